@@ -1,0 +1,4 @@
+//! Streams cTrader accounts into a Supabase app's Postgres.
+
+pub mod ctrader;
+pub mod domain;

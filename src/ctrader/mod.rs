@@ -1,0 +1,3 @@
+//! The cTrader protocol without I/O.
+
+pub mod wire;

@@ -1,0 +1,185 @@
+//! Exact decimal numbers: an integer and how many of its digits stand behind the point.
+//! Everything that is money or a price is one of these between the wire and the row.
+
+use std::fmt;
+
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// `units` × 10^-`scale`.
+///
+/// Two decimals are equal only if they are written alike: 1.0 is not 1.00 here, since a row
+/// that changes its precision has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Decimal {
+    /// The number without its point.
+    pub units: i128,
+    /// Digits behind the point, at most [`Decimal::SCALE_MAX`].
+    pub scale: u8,
+}
+
+impl Decimal {
+    /// The most digits behind the point: the largest power of ten that an `i128` holds is 10^38.
+    pub const SCALE_MAX: u8 = 38;
+
+    /// `units` × 10^-`scale`.
+    #[must_use]
+    pub const fn new(units: i128, scale: u8) -> Self {
+        assert!(
+            scale <= Self::SCALE_MAX,
+            "scale is checked where it is read"
+        );
+        Self { units, scale }
+    }
+
+    /// The nearest decimal of that scale to a double from the wire, halves away from zero; `None`
+    /// when it is not finite or its digits do not fit 64 bits, which no price's do.
+    #[must_use]
+    pub fn from_wire_double(value: f64, scale: u8) -> Option<Self> {
+        let scaled = (value * 10f64.powi(i32::from(scale))).round();
+        // 2^63 is exact as a double; the comparison is false for NaN.
+        #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
+        (scaled.abs() < 9_223_372_036_854_775_808.0).then(|| Self::new(scaled as i128, scale))
+    }
+
+    /// The same number, or the nearest (halves away from zero), with `scale` digits.
+    #[must_use]
+    pub fn rescale(self, scale: u8) -> Self {
+        let units = if scale >= self.scale {
+            self.units.saturating_mul(pow10(scale - self.scale))
+        } else {
+            div_half_away(self.units, pow10(self.scale - scale))
+        };
+        Self::new(units, scale)
+    }
+
+    /// The same number with no needless zero behind the point, down to `scale_min` digits.
+    #[must_use]
+    pub fn trim(self, scale_min: u8) -> Self {
+        let mut trimmed = self;
+        while trimmed.scale > scale_min && trimmed.units % 10 == 0 {
+            trimmed = Self::new(trimmed.units / 10, trimmed.scale - 1);
+        }
+        trimmed
+    }
+}
+
+/// 10^`exponent`, for an exponent up to 38.
+#[must_use]
+pub const fn pow10(exponent: u8) -> i128 {
+    10i128.pow(exponent as u32)
+}
+
+/// `numerator` / `denominator` to the nearest integer, halves away from zero.
+///
+/// # Panics
+/// When the denominator is not positive.
+#[must_use]
+pub const fn div_half_away(numerator: i128, denominator: i128) -> i128 {
+    assert!(
+        denominator > 0,
+        "callers divide by powers of ten and by prices"
+    );
+    let quotient = numerator / denominator;
+    let rest = (numerator % denominator).unsigned_abs();
+    if rest >= denominator.unsigned_abs() - rest {
+        if numerator < 0 {
+            quotient - 1
+        } else {
+            quotient + 1
+        }
+    } else {
+        quotient
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.units < 0 { "-" } else { "" };
+        let magnitude = self.units.unsigned_abs();
+        if self.scale == 0 {
+            return write!(f, "{sign}{magnitude}");
+        }
+        let unit = pow10(self.scale).unsigned_abs();
+        let (whole, part) = (magnitude / unit, magnitude % unit);
+        write!(
+            f,
+            "{sign}{whole}.{part:0width$}",
+            width = usize::from(self.scale)
+        )
+    }
+}
+
+/// A JSON number with exactly these digits.
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.to_string())
+            .map_err(S::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_prints_every_digit_of_its_scale() {
+        for (units, scale, text) in [
+            (1_000_000, 2, "10000.00"),
+            (-5, 2, "-0.05"),
+            (0, 2, "0.00"),
+            (7, 0, "7"),
+            (10_053_099_944, 8, "100.53099944"),
+        ] {
+            assert_eq!(Decimal::new(units, scale).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn halves_go_away_from_zero() {
+        for (n, d, q) in [
+            (5, 10, 1),
+            (-5, 10, -1),
+            (4, 10, 0),
+            (-4, 10, 0),
+            (15, 10, 2),
+            (14, 10, 1),
+            (1, 3, 0),
+            (2, 3, 1),
+            (-2, 3, -1),
+        ] {
+            assert_eq!(div_half_away(n, d), q, "{n}/{d}");
+        }
+    }
+
+    #[test]
+    fn doubles_are_rounded_to_the_digits_once() {
+        assert_eq!(
+            Decimal::from_wire_double(1.27, 5),
+            Some(Decimal::new(127_000, 5))
+        );
+        assert_eq!(
+            Decimal::from_wire_double(150.8, 3),
+            Some(Decimal::new(150_800, 3))
+        );
+        assert_eq!(Decimal::from_wire_double(f64::NAN, 3), None);
+        assert_eq!(Decimal::from_wire_double(1e300, 3), None);
+    }
+
+    #[test]
+    fn json_has_the_digits_and_no_quotes() {
+        let json = serde_json::to_string(&[Decimal::new(1_017_150, 2)]).expect("json");
+        assert_eq!(json, "[10171.50]");
+    }
+
+    #[test]
+    fn rescaling_rounds_down_the_scale_and_is_exact_up() {
+        assert_eq!(Decimal::new(12_345, 4).rescale(2), Decimal::new(123, 2));
+        assert_eq!(Decimal::new(12_350, 4).rescale(2), Decimal::new(124, 2));
+        assert_eq!(Decimal::new(-12_350, 4).rescale(2), Decimal::new(-124, 2));
+        assert_eq!(Decimal::new(5, 0).rescale(8), Decimal::new(500_000_000, 8));
+        assert_eq!(Decimal::new(1_500, 3).trim(1), Decimal::new(15, 1));
+    }
+}

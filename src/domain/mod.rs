@@ -1,0 +1,6 @@
+//! What the bridge is about, in pure values: no clock, no async, no wire types.
+
+pub mod decimal;
+pub mod ids;
+pub mod secret;
+pub mod status;
