@@ -1,1 +1,3 @@
+//! The production binary.
+
 fn main() {}

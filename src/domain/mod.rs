@@ -1,6 +1,8 @@
 //! What the bridge is about, in pure values: no clock, no async, no wire types.
 
+pub mod deal;
 pub mod decimal;
 pub mod ids;
+pub mod row;
 pub mod secret;
 pub mod status;

@@ -1,0 +1,145 @@
+//! What a row of `public.ctrader_cache` says about a session, and the three ways to say it.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::decimal::Decimal;
+use super::ids::{SessionKey, Slot};
+use super::status::Status;
+
+/// The figures of an account at one moment: all columns but the key, the state and the fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// What the user sees in cTrader as the account's number.
+    pub trader_login: Option<i64>,
+    /// Name of the deposit asset.
+    pub currency: Option<String>,
+    /// Cash.
+    pub balance: Decimal,
+    /// Balance + net unrealised P&L + active bonus; unknown while a quote is missing.
+    pub equity: Option<Decimal>,
+    /// Σ gross unrealised P&L.
+    pub unrealized_gross: Option<Decimal>,
+    /// Σ gross + swap + commission booked so far.
+    pub unrealized_net: Option<Decimal>,
+    /// By the account's own rule (MAX, SUM or NET).
+    pub used_margin: Decimal,
+    /// Equity − used margin.
+    pub free_margin: Option<Decimal>,
+    /// The active bonus: the part of the total that counts into equity now.
+    pub bonus: Option<Decimal>,
+    /// Percent with four digits; `None` without used margin.
+    pub margin_level: Option<Decimal>,
+    /// Open positions.
+    pub positions: Vec<PositionRow>,
+    /// Pending orders.
+    pub orders: Vec<OrderRow>,
+    /// Version of the balance, +1 with every change of it.
+    pub balance_version: Option<i64>,
+    /// The last event that changed what the row says.
+    pub event_at: OffsetDateTime,
+}
+
+/// An element of the column `positions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the contract's names; units in `domain::position`"
+)]
+pub struct PositionRow {
+    pub position_id: String,
+    pub symbol: Option<String>,
+    pub symbol_id: String,
+    pub side: &'static str,
+    pub volume: Decimal,
+    pub lots: Option<Decimal>,
+    pub entry_price: Option<Decimal>,
+    pub current_price: Option<Decimal>,
+    pub stop_loss: Option<Decimal>,
+    pub take_profit: Option<Decimal>,
+    pub swap: Decimal,
+    pub commission: Decimal,
+    pub gross_profit: Option<Decimal>,
+    pub net_profit: Option<Decimal>,
+    pub used_margin: Decimal,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub opened_at: Option<OffsetDateTime>,
+    pub label: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// An element of the column `orders`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the contract's names; units in `domain::order`"
+)]
+pub struct OrderRow {
+    pub order_id: String,
+    pub position_id: Option<String>,
+    pub symbol: Option<String>,
+    pub symbol_id: String,
+    pub side: &'static str,
+    #[serde(rename = "type")]
+    pub order_type: &'static str,
+    pub volume: Decimal,
+    pub lots: Option<Decimal>,
+    pub limit_price: Option<Decimal>,
+    pub stop_price: Option<Decimal>,
+    pub stop_loss: Option<Decimal>,
+    pub take_profit: Option<Decimal>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub created_at: Option<OffsetDateTime>,
+    pub label: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// The state of a session, as `bridge.sessions` and the cache row both say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionState {
+    /// Where the session is in its life.
+    pub status: Status,
+    /// Why, fit to show a user.
+    pub last_error: Option<String>,
+    /// Consecutive failures so far.
+    pub attempts: i32,
+    /// Which environment; `None` while no credentials tell.
+    pub is_demo: Option<bool>,
+}
+
+/// What one write changes of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowContent {
+    /// State and figures. `connected` is whether the row follows the live stream now.
+    Full {
+        /// The state.
+        state: SessionState,
+        /// Whether the figures follow the stream.
+        connected: bool,
+        /// The figures.
+        account: Box<AccountRow>,
+    },
+    /// The state alone, not connected; the figures stay what they were last known to be.
+    State(SessionState),
+    /// Nothing but that it is still so: `updated_at` moves. Only for a connected row.
+    Heartbeat,
+}
+
+/// A write of one row, fenced by the slot's epoch and ordered by `seq`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowWrite {
+    /// Which row.
+    pub key: SessionKey,
+    /// The slot of its user.
+    pub slot: Slot,
+    /// The epoch at which this worker claimed the slot.
+    pub epoch: i64,
+    /// Rises with every write of this worker.
+    pub seq: i64,
+    /// What to say.
+    pub content: RowContent,
+}
