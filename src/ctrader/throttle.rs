@@ -201,7 +201,7 @@ mod tests {
         for request in 0..300 {
             throttle.push(Priority::Snapshot, TRADER, request);
         }
-        let sent = drain(&mut throttle, now, Duration::from_secs(60));
+        let sent = drain(&mut throttle, now, Duration::from_mins(1));
         assert_eq!(sent.len(), 300);
         let most = most_in_a_second(&sent);
         assert!((45..=49).contains(&most), "{most}");
@@ -219,7 +219,7 @@ mod tests {
         for request in 100..140 {
             throttle.push(Priority::Prices, TRADER, request);
         }
-        let sent = drain(&mut throttle, now, Duration::from_secs(60));
+        let sent = drain(&mut throttle, now, Duration::from_mins(1));
         let historical: Vec<_> = sent
             .iter()
             .copied()
