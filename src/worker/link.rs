@@ -46,6 +46,8 @@ pub(super) enum LinkCommand {
     Stop(SessionKey),
     /// Let a session go, whose slot is no longer ours: nothing may look live.
     Release(SessionKey),
+    /// Let all sessions go: the claims are lost.
+    ReleaseAll,
     /// Let everything go, log out, and answer.
     Drain(oneshot::Sender<()>),
 }
@@ -201,16 +203,17 @@ impl Link {
         let mut draining: Option<(oneshot::Sender<()>, Instant)> = None;
         loop {
             if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
-                self.put_rows(roster, &mut connection, true);
+                self.put_rows(roster, &mut connection, false, |_| true);
                 return Some(End::Socket(socket_error));
             }
             if let Some(failure) = self.handle_events(roster, &mut connection, failures) {
-                self.put_rows(roster, &mut connection, true);
+                self.put_rows(roster, &mut connection, false, |_| true);
                 return Some(End::Failed(failure));
             }
             self.say(roster);
             if roster.row_is_due() {
-                self.put_rows(roster, &mut connection, false);
+                let following = connection.is_following();
+                self.put_due_rows(roster, &mut connection, following);
             }
             let now = Instant::now();
             let drained = draining.as_ref().is_some_and(|(_, until)| !roster.is_leaving() || *until <= now);
@@ -247,7 +250,7 @@ impl Link {
                 incoming = socket.receive() => {
                     if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
                         self.handle_events(roster, &mut connection, failures);
-                        self.put_rows(roster, &mut connection, true);
+                        self.put_rows(roster, &mut connection, false, |_| true);
                         return Some(End::Socket(socket_error));
                     }
                 }
@@ -265,9 +268,19 @@ impl Link {
         &self,
         roster: &mut Roster,
         command: LinkCommand,
-        connection: Option<&mut Connection>,
+        mut connection: Option<&mut Connection>,
     ) -> Option<oneshot::Sender<()>> {
         let now = Instant::now();
+        if let Some(connection) = connection.as_deref_mut() {
+            // What the stream said since the last round is written before the session goes.
+            match &command {
+                LinkCommand::Stop(key) | LinkCommand::Release(key) => {
+                    self.put_rows(roster, connection, false, |live| live == key);
+                }
+                LinkCommand::ReleaseAll | LinkCommand::Drain(_) => self.put_rows(roster, connection, false, |_| true),
+                LinkCommand::Start(_) => {}
+            }
+        }
         let mut done = None;
         match command {
             LinkCommand::Start(assignment) => roster.start(*assignment, connection, now),
@@ -281,10 +294,9 @@ impl Link {
                     self.put_state(&fence, Status::Pending, None);
                 }
             }
+            LinkCommand::ReleaseAll => self.release_all(roster, connection, now),
             LinkCommand::Drain(answer) => {
-                for (fence, is_demo) in roster.stop_all(connection, now) {
-                    self.put_state(&fence, Status::Pending, Some(is_demo));
-                }
+                self.release_all(roster, connection, now);
                 done = Some(answer);
             }
         }
@@ -361,11 +373,26 @@ impl Link {
     }
 
     /// Writes the rows that cannot wait for the next round: of sessions that have just become live
-    /// or fell silent, or (`last`) of all that are live, with the last figures there are.
-    fn put_rows(&self, roster: &mut Roster, connection: &mut Connection, last: bool) {
-        let connected = connection.is_following() && !last;
+    /// or fallen silent.
+    fn put_due_rows(&self, roster: &mut Roster, connection: &mut Connection, following: bool) {
+        let due: Vec<SessionKey> = roster
+            .live()
+            .filter(|session| session.row_due)
+            .map(|session| session.fence.key.clone())
+            .collect();
+        self.put_rows(roster, connection, following, |key| due.contains(key));
+    }
+
+    /// Writes whole rows of live sessions, with the latest figures there are.
+    fn put_rows(
+        &self,
+        roster: &mut Roster,
+        connection: &mut Connection,
+        connected: bool,
+        which: impl Fn(&SessionKey) -> bool,
+    ) {
         let mut put = Vec::new();
-        for session in roster.live().filter(|session| session.row_due || last) {
+        for session in roster.live().filter(|session| which(&session.fence.key)) {
             let Some(row) = connection.take_row(session.account, true, wall_at) else { continue };
             let mut state = session.state;
             if !connected {
@@ -391,6 +418,12 @@ impl Link {
             }
         }
         self.outbox.wake();
+    }
+
+    fn release_all(&self, roster: &mut Roster, connection: Option<&mut Connection>, now: Instant) {
+        for (fence, is_demo) in roster.stop_all(connection, now) {
+            self.put_state(&fence, Status::Pending, Some(is_demo));
+        }
     }
 
     fn put_state(&self, fence: &Fence, status: Status, is_demo: Option<bool>) {
@@ -438,20 +471,24 @@ fn take_run(
     connection: &mut Connection,
 ) -> Result<(), SocketError> {
     let now = Instant::now();
-    let mut incoming = Some(first?);
-    for _ in 0..READ_RUN_MAX {
-        match incoming {
-            None => break,
-            Some(Incoming::Message(bytes)) => connection.handle_message(bytes, now),
-            Some(Incoming::Pong) => connection.handle_pong(now),
-            Some(Incoming::Other) => connection.handle_other(now),
+    let mut incoming = first?;
+    for _ in 1..READ_RUN_MAX {
+        take_in(incoming, connection, now);
+        match socket.receive_ready()? {
+            Some(next) => incoming = next,
+            None => return Ok(()),
         }
-        incoming = socket.receive_ready()?;
     }
-    if let Some(Incoming::Message(bytes)) = incoming {
-        connection.handle_message(bytes, now);
-    }
+    take_in(incoming, connection, now);
     Ok(())
+}
+
+fn take_in(incoming: Incoming, connection: &mut Connection, now: Instant) {
+    match incoming {
+        Incoming::Message(bytes) => connection.handle_message(bytes, now),
+        Incoming::Pong => connection.handle_pong(now),
+        Incoming::Other => connection.handle_other(now),
+    }
 }
 
 fn by_account<'a>(live: impl Iterator<Item = LiveSession<'a>>) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {

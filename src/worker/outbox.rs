@@ -41,7 +41,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
     pub(super) fn put(&self, fence: &Fence, content: RowContent) {
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        let seq = self.next_seq();
         let Fence { key, slot, epoch } = fence.clone();
         let newer = RowWrite { key, slot, epoch, seq, content };
         let mut waiting = self.lock();
@@ -78,19 +78,24 @@ impl Outbox {
         (waiting.rows.into_values().collect(), waiting.deals)
     }
 
-    /// Puts back what could not be written, where nothing newer waits by now.
+    /// Puts back what could not be written, where nothing newer waits by now. A row gets a new
+    /// `seq`: its write may have arrived all the same, and would fence this one.
     pub(super) fn put_back(&self, rows: Vec<RowWrite>, mut deals: Vec<DealWrite>) {
         let mut waiting = self.lock();
         for older in rows {
             let merged = match waiting.rows.remove(&older.key) {
                 Some(newer) => merge(older, newer),
-                None => older,
+                None => RowWrite { seq: self.next_seq(), ..older },
             };
             waiting.rows.insert(merged.key.clone(), merged);
         }
         deals.append(&mut waiting.deals);
         deals.truncate(DEALS_MAX);
         waiting.deals = deals;
+    }
+
+    fn next_seq(&self) -> i64 {
+        self.seq.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
