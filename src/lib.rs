@@ -2,3 +2,4 @@
 
 pub mod ctrader;
 pub mod domain;
+pub mod pg;
