@@ -1,4 +1,5 @@
 //! Streams cTrader accounts into a Supabase app's Postgres.
 
+pub mod amqp;
 pub mod ctrader;
 pub mod domain;
