@@ -3,3 +3,6 @@
 pub mod amqp;
 pub mod ctrader;
 pub mod domain;
+pub mod http;
+pub mod shutdown;
+pub mod telemetry;
