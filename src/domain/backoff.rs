@@ -26,7 +26,9 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_and_jitter_down_to_the_floor() {
-        let longest: Vec<u64> = (1..=8).map(|attempt| pause(attempt, 1.0).as_secs()).collect();
+        let longest: Vec<u64> = (1..=8)
+            .map(|attempt| pause(attempt, 1.0).as_secs())
+            .collect();
         assert_eq!(longest, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(pause(u32::MAX, 1.0), CAP);
         assert_eq!(pause(5, 0.0), FLOOR);

@@ -18,6 +18,7 @@ use super::link::LinkCommand;
 use super::outbox::{Fence, Outbox};
 use super::roster::Assignment;
 use super::status::WorkerStatus;
+use super::tokens::TokenKey;
 use super::writer::Finding;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, SessionState};
@@ -61,7 +62,11 @@ impl Links {
 
     /// The link of a token: accounts of one grant stay together, since its events hit all of them.
     fn of(&self, is_live: bool, token: &Secret) -> usize {
-        let (before, links) = if is_live { (self.demo.len(), &self.live) } else { (0, &self.demo) };
+        let (before, links) = if is_live {
+            (self.demo.len(), &self.live)
+        } else {
+            (0, &self.demo)
+        };
         let mut hasher = DefaultHasher::new();
         token.expose().hash(&mut hasher);
         let spread = usize::try_from(hasher.finish() % links.len().max(1) as u64).unwrap_or(0);
@@ -80,6 +85,7 @@ pub(super) struct Coordinator {
     pub(super) findings: mpsc::Receiver<Finding>,
     pub(super) status: Arc<WorkerStatus>,
     pub(super) sessions_max: usize,
+    pub(super) token_key: TokenKey,
     pub(super) state: State,
 }
 
@@ -191,7 +197,12 @@ impl Coordinator {
             return wanted;
         }
         let (answer, answered) = oneshot::channel();
-        if self.claims.send(ClaimRequest::Acquire(wanted, answer)).await.is_err() {
+        if self
+            .claims
+            .send(ClaimRequest::Acquire(wanted, answer))
+            .await
+            .is_err()
+        {
             return Vec::new();
         }
         // No answer: the keeper lost its connection, and says so by its state.
@@ -204,9 +215,16 @@ impl Coordinator {
     }
 
     async fn release_idle(&mut self, active: &BTreeMap<Slot, usize>) {
-        let busy: BTreeSet<Slot> = self.state.running.keys().map(|key| key.user.slot()).collect();
+        let busy: BTreeSet<Slot> = self
+            .state
+            .running
+            .keys()
+            .map(|key| key.user.slot())
+            .collect();
         let state = &mut self.state;
-        state.idle_since.retain(|slot, _| !active.contains_key(slot) && !busy.contains(slot));
+        state
+            .idle_since
+            .retain(|slot, _| !active.contains_key(slot) && !busy.contains(slot));
         let now = Instant::now();
         let mut idle = Vec::new();
         for slot in state.held.keys() {
@@ -232,7 +250,8 @@ impl Coordinator {
     /// Makes the sessions of these slots agree with their rows.
     async fn agree(&mut self, slots: &[Slot], records: Vec<SessionRecord>) {
         let looked_at: BTreeSet<Slot> = slots.iter().copied().collect();
-        let recorded: BTreeSet<SessionKey> = records.iter().map(|record| record.key.clone()).collect();
+        let recorded: BTreeSet<SessionKey> =
+            records.iter().map(|record| record.key.clone()).collect();
         let vanished: Vec<SessionKey> = self
             .state
             .running
@@ -244,7 +263,9 @@ impl Coordinator {
             self.stop(&key, LinkCommand::Stop(key.clone())).await;
         }
         for record in records {
-            let Some(epoch) = self.state.held.get(&record.slot).copied() else { continue };
+            let Some(epoch) = self.state.held.get(&record.slot).copied() else {
+                continue;
+            };
             self.agree_on(record, epoch).await;
         }
         self.status.set_sessions(self.state.running.len());
@@ -279,9 +300,25 @@ impl Coordinator {
 
     async fn start(&mut self, record: &SessionRecord, epoch: i64, credentials: &Credentials) {
         let key = record.key.clone();
-        let token = credentials.access_token.clone();
+        let token = match self.token_key.open(&key.user, &credentials.access_token) {
+            Ok(token) => token,
+            Err(unusable) => {
+                self.stop(&key, LinkCommand::Stop(key.clone())).await;
+                self.say(
+                    record,
+                    epoch,
+                    state(Status::Failed, Some(&unusable.to_string())),
+                );
+                return;
+            }
+        };
         let link = self.links.of(credentials.is_live, &token);
-        let running = Running { link, epoch, command: record.command_id, token: token.clone() };
+        let running = Running {
+            link,
+            epoch,
+            command: record.command_id,
+            token: token.clone(),
+        };
         match self.state.running.get(&key) {
             Some(known) if *known == running => return,
             Some(known) if known.link != link => {
@@ -290,9 +327,20 @@ impl Coordinator {
             Some(_) | None => {}
         }
         self.state.said.remove(&key);
-        let fence = Fence { key: key.clone(), slot: record.slot, epoch };
-        let assignment = Assignment { fence, is_demo: !credentials.is_live, token };
-        if self.tell(link, LinkCommand::Start(Box::new(assignment))).await {
+        let fence = Fence {
+            key: key.clone(),
+            slot: record.slot,
+            epoch,
+        };
+        let assignment = Assignment {
+            fence,
+            is_demo: !credentials.is_live,
+            token,
+        };
+        if self
+            .tell(link, LinkCommand::Start(Box::new(assignment)))
+            .await
+        {
             self.state.running.insert(key, running);
         }
     }
@@ -317,7 +365,11 @@ impl Coordinator {
         if self.state.said.get(&record.key) == Some(&saying) {
             return;
         }
-        let fence = Fence { key: record.key.clone(), slot: record.slot, epoch };
+        let fence = Fence {
+            key: record.key.clone(),
+            slot: record.slot,
+            epoch,
+        };
         self.outbox.put(&fence, RowContent::State(saying.2.clone()));
         self.outbox.wake();
         self.state.said.insert(record.key.clone(), saying);
@@ -327,7 +379,10 @@ impl Coordinator {
         match finding {
             Finding::Fenced(rows) => {
                 let fenced = rows.into_iter().filter(|(key, epoch)| {
-                    self.state.running.get(key).is_some_and(|running| running.epoch == *epoch)
+                    self.state
+                        .running
+                        .get(key)
+                        .is_some_and(|running| running.epoch == *epoch)
                 });
                 let slots: BTreeSet<Slot> = fenced.map(|(key, _)| key.user.slot()).collect();
                 for slot in &slots {
@@ -335,7 +390,10 @@ impl Coordinator {
                 }
                 if !slots.is_empty() {
                     // What is still wanted of us comes back with a new claim and a new epoch.
-                    let _ = self.claims.send(ClaimRequest::Release(slots.into_iter().collect())).await;
+                    let _ = self
+                        .claims
+                        .send(ClaimRequest::Release(slots.into_iter().collect()))
+                        .await;
                 }
             }
             Finding::Missing(keys) => {
@@ -353,8 +411,13 @@ impl Coordinator {
     /// Lets all sessions of a slot go.
     async fn give_up(&mut self, slot: Slot) {
         self.state.held.remove(&slot);
-        let keys: Vec<SessionKey> =
-            self.state.running.keys().filter(|key| key.user.slot() == slot).cloned().collect();
+        let keys: Vec<SessionKey> = self
+            .state
+            .running
+            .keys()
+            .filter(|key| key.user.slot() == slot)
+            .cloned()
+            .collect();
         for key in keys {
             self.stop(&key, LinkCommand::Release(key.clone())).await;
         }
@@ -378,5 +441,10 @@ impl State {
 }
 
 fn state(status: Status, error: Option<&str>) -> SessionState {
-    SessionState { status, last_error: error.map(ToOwned::to_owned), attempts: 0, is_demo: None }
+    SessionState {
+        status,
+        last_error: error.map(ToOwned::to_owned),
+        attempts: 0,
+        is_demo: None,
+    }
 }

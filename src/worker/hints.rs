@@ -74,9 +74,8 @@ impl HintBox {
                 lost = lost => lost,
                 () = stop.cancelled() => return,
             };
-            if let Err(error) = lost {
-                warn!(error = %error, "hints are lost until the next sweep");
-            }
+            let Err(error) = lost;
+            warn!(error = %error, "hints are lost until the next sweep");
             tokio::select! {
                 () = tokio::time::sleep(RECONNECT_PAUSE) => {}
                 () = stop.cancelled() => return,

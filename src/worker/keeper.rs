@@ -72,7 +72,9 @@ impl Keeper {
             };
             generation += 1;
             self.state.send_replace(ClaimState::Held(generation));
-            let Err(lost) = self.keep(held, &stop).await else { return };
+            let Err(lost) = self.keep(held, &stop).await else {
+                return;
+            };
             warn!(error = %lost, "the claims are lost: all sessions are given up");
             self.state.send_replace(ClaimState::Lost(lost.to_string()));
             for link in &self.links {
@@ -100,7 +102,11 @@ impl Keeper {
         }
     }
 
-    async fn keep(&mut self, mut connection: LockConnection, stop: &CancellationToken) -> Result<(), PgError> {
+    async fn keep(
+        &mut self,
+        mut connection: LockConnection,
+        stop: &CancellationToken,
+    ) -> Result<(), PgError> {
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -132,5 +138,7 @@ impl Keeper {
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, PgError>>) -> Result<T, PgError> {
-    timeout(ANSWER_WITHIN, answer).await.unwrap_or(Err(PgError::TimedOut(ANSWER_WITHIN)))
+    timeout(ANSWER_WITHIN, answer)
+        .await
+        .unwrap_or(Err(PgError::TimedOut(ANSWER_WITHIN)))
 }

@@ -136,8 +136,14 @@ impl Link {
             } else {
                 backoff::pause(failures, rand::random())
             };
-            debug!(link = self.name, pause_ms = pause.as_millis(), "waiting before the next try");
-            if let Waited::Drained(done) = self.wait(&mut roster, Some(Instant::now() + pause)).await {
+            debug!(
+                link = self.name,
+                pause_ms = pause.as_millis(),
+                "waiting before the next try"
+            );
+            if let Waited::Drained(done) =
+                self.wait(&mut roster, Some(Instant::now() + pause)).await
+            {
                 return finish(done);
             }
         }
@@ -194,7 +200,12 @@ impl Link {
     }
 
     /// Drives the protocol over one socket until it ends.
-    async fn drive(&mut self, roster: &mut Roster, mut socket: Socket, failures: &mut u32) -> Option<End> {
+    async fn drive(
+        &mut self,
+        roster: &mut Roster,
+        mut socket: Socket,
+        failures: &mut u32,
+    ) -> Option<End> {
         let mut connection = Connection::new(&self.connection, rand::random(), Instant::now());
         roster.handle_connected(&mut connection, Instant::now());
         let mut round = interval(self.write_interval);
@@ -216,7 +227,9 @@ impl Link {
                 self.put_due_rows(roster, &mut connection, following);
             }
             let now = Instant::now();
-            let drained = draining.as_ref().is_some_and(|(_, until)| !roster.is_leaving() || *until <= now);
+            let drained = draining
+                .as_ref()
+                .is_some_and(|(_, until)| !roster.is_leaving() || *until <= now);
             if drained && let Some((done, _)) = draining.take() {
                 socket.close().await;
                 return Some(End::Drained(Some(done)));
@@ -277,7 +290,9 @@ impl Link {
                 LinkCommand::Stop(key) | LinkCommand::Release(key) => {
                     self.put_rows(roster, connection, false, |live| live == key);
                 }
-                LinkCommand::ReleaseAll | LinkCommand::Drain(_) => self.put_rows(roster, connection, false, |_| true),
+                LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
+                    self.put_rows(roster, connection, false, |_| true)
+                }
                 LinkCommand::Start(_) => {}
             }
         }
@@ -363,7 +378,11 @@ impl Link {
             let row = connection.take_row(account, always, wall_at);
             for LiveSession { fence, state, .. } in sessions {
                 let content = match &row {
-                    Some(row) => RowContent::Full { state, connected: true, account: Box::new(row.clone()) },
+                    Some(row) => RowContent::Full {
+                        state,
+                        connected: true,
+                        account: Box::new(row.clone()),
+                    },
                     None => RowContent::Heartbeat,
                 };
                 self.outbox.put(fence, content);
@@ -393,12 +412,21 @@ impl Link {
     ) {
         let mut put = Vec::new();
         for session in roster.live().filter(|session| which(&session.fence.key)) {
-            let Some(row) = connection.take_row(session.account, true, wall_at) else { continue };
+            let Some(row) = connection.take_row(session.account, true, wall_at) else {
+                continue;
+            };
             let mut state = session.state;
             if !connected {
                 state.status = Status::Reconnecting;
             }
-            self.outbox.put(session.fence, RowContent::Full { state, connected, account: Box::new(row) });
+            self.outbox.put(
+                session.fence,
+                RowContent::Full {
+                    state,
+                    connected,
+                    account: Box::new(row),
+                },
+            );
             put.push(session.fence.key.clone());
         }
         for key in &put {
@@ -412,7 +440,13 @@ impl Link {
     fn put_deal(&self, roster: &Roster, account: AccountId, deal: &Deal) {
         for fence in roster.fences_of(account) {
             let Fence { key, slot, epoch } = fence.clone();
-            let write = DealWrite { user: key.user, account, slot, epoch, deal: deal.clone() };
+            let write = DealWrite {
+                user: key.user,
+                account,
+                slot,
+                epoch,
+                deal: deal.clone(),
+            };
             if !self.outbox.put_deal(write) {
                 error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
             }
@@ -427,7 +461,12 @@ impl Link {
     }
 
     fn put_state(&self, fence: &Fence, status: Status, is_demo: Option<bool>) {
-        let state = SessionState { status, last_error: None, attempts: 0, is_demo };
+        let state = SessionState {
+            status,
+            last_error: None,
+            attempts: 0,
+            is_demo,
+        };
         self.outbox.put(fence, RowContent::State(state));
         self.outbox.wake();
     }
@@ -491,7 +530,9 @@ fn take_in(incoming: Incoming, connection: &mut Connection, now: Instant) {
     }
 }
 
-fn by_account<'a>(live: impl Iterator<Item = LiveSession<'a>>) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {
+fn by_account<'a>(
+    live: impl Iterator<Item = LiveSession<'a>>,
+) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {
     let mut accounts: BTreeMap<AccountId, Vec<LiveSession<'a>>> = BTreeMap::new();
     for session in live {
         accounts.entry(session.account).or_default().push(session);
@@ -507,10 +548,12 @@ fn wall_at(at: Instant) -> OffsetDateTime {
 /// Whether trying again soon is of no use, and harmful.
 fn is_hopeless(failure: &ConnectionError) -> bool {
     match failure {
-        ConnectionError::ApplicationRefused(refusal) => refusal.disposition() == Disposition::StopApplication,
-        ConnectionError::Disconnected { reason } => {
-            reason.as_deref().is_some_and(|reason| reason.to_ascii_lowercase().contains("block"))
+        ConnectionError::ApplicationRefused(refusal) => {
+            refusal.disposition() == Disposition::StopApplication
         }
+        ConnectionError::Disconnected { reason } => reason
+            .as_deref()
+            .is_some_and(|reason| reason.to_ascii_lowercase().contains("block")),
         ConnectionError::Unanswered | ConnectionError::Silent | ConnectionError::Malformed => false,
     }
 }

@@ -19,6 +19,8 @@ mod outbox;
 mod roster;
 mod run;
 mod status;
+mod tokens;
 mod writer;
 
 pub use run::{StartError, WorkerConfig, run};
+pub use tokens::{KEY_BYTES, TokenError, TokenKey};

@@ -43,7 +43,13 @@ impl Outbox {
     pub(super) fn put(&self, fence: &Fence, content: RowContent) {
         let seq = self.next_seq();
         let Fence { key, slot, epoch } = fence.clone();
-        let newer = RowWrite { key, slot, epoch, seq, content };
+        let newer = RowWrite {
+            key,
+            slot,
+            epoch,
+            seq,
+            content,
+        };
         let mut waiting = self.lock();
         let merged = match waiting.rows.remove(&newer.key) {
             Some(older) => merge(older, newer),
@@ -85,7 +91,10 @@ impl Outbox {
         for older in rows {
             let merged = match waiting.rows.remove(&older.key) {
                 Some(newer) => merge(older, newer),
-                None => RowWrite { seq: self.next_seq(), ..older },
+                None => RowWrite {
+                    seq: self.next_seq(),
+                    ..older
+                },
             };
             waiting.rows.insert(merged.key.clone(), merged);
         }
@@ -106,7 +115,11 @@ impl Outbox {
 
 /// The newer row, with what the older one said and the newer does not say again.
 fn merge(older: RowWrite, newer: RowWrite) -> RowWrite {
-    let RowWrite { epoch, content: old, .. } = older;
+    let RowWrite {
+        epoch,
+        content: old,
+        ..
+    } = older;
     if epoch != newer.epoch {
         return newer;
     }
@@ -114,9 +127,11 @@ fn merge(older: RowWrite, newer: RowWrite) -> RowWrite {
         // Still so: the older content is what is so.
         (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
         // The figures were not written yet, and nothing newer is known of them.
-        (RowContent::Full { account, .. }, RowContent::State(state)) => {
-            RowContent::Full { state, connected: false, account }
-        }
+        (RowContent::Full { account, .. }, RowContent::State(state)) => RowContent::Full {
+            state,
+            connected: false,
+            account,
+        },
         (_, content) => content,
     };
     RowWrite { content, ..newer }

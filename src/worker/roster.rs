@@ -107,7 +107,12 @@ impl Roster {
     // ── commands ─────────────────────────────────────────────────────────────────────────────
 
     /// Takes a session on. One that is there already gets the new fence and token.
-    pub(super) fn start(&mut self, assignment: Assignment, link: Option<&mut Connection>, now: Instant) {
+    pub(super) fn start(
+        &mut self,
+        assignment: Assignment,
+        link: Option<&mut Connection>,
+        now: Instant,
+    ) {
         let key = assignment.fence.key.clone();
         if let Some(entry) = self.entries.get_mut(&key) {
             let same_token = entry.assignment.token == assignment.token;
@@ -139,7 +144,12 @@ impl Roster {
     }
 
     /// Lets a session go. What its row says then is the caller's.
-    pub(super) fn stop(&mut self, key: &SessionKey, link: Option<&mut Connection>, now: Instant) -> Option<Fence> {
+    pub(super) fn stop(
+        &mut self,
+        key: &SessionKey,
+        link: Option<&mut Connection>,
+        now: Instant,
+    ) -> Option<Fence> {
         let entry = self.entries.remove(key)?;
         self.tickets.retain(|_, waiting| waiting != key);
         let account = key.account;
@@ -154,7 +164,11 @@ impl Roster {
     }
 
     /// Everything there is, let go at once.
-    pub(super) fn stop_all(&mut self, mut link: Option<&mut Connection>, now: Instant) -> Vec<(Fence, bool)> {
+    pub(super) fn stop_all(
+        &mut self,
+        mut link: Option<&mut Connection>,
+        now: Instant,
+    ) -> Vec<(Fence, bool)> {
         let keys: Vec<SessionKey> = self.entries.keys().cloned().collect();
         keys.iter()
             .filter_map(|key| {
@@ -176,13 +190,19 @@ impl Roster {
     ///
     /// `hopeless`: trying again soon is of no use.
     pub(super) fn handle_disconnected(&mut self, error: &str, hopeless: bool) {
-        let attempts_min = if hopeless { self.policy.attempts_max } else { 0 };
+        let attempts_min = if hopeless {
+            self.policy.attempts_max
+        } else {
+            0
+        };
         self.bearers.clear();
         self.leaving.clear();
         self.tickets.clear();
         let keys: Vec<SessionKey> = self.entries.keys().cloned().collect();
         for key in keys {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
             if !matches!(entry.stage, Stage::Waiting(_)) {
                 entry.stage = Stage::Ready;
                 entry.attempts = entry.attempts.saturating_add(1).max(attempts_min);
@@ -194,8 +214,12 @@ impl Roster {
 
     /// The socket went silent, or speaks again.
     pub(super) fn handle_following(&mut self, following: bool) {
-        let live: Vec<SessionKey> =
-            self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Live).map(|(key, _)| key.clone()).collect();
+        let live: Vec<SessionKey> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.stage == Stage::Live)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in live {
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.row_due = true;
@@ -218,7 +242,14 @@ impl Roster {
     }
 
     /// An account's session is over.
-    pub(super) fn handle_down(&mut self, account: AccountId, down: &Down, jitter: f64, link: &mut Connection, now: Instant) {
+    pub(super) fn handle_down(
+        &mut self,
+        account: AccountId,
+        down: &Down,
+        jitter: f64,
+        link: &mut Connection,
+        now: Instant,
+    ) {
         self.leaving.remove(&account);
         let bearer = self.bearers.remove(&account);
         let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
@@ -230,7 +261,10 @@ impl Roster {
             keys.push(key.clone());
             // What befell the bearer's token says nothing of the others', nor of a newer one.
             let other_token = entry.offered.as_ref() != Some(&entry.assignment.token);
-            if *down == Down::LoggedOut || other_token || bearer.as_ref().is_some_and(|bearer| bearer != key) {
+            if *down == Down::LoggedOut
+                || other_token
+                || bearer.as_ref().is_some_and(|bearer| bearer != key)
+            {
                 entry.stage = Stage::Ready;
                 continue;
             }
@@ -260,11 +294,18 @@ impl Roster {
         jitter: f64,
         now: Instant,
     ) {
-        let Some(key) = self.tickets.remove(&ticket) else { return };
+        let Some(key) = self.tickets.remove(&ticket) else {
+            return;
+        };
         let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
-        let bearer_is_live =
-            self.bearers.get(&key.account).and_then(|bearer| self.entries.get(bearer)).map(|e| e.stage);
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let bearer_is_live = self
+            .bearers
+            .get(&key.account)
+            .and_then(|bearer| self.entries.get(bearer))
+            .map(|e| e.stage);
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
         match answer {
             Ok(covered) if covered.contains(&key.account) => match bearer_is_live {
                 Some(Stage::Live) => {
@@ -289,7 +330,11 @@ impl Roster {
                     entry.attempts = entry.attempts.max(attempts_max);
                 }
                 let failed = entry.attempts >= attempts_max;
-                let pause = if failed { failed_pause } else { backoff::pause(entry.attempts, jitter) };
+                let pause = if failed {
+                    failed_pause
+                } else {
+                    backoff::pause(entry.attempts, jitter)
+                };
                 entry.stage = Stage::Waiting(now + pause);
             }
         }
@@ -322,12 +367,15 @@ impl Roster {
 
     /// The sessions whose rows follow the stream, by account.
     pub(super) fn live(&self) -> impl Iterator<Item = LiveSession<'_>> {
-        self.entries.iter().filter(|(_, entry)| entry.stage == Stage::Live).map(|(key, entry)| LiveSession {
-            fence: &entry.assignment.fence,
-            account: key.account,
-            row_due: entry.row_due,
-            state: state(entry, self.policy.attempts_max),
-        })
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.stage == Stage::Live)
+            .map(|(key, entry)| LiveSession {
+                fence: &entry.assignment.fence,
+                account: key.account,
+                row_due: entry.row_due,
+                state: state(entry, self.policy.attempts_max),
+            })
     }
 
     /// The fences of all sessions that share an account's stream.
@@ -335,7 +383,10 @@ impl Roster {
         let sharing = move |(key, entry): &(&SessionKey, &Entry)| {
             key.account == account && matches!(entry.stage, Stage::Opening | Stage::Live)
         };
-        self.entries.iter().filter(sharing).map(|(_, entry)| &entry.assignment.fence)
+        self.entries
+            .iter()
+            .filter(sharing)
+            .map(|(_, entry)| &entry.assignment.fence)
     }
 
     /// The row of a session was put whole.
@@ -347,7 +398,9 @@ impl Roster {
 
     /// Whether a row is to be written whole without waiting for the next round.
     pub(super) fn row_is_due(&self) -> bool {
-        self.entries.values().any(|entry| entry.row_due && entry.stage == Stage::Live)
+        self.entries
+            .values()
+            .any(|entry| entry.row_due && entry.stage == Stage::Live)
     }
 
     /// How many sessions there are.
@@ -361,7 +414,9 @@ impl Roster {
     }
 
     fn sharing(&mut self, account: AccountId) -> impl Iterator<Item = (&SessionKey, &mut Entry)> {
-        self.entries.iter_mut().filter(move |(key, _)| key.account == account)
+        self.entries
+            .iter_mut()
+            .filter(move |(key, _)| key.account == account)
     }
 
     fn open_ready(&mut self, link: Option<&mut Connection>, now: Instant) {
@@ -389,9 +444,16 @@ impl Roster {
     }
 
     fn say(&mut self, key: &SessionKey) {
-        if let Some(entry) = self.entries.get(key).filter(|entry| entry.stage != Stage::Live) {
+        if let Some(entry) = self
+            .entries
+            .get(key)
+            .filter(|entry| entry.stage != Stage::Live)
+        {
             let state = state(entry, self.policy.attempts_max);
-            self.says.push(Say { fence: entry.assignment.fence.clone(), state });
+            self.says.push(Say {
+                fence: entry.assignment.fence.clone(),
+                state,
+            });
         }
     }
 }

@@ -17,6 +17,7 @@ use super::link::{Link, LinkCommand};
 use super::outbox::Outbox;
 use super::roster::RetryPolicy;
 use super::status::{LinkStatus, WorkerStatus};
+use super::tokens::TokenKey;
 use super::writer::Writer;
 use crate::amqp::AmqpSettings;
 use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
@@ -58,6 +59,8 @@ pub struct WorkerConfig {
     pub amqp: AmqpSettings,
     /// The Open API application and our own request rates.
     pub connection: ConnectionConfig,
+    /// Opens stored tokens.
+    pub token_key: TokenKey,
     /// The endpoint of demo accounts.
     pub demo_url: String,
     /// The endpoint of live accounts.
@@ -119,7 +122,9 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
     });
     let status = Arc::new(WorkerStatus::new(snapshot));
     status.beat();
-    let server = HealthServer::bind(config.port).await.map_err(|error| StartError::Config(error.to_string()))?;
+    let server = HealthServer::bind(config.port)
+        .await
+        .map_err(|error| StartError::Config(error.to_string()))?;
     let health = Health {
         worker_id: config.worker_id.clone(),
         started_at: Instant::now(),
@@ -141,7 +146,10 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
 }
 
 /// The lock connection, on a database that is what it should be; `None` when told to stop meanwhile.
-async fn start_postgres(config: &WorkerConfig, stages: &Stages) -> Result<Option<LockConnection>, StartError> {
+async fn start_postgres(
+    config: &WorkerConfig,
+    stages: &Stages,
+) -> Result<Option<LockConnection>, StartError> {
     let deadline = Instant::now() + START_DEADLINE;
     loop {
         let error = match open_postgres(&config.pg).await {
@@ -149,11 +157,18 @@ async fn start_postgres(config: &WorkerConfig, stages: &Stages) -> Result<Option
             Err(error) => error,
         };
         match &error {
-            PgError::Pooler(pooler) => return Err(StartError::Config(format!("DATABASE_URL: {pooler}"))),
+            PgError::Pooler(pooler) => {
+                return Err(StartError::Config(format!("DATABASE_URL: {pooler}")));
+            }
             error if error.is_transient() && Instant::now() < deadline => {
                 warn!(error = %with_cause(error), "Postgres cannot be used yet");
             }
-            error => return Err(StartError::Dependency { what: "Postgres", reason: with_cause(error) }),
+            error => {
+                return Err(StartError::Dependency {
+                    what: "Postgres",
+                    reason: with_cause(error),
+                });
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(START_PAUSE) => {}
@@ -202,7 +217,8 @@ async fn work(
 
     let (links, link_states) = spawn_links(&config, &dialer, &outbox, &mut set);
     let (claims, requests) = mpsc::channel(16);
-    let (claim_sender, claim_state) = watch::channel(ClaimState::Lost("not connected yet".to_owned()));
+    let (claim_sender, claim_state) =
+        watch::channel(ClaimState::Lost("not connected yet".to_owned()));
     let keeper = Keeper {
         config: config.pg.clone(),
         worker_id: config.worker_id.clone(),
@@ -229,11 +245,14 @@ async fn work(
         findings,
         status: Arc::clone(&status),
         sessions_max: config.sessions_max,
+        token_key: config.token_key.clone(),
         state: State::default(),
     };
     let last_command = Arc::new(watch::Sender::new(Instant::now()));
-    let (consumer, commands) =
-        Consumer::new(config.amqp.clone(), handler(database.clone(), Arc::clone(&last_command)));
+    let (consumer, commands) = Consumer::new(
+        config.amqp.clone(),
+        handler(database.clone(), Arc::clone(&last_command)),
+    );
 
     let mut tasks = Tasks {
         set,
@@ -244,14 +263,35 @@ async fn work(
         keeper: CancellationToken::new(),
         hints: CancellationToken::new(),
     };
-    spawn(&mut tasks.set, "keeper", keeper.run(lock, tasks.keeper.clone()));
+    spawn(
+        &mut tasks.set,
+        "keeper",
+        keeper.run(lock, tasks.keeper.clone()),
+    );
     spawn(&mut tasks.set, "writer", writer.run(tasks.writer.clone()));
-    spawn(&mut tasks.set, "coordinator", coordinator.run(tasks.coordinator.clone()));
-    spawn(&mut tasks.set, "consumer", consumer.run(tasks.consumer.clone()));
+    spawn(
+        &mut tasks.set,
+        "coordinator",
+        coordinator.run(tasks.coordinator.clone()),
+    );
+    spawn(
+        &mut tasks.set,
+        "consumer",
+        consumer.run(tasks.consumer.clone()),
+    );
     let (pg, listening) = (config.pg.clone(), tasks.hints.clone());
-    spawn(&mut tasks.set, "hints", async move { hints.listen(&pg, &listening).await });
+    spawn(&mut tasks.set, "hints", async move {
+        hints.listen(&pg, &listening).await
+    });
 
-    let watched = Watched { status, link_states, claim_state, writer_trouble, commands, last_command };
+    let watched = Watched {
+        status,
+        link_states,
+        claim_state,
+        writer_trouble,
+        commands,
+        last_command,
+    };
     let ended = watched.until_stop(&config, &stages, &mut tasks.set).await;
     watched.status.modify(|snapshot| snapshot.draining = true);
     drain(&mut tasks, config.grace, &stages).await;
@@ -267,9 +307,10 @@ fn spawn_links(
 ) -> (Links, Vec<Arc<LinkStatus>>) {
     let mut links = Links::default();
     let mut states = Vec::new();
-    for (name, url, senders) in
-        [("demo", &config.demo_url, &mut links.demo), ("live", &config.live_url, &mut links.live)]
-    {
+    for (name, url, senders) in [
+        ("demo", &config.demo_url, &mut links.demo),
+        ("live", &config.live_url, &mut links.live),
+    ] {
         for _ in 0..config.connections {
             let (sender, inbox) = mpsc::channel(1_024);
             let state = Arc::new(LinkStatus::default());
@@ -278,7 +319,10 @@ fn spawn_links(
                 url: url.clone(),
                 dialer: dialer.clone(),
                 connection: config.connection.clone(),
-                policy: RetryPolicy { attempts_max: config.attempts_max, failed_pause: config.failed_pause },
+                policy: RetryPolicy {
+                    attempts_max: config.attempts_max,
+                    failed_pause: config.failed_pause,
+                },
                 write_interval: config.write_interval,
                 outbox: Arc::clone(outbox),
                 status: Arc::clone(&state),
@@ -292,7 +336,11 @@ fn spawn_links(
     (links, states)
 }
 
-fn spawn(set: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+fn spawn(
+    set: &mut JoinSet<&'static str>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     set.spawn(async move {
         task.await;
         name
@@ -303,7 +351,10 @@ fn spawn(set: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<
 fn handler(
     database: Database,
     last_command: Arc<watch::Sender<Instant>>,
-) -> impl Fn(Command) -> std::pin::Pin<Box<dyn Future<Output = Result<(), ApplyError>> + Send>> + Send + Sync + 'static {
+) -> impl Fn(Command) -> std::pin::Pin<Box<dyn Future<Output = Result<(), ApplyError>> + Send>>
++ Send
++ Sync
++ 'static {
     move |command| {
         let database = database.clone();
         last_command.send_replace(Instant::now());
@@ -380,14 +431,20 @@ impl Watched {
                 && !broker_was_there
                 && started.elapsed() >= START_DEADLINE
             {
-                return Err(StartError::Dependency { what: "RabbitMQ", reason });
+                return Err(StartError::Dependency {
+                    what: "RabbitMQ",
+                    reason,
+                });
             }
             let sessions = self.status.sessions();
             if sessions > 0 {
                 idle_since = Instant::now();
             }
             idle_since = idle_since.max(*self.last_command.borrow());
-            if config.idle_exit.is_some_and(|limit| idle_since.elapsed() >= limit) {
+            if config
+                .idle_exit
+                .is_some_and(|limit| idle_since.elapsed() >= limit)
+            {
                 info!("idle for long enough: ending");
                 return Ok(());
             }
@@ -405,8 +462,9 @@ impl Watched {
             ClaimState::Held(_) => None,
             ClaimState::Lost(reason) => Some(reason.clone()),
         };
-        let postgres =
-            claims.or_else(|| self.writer_trouble.borrow().clone()).or_else(|| self.status.database_trouble());
+        let postgres = claims
+            .or_else(|| self.writer_trouble.borrow().clone())
+            .or_else(|| self.status.database_trouble());
         let rabbitmq = match &*self.commands.state().borrow() {
             ConnectionState::Connected => None,
             ConnectionState::Disconnected { reason, .. } => Some(reason.clone()),
@@ -459,7 +517,10 @@ async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
         },
         () = stages.hard.cancelled() => warn!("stopped before everything had ended"),
     }
-    info!(ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "drained");
+    info!(
+        ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "drained"
+    );
 }
 
 /// Waits until that task has ended, among others that end meanwhile.

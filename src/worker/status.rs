@@ -48,12 +48,18 @@ const COORDINATOR_AGE_MAX: Duration = Duration::from_mins(1);
 
 impl WorkerStatus {
     pub(super) fn new(snapshot: watch::Sender<HealthSnapshot>) -> Self {
-        Self { snapshot, trouble: Mutex::new(None) }
+        Self {
+            snapshot,
+            trouble: Mutex::new(None),
+        }
     }
 
     /// The coordinator went round.
     pub(super) fn beat(&self) {
-        let beat = Beat { at: Instant::now(), age_max: COORDINATOR_AGE_MAX };
+        let beat = Beat {
+            at: Instant::now(),
+            age_max: COORDINATOR_AGE_MAX,
+        };
         self.snapshot.send_modify(|snapshot| {
             snapshot.loops.insert("coordinator", beat);
         });
@@ -61,7 +67,8 @@ impl WorkerStatus {
 
     /// How many sessions this worker runs.
     pub(super) fn set_sessions(&self, sessions: usize) {
-        self.snapshot.send_modify(|snapshot| snapshot.active_sessions = sessions);
+        self.snapshot
+            .send_modify(|snapshot| snapshot.active_sessions = sessions);
     }
 
     /// Why what is wanted cannot be read, if it can't.
@@ -71,7 +78,10 @@ impl WorkerStatus {
 
     /// What the coordinator last said of the database.
     pub(super) fn database_trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Changes what the health routes say.

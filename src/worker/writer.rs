@@ -14,10 +14,10 @@ use tracing::{debug, error, warn};
 use super::outbox::Outbox;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
+use crate::pg::PgError;
 use crate::pg::cache::{self, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
-use crate::pg::PgError;
 
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -78,7 +78,8 @@ impl Writer {
             Err(failure) => (rows, deals, Some(failure)),
         };
         let Some(failure) = failure else {
-            self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+            self.trouble
+                .send_if_modified(|trouble| trouble.take().is_some());
             return true;
         };
         warn!(rows = rows.len(), deals = deals.len(), error = %failure, "rows could not be written");
@@ -100,7 +101,10 @@ impl Writer {
     ) -> Result<(WriteReport, Option<PgError>), PgError> {
         let mut lease = self.database.lease().await?;
         let limit = self.database.reply_timeout();
-        let written = within(limit, async { Ok(cache::write(&mut lease, rows, &self.worker_id).await) }).await;
+        let written = within(limit, async {
+            Ok(cache::write(&mut lease, rows, &self.worker_id).await)
+        })
+        .await;
         let report = lease.settle(written)?;
         self.tell(rows, &report);
         if deals.is_empty() {
@@ -113,7 +117,12 @@ impl Writer {
         };
         match inserted.await {
             Ok(inserted) => {
-                debug!(inserted = inserted.inserted, known = inserted.known, fenced = inserted.fenced, "deals written");
+                debug!(
+                    inserted = inserted.inserted,
+                    known = inserted.known,
+                    fenced = inserted.fenced,
+                    "deals written"
+                );
                 Ok((report, None))
             }
             Err(failure) => Ok((report, Some(failure))),
@@ -122,7 +131,10 @@ impl Writer {
 
     fn tell(&self, rows: &[RowWrite], report: &WriteReport) {
         if !report.fenced.is_empty() {
-            warn!(rows = report.fenced.len(), "rows were fenced: their slots have another epoch");
+            warn!(
+                rows = report.fenced.len(),
+                "rows were fenced: their slots have another epoch"
+            );
             let fenced: BTreeSet<&SessionKey> = report.fenced.iter().collect();
             let fenced = rows.iter().filter(|row| fenced.contains(&row.key));
             let fenced = fenced.map(|row| (row.key.clone(), row.epoch)).collect();
@@ -130,16 +142,28 @@ impl Writer {
             let _ = self.findings.try_send(Finding::Fenced(fenced));
         }
         if !report.missing.is_empty() {
-            let _ = self.findings.try_send(Finding::Missing(report.missing.clone()));
+            let _ = self
+                .findings
+                .try_send(Finding::Missing(report.missing.clone()));
         }
     }
 }
 
 fn unwritten(rows: Vec<RowWrite>, report: &WriteReport) -> Vec<RowWrite> {
-    let failed: BTreeSet<&SessionKey> = report.failed.iter().flat_map(|failure| &failure.keys).collect();
-    rows.into_iter().filter(|row| failed.contains(&row.key)).collect()
+    let failed: BTreeSet<&SessionKey> = report
+        .failed
+        .iter()
+        .flat_map(|failure| &failure.keys)
+        .collect();
+    rows.into_iter()
+        .filter(|row| failed.contains(&row.key))
+        .collect()
 }
 
 fn first_error(report: WriteReport) -> Option<PgError> {
-    report.failed.into_iter().next().map(|failure| failure.error)
+    report
+        .failed
+        .into_iter()
+        .next()
+        .map(|failure| failure.error)
 }

@@ -128,6 +128,8 @@ fn incoming(message: Message) -> Result<Incoming, SocketError> {
         Message::Binary(bytes) => Ok(Incoming::Message(bytes)),
         Message::Pong(_) => Ok(Incoming::Pong),
         Message::Ping(_) | Message::Text(_) | Message::Frame(_) => Ok(Incoming::Other),
-        Message::Close(frame) => Err(SocketError::Closed { code: frame.map(|frame| frame.code.into()) }),
+        Message::Close(frame) => Err(SocketError::Closed {
+            code: frame.map(|frame| frame.code.into()),
+        }),
     }
 }

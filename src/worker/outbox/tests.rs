@@ -9,11 +9,23 @@ use crate::domain::status::Status;
 fn fence(epoch: i64) -> Fence {
     let user = UserId::new("u").expect("valid");
     let slot = user.slot();
-    Fence { key: SessionKey { user, account: AccountId(1) }, slot, epoch }
+    Fence {
+        key: SessionKey {
+            user,
+            account: AccountId(1),
+        },
+        slot,
+        epoch,
+    }
 }
 
 fn state(status: Status) -> SessionState {
-    SessionState { status, last_error: None, attempts: 0, is_demo: Some(true) }
+    SessionState {
+        status,
+        last_error: None,
+        attempts: 0,
+        is_demo: Some(true),
+    }
 }
 
 fn figures(balance: i128) -> Box<AccountRow> {
@@ -36,7 +48,11 @@ fn figures(balance: i128) -> Box<AccountRow> {
 }
 
 fn full(balance: i128) -> RowContent {
-    RowContent::Full { state: state(Status::Live), connected: true, account: figures(balance) }
+    RowContent::Full {
+        state: state(Status::Live),
+        connected: true,
+        account: figures(balance),
+    }
 }
 
 fn only(outbox: &Outbox) -> RowWrite {
@@ -60,8 +76,11 @@ fn figures_that_were_not_written_survive_a_disconnection() {
     let outbox = Outbox::default();
     outbox.put(&fence(1), full(7));
     outbox.put(&fence(1), RowContent::State(state(Status::Reconnecting)));
-    let expected =
-        RowContent::Full { state: state(Status::Reconnecting), connected: false, account: figures(7) };
+    let expected = RowContent::Full {
+        state: state(Status::Reconnecting),
+        connected: false,
+        account: figures(7),
+    };
     assert_eq!(only(&outbox).content, expected);
 }
 
@@ -82,5 +101,8 @@ fn another_epoch_owes_the_older_one_nothing() {
     outbox.put(&fence(1), full(1));
     outbox.put(&fence(2), RowContent::State(state(Status::Connecting)));
     let row = only(&outbox);
-    assert_eq!((row.epoch, row.content), (2, RowContent::State(state(Status::Connecting))));
+    assert_eq!(
+        (row.epoch, row.content),
+        (2, RowContent::State(state(Status::Connecting)))
+    );
 }
