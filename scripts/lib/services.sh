@@ -19,6 +19,8 @@ SERVICES_DEADLINE_SECS=120 # for one server to become ready; takes about 5 s on 
 SERVICES_CHILD=""          # what services_run is running
 SERVICES_SIGNALS=0         # signals passed on to it so far
 _services_leader_first=""
+_services_held="" # yes while a signal has to wait
+_services_pending=""
 _services_postgres_pid=""
 _services_rabbitmq_pid=""
 _services_epmd_pid=""
@@ -172,6 +174,17 @@ _services_as() { # USER SIGNAL: sets the array `as`, a prefix that makes a comma
   as+=(--)
 }
 
+_services_spawn() { # VARIABLE CMD ...: a server; its process id goes to VARIABLE. Reads as, dir, log
+  local variable=$1
+  shift
+  _services_hold
+  # shellcheck disable=SC2154 # the caller's
+  (cd "$dir" && exec setsid "${as[@]}" "$@") </dev/null >>"$log" 2>&1 &
+  printf -v "$variable" %s "$!"
+  disown "$!"
+  _services_release
+}
+
 _services_make_dir() {
   local base
   for base in "${TMPDIR:-/tmp}" /tmp /var/tmp; do
@@ -202,11 +215,9 @@ _services_postgres_launch() {
   _services_own_dir postgres postgres
   (cd "$dir" && exec "${as[@]}" env -i PATH=/usr/bin:/bin LANG=C.UTF-8 "$bin/initdb" -D "$dir/data" \
     -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync) >"$log" 2>&1 || return 1
-  (cd "$dir" && exec setsid "${as[@]}" env -i PATH=/usr/bin:/bin LANG=C.UTF-8 "$bin/postgres" -D "$dir/data" \
-    -p "$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 \
-    -c wal_level=logical -c fsync=off -c full_page_writes=off) </dev/null >>"$log" 2>&1 &
-  _services_postgres_pid=$!
-  disown "$!"
+  _services_spawn _services_postgres_pid env -i PATH=/usr/bin:/bin LANG=C.UTF-8 "$bin/postgres" \
+    -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+    -c max_connections=200 -c wal_level=logical -c fsync=off -c full_page_writes=off
   _services_postgres_url=postgres://postgres@127.0.0.1:$port/postgres
 }
 
@@ -239,23 +250,20 @@ CONF
   if [[ $(id -u) == 0 ]]; then chown rabbitmq: "$dir"/*; fi
 
   # Erlang would start this one by itself, as a daemon that outlives the broker.
-  (cd "$dir" && exec setsid "${as[@]}" epmd -port "$epmd" -address 127.0.0.1) </dev/null >"$log" 2>&1 &
-  _services_epmd_pid=$!
-  disown "$!"
+  : >"$log"
+  _services_spawn _services_epmd_pid epmd -port "$epmd" -address 127.0.0.1
   until _services_listening "$epmd"; do
     _services_alive "$_services_epmd_pid" && ((SECONDS < deadline)) || return 1
     sleep 0.02
   done
 
   # RABBITMQ_ALLOW_INPUT makes the script become the broker instead of being its parent.
-  (cd "$dir" && exec setsid "${as[@]}" env -i PATH=/usr/sbin:/usr/bin:/bin LANG=C.UTF-8 HOME="$dir" \
+  _services_spawn _services_rabbitmq_pid env -i PATH=/usr/sbin:/usr/bin:/bin LANG=C.UTF-8 HOME="$dir" \
     ERL_EPMD_PORT="$epmd" ERL_EPMD_ADDRESS=127.0.0.1 \
     RABBITMQ_NODENAME="bridge$amqp@localhost" RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
     RABBITMQ_MNESIA_BASE="$dir/data" RABBITMQ_LOG_BASE="$dir" RABBITMQ_LOGS=- RABBITMQ_PID_FILE="$dir/pid" \
-    RABBITMQ_ALLOW_INPUT=1 "$_services_rabbitmq_bin" -noinput) </dev/null >>"$log" 2>&1 &
-  _services_rabbitmq_pid=$!
-  disown "$!"
+    RABBITMQ_ALLOW_INPUT=1 "$_services_rabbitmq_bin" -noinput
   _services_amqp_url=amqp://guest:guest@127.0.0.1:$amqp/%2f
   _services_management_url=http://guest:guest@127.0.0.1:$management
 }
@@ -277,7 +285,7 @@ _services_boot() { # NAME: makes ready what was launched; launches it anew if it
   local name=$1 log=$SERVICES_DIR/$1.log attempt
   for attempt in 1 2 3 4 5; do
     if "_services_${name}_launched" && _services_wait "$name"; then return 0; fi
-    grep -qiE 'address already in use|eaddrinuse|port_in_use|already in use' "$log" || break
+    grep -qiE 'address already in use|eaddrinuse|port_in_use|already in use|nodistribution' "$log" || break
     _services_say "$name lost a port to another program (attempt $attempt)"
     "_services_${name}_end"
     eval "_services_${name}_launch" || true
@@ -363,7 +371,20 @@ services_trap() {
   trap '_services_signal HUP 129' HUP
 }
 
+# Between the start of a process and the note of its id, a signal has to wait.
+_services_hold() { _services_held=yes; }
+_services_release() {
+  local pending=$_services_pending
+  _services_held="" _services_pending=""
+  # shellcheck disable=SC2086 # a signal and an exit code
+  [[ -z $pending ]] || _services_signal $pending
+}
+
 _services_signal() { # SIGNAL EXIT_CODE
+  if [[ -n $_services_held ]]; then
+    _services_pending="$1 $2"
+    return 0
+  fi
   [[ -n $SERVICES_CHILD ]] || exit "$2"
   SERVICES_SIGNALS=$((SERVICES_SIGNALS + 1))
   if ((SERVICES_SIGNALS == 1)) && [[ -n $_services_leader_first ]]; then
@@ -385,10 +406,12 @@ services_run() { # [--leader-first] CMD ...
     shift
   fi
   SERVICES_SIGNALS=0
+  _services_hold
   set -m
   "$@" </dev/null &
   SERVICES_CHILD=$!
   set +m
+  _services_release
   while :; do
     seen=$SERVICES_SIGNALS
     status=0
