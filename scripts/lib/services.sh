@@ -56,6 +56,7 @@ _services_install() { # PACKAGE ...
   # Packages bring a server of their own, which must not start: it would take the well-known ports.
   local policy=/usr/sbin/policy-rc.d clusters=/etc/postgresql-common/createcluster.conf
   local made_policy="" made_clusters="" status=0
+  _services_hold # dpkg does not survive a signal in good order, so a signal waits for it
   if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
@@ -68,7 +69,7 @@ _services_install() { # PACKAGE ...
   fi
 
   _services_say "installing $* with apt-get"
-  local apt=(env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
+  local apt=(setsid --wait env DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
     apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
   local log=$SERVICES_DIR/apt.log
   { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "$@"; } \
@@ -77,6 +78,7 @@ _services_install() { # PACKAGE ...
   [[ -z $made_policy ]] || rm -f "$policy"
   if [[ -n $made_clusters && -e /usr/share/postgresql-common/createcluster.conf ]]; then
     cp /usr/share/postgresql-common/createcluster.conf "$clusters"
+    rm -f "$clusters.ucf-dist"
   elif [[ -n $made_clusters ]]; then
     rm -f "$clusters"
   fi
@@ -84,6 +86,7 @@ _services_install() { # PACKAGE ...
     tail -n 40 "$log" >&2
     _services_say "apt-get failed (exit code $status)"
   fi
+  _services_release
   return "$status"
 }
 
