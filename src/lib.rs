@@ -13,6 +13,8 @@ pub mod ws;
 pub mod amqp;
 pub mod pg;
 pub mod http;
+pub mod config;
+pub mod failure;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;

@@ -23,6 +23,7 @@ use crate::domain::deal::Deal;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::{RowContent, SessionState};
 use crate::domain::status::Status;
+use crate::failure::with_causes;
 use crate::pg::deals::DealWrite;
 use crate::ws::dial::Dialer;
 use crate::ws::{Incoming, Socket, SocketError};
@@ -101,7 +102,7 @@ impl Link {
                 Ok(Ok(socket)) => self.drive(&mut roster, socket, &mut failures).await,
                 Ok(Err(dial_error)) => {
                     failures = failures.saturating_add(1);
-                    warn!(link = self.name, failures, error = %source_chain(&dial_error), "cannot connect to cTrader");
+                    warn!(link = self.name, failures, error = %with_causes(&dial_error), "cannot connect to cTrader");
                     self.lost(&mut roster, "cTrader cannot be reached", false);
                     None
                 }
@@ -117,7 +118,7 @@ impl Link {
                 }
                 Some(End::Socket(socket_error)) => {
                     failures = failures.saturating_add(1);
-                    warn!(link = self.name, failures, error = %source_chain(&socket_error), "connection to cTrader lost");
+                    warn!(link = self.name, failures, error = %with_causes(&socket_error), "connection to cTrader lost");
                     self.lost(&mut roster, "the connection to cTrader was lost", false);
                 }
                 Some(End::Failed(failure)) => {
@@ -566,16 +567,4 @@ fn for_user(failure: &ConnectionError) -> String {
         ConnectionError::Silent => "cTrader has gone silent".to_owned(),
         ConnectionError::Malformed => "cTrader sent something unreadable".to_owned(),
     }
-}
-
-/// An error and its causes in one line; none of these errors holds a URL.
-fn source_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

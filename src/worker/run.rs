@@ -20,8 +20,10 @@ use super::status::{LinkStatus, WorkerStatus};
 use super::tokens::TokenKey;
 use super::writer::Writer;
 use crate::amqp::AmqpSettings;
+use crate::config::Config;
 use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
 use crate::ctrader::connection::ConnectionConfig;
+use crate::failure::with_causes;
 use crate::domain::command::{Command, CommandKind};
 use crate::http::{Health, HealthServer, HealthSnapshot};
 use crate::pg::PgError;
@@ -83,6 +85,36 @@ pub struct WorkerConfig {
     pub idle_exit: Option<Duration>,
     /// Port of the health routes.
     pub port: u16,
+}
+
+impl From<Config> for WorkerConfig {
+    fn from(config: Config) -> Self {
+        let Config { worker_id, database_url, amqp, ctrader, worker, port, log: _ } = config;
+        let key = worker.token_key.as_ref();
+        Self {
+            pg: PgConfig::new(database_url, format!("mahspeccy-bridge {worker_id}")),
+            amqp,
+            connection: ConnectionConfig {
+                client_id: ctrader.client_id,
+                client_secret: ctrader.client_secret,
+                request_rate: ctrader.request_rate,
+                history_rate: ctrader.history_rate,
+            },
+            token_key: TokenKey::new(key.map(crate::config::TokenKey::expose)),
+            demo_url: ctrader.demo_url.into(),
+            live_url: ctrader.live_url.into(),
+            extra_roots: ctrader.extra_roots,
+            connections: ctrader.connections,
+            sessions_max: worker.max_sessions,
+            write_interval: worker.cache_write_interval,
+            attempts_max: worker.reconnect_max_attempts,
+            failed_pause: worker.failed_retry,
+            grace: worker.shutdown_grace,
+            idle_exit: worker.idle_exit,
+            port,
+            worker_id,
+        }
+    }
 }
 
 /// Why a worker did not start, or did not end well.
@@ -161,12 +193,12 @@ async fn start_postgres(
                 return Err(StartError::Config(format!("DATABASE_URL: {pooler}")));
             }
             error if error.is_transient() && Instant::now() < deadline => {
-                warn!(error = %with_cause(error), "Postgres cannot be used yet");
+                warn!(error = %with_causes(error), "Postgres cannot be used yet");
             }
             error => {
                 return Err(StartError::Dependency {
                     what: "Postgres",
-                    reason: with_cause(error),
+                    reason: with_causes(error),
                 });
             }
         }
@@ -541,16 +573,4 @@ async fn wait_for(
         _ = timeout_at(until, ended) => {}
         () = stages.hard.cancelled() => {}
     }
-}
-
-/// An error and its causes in one line; none of these shows a URL or a password.
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
