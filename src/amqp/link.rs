@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::{AmqpError, AmqpSettings};
+use crate::domain::secret::Secret;
 
 /// Both ends notice a dead peer after at most twice this.
 const HEARTBEAT_SECS: u16 = 10;
@@ -136,6 +137,11 @@ impl Socket {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// Whether the URL can be connected to, as far as can be told without trying.
+pub fn is_url(url: &Secret) -> bool {
+    parse_uri(url.expose()).is_ok()
 }
 
 /// Reads the URL, with what the client library misses: IPv6 hosts, and a path of `/` alone, which

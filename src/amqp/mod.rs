@@ -17,6 +17,7 @@ pub mod topology;
 use std::time::Duration;
 
 pub use consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
+pub use link::is_url;
 
 use crate::domain::secret::Secret;
 
