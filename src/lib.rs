@@ -2,3 +2,5 @@
 
 pub mod ctrader;
 pub mod domain;
+#[cfg(feature = "sim")]
+pub mod sim;
