@@ -18,3 +18,5 @@ pub mod failure;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;
+#[cfg(feature = "sim")]
+pub mod sim;
