@@ -16,7 +16,9 @@ use mahspeccy_bridge::domain::command::{Command, CommandKind};
 use mahspeccy_bridge::domain::ids::UserId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::server::Handle;
-use mahspeccy_bridge::sim::{AccountSpec, CLIENT_ID, CLIENT_SECRET, PositionSpec, Side, Simulator, raw};
+use mahspeccy_bridge::sim::{
+    AccountSpec, CLIENT_ID, CLIENT_SECRET, PositionSpec, Side, Simulator, raw,
+};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
@@ -62,20 +64,30 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let sim = world(arguments.users).start().await?;
     let log = tempfile::NamedTempFile::new()?;
 
-    let migrated = Process::new(&arguments.worker).arg("migrate").status().await?;
+    let migrated = Process::new(&arguments.worker)
+        .arg("migrate")
+        .status()
+        .await?;
     if !migrated.success() {
         return Err("the migrations failed".into());
     }
-    let pool = PgPoolOptions::new().max_connections(2).connect(&database_url).await?;
-    let users: Vec<UserId> =
-        (1..=arguments.users).map(|n| UserId::new(format!("demo-{n}@example.org"))).collect::<Result<_, _>>()?;
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .connect(&database_url)
+        .await?;
+    let users: Vec<UserId> = (1..=arguments.users)
+        .map(|n| UserId::new(format!("demo-{n}@example.org")))
+        .collect::<Result<_, _>>()?;
     connect_users(&pool, &users).await?;
 
     let mut worker = start_worker(arguments, &sim, log.path())?;
     let shown = show(arguments, &pool, &amqp_url, &users, &mut worker).await;
     let stopped = stop(&pool, &amqp_url, &users, worker).await;
     if shown.is_err() || stopped.is_err() {
-        eprintln!("the worker's log:\n{}", std::fs::read_to_string(log.path())?);
+        eprintln!(
+            "the worker's log:\n{}",
+            std::fs::read_to_string(log.path())?
+        );
     }
     shown.and(stopped)
 }
@@ -89,9 +101,27 @@ fn world(users: u16) -> mahspeccy_bridge::sim::Builder {
             .login(9_000_000 + n)
             .balance(1_000_000 + n * 12_345)
             .activity(Duration::from_secs(6))
-            .position(PositionSpec::new(n * 10 + 1, "EURUSD", Side::Buy, n * 1_000_000, raw("1.08450")))
-            .position(PositionSpec::new(n * 10 + 2, "XAUUSD", Side::Sell, 1_000 * n, raw("2346.10")))
-            .position(PositionSpec::new(n * 10 + 3, "USDJPY", Side::Buy, 2_000_000, raw("151.200")));
+            .position(PositionSpec::new(
+                n * 10 + 1,
+                "EURUSD",
+                Side::Buy,
+                n * 1_000_000,
+                raw("1.08450"),
+            ))
+            .position(PositionSpec::new(
+                n * 10 + 2,
+                "XAUUSD",
+                Side::Sell,
+                1_000 * n,
+                raw("2346.10"),
+            ))
+            .position(PositionSpec::new(
+                n * 10 + 3,
+                "USDJPY",
+                Side::Buy,
+                2_000_000,
+                raw("151.200"),
+            ));
         world = world.account(account);
     }
     world
@@ -113,8 +143,14 @@ async fn connect_users(pool: &PgPool, users: &[UserId]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start_worker(arguments: &Arguments, sim: &Handle, log: &std::path::Path) -> Result<Child, Failure> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+fn start_worker(
+    arguments: &Arguments,
+    sim: &Handle,
+    log: &std::path::Path,
+) -> Result<Child, Failure> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
     let log = std::fs::File::create(log)?;
     Ok(Process::new(&arguments.worker)
         .arg("worker")
@@ -132,9 +168,18 @@ fn start_worker(arguments: &Arguments, sim: &Handle, log: &std::path::Path) -> R
 }
 
 async fn publish(amqp_url: &str, kind: CommandKind, user: &UserId) -> Result<(), Failure> {
-    let settings = AmqpSettings { url: Secret::new(amqp_url), connection_name: "demo".to_owned() };
+    let settings = AmqpSettings {
+        url: Secret::new(amqp_url),
+        connection_name: "demo".to_owned(),
+    };
     let issued_at = OffsetDateTime::now_utc();
-    let command = Command { id: Uuid::new_v4(), kind, user: user.clone(), account: None, issued_at };
+    let command = Command {
+        id: Uuid::new_v4(),
+        kind,
+        user: user.clone(),
+        account: None,
+        issued_at,
+    };
     Ok(publisher::publish(&settings, &command).await?)
 }
 
@@ -158,7 +203,10 @@ async fn look(pool: &PgPool, keys: &[String]) -> Result<Vec<Seen>, Failure> {
     .await?;
     rows.into_iter()
         .map(|row| {
-            let text = |name: &str| row.try_get::<Option<String>, _>(name).map(Option::unwrap_or_default);
+            let text = |name: &str| {
+                row.try_get::<Option<String>, _>(name)
+                    .map(Option::unwrap_or_default)
+            };
             let login: Option<i64> = row.try_get("trader_login")?;
             let line = format!(
                 "{:>9}  {:<12} {:>3} {:>14} {:>14} {:>11} {:>12} {:>9} {:>6.1} s",
@@ -195,7 +243,9 @@ async fn show(
     }
     let keys: Vec<String> = users.iter().map(UserId::key).collect();
     let started = Instant::now();
-    let until = arguments.seconds.map(|seconds| started + Duration::from_secs(seconds));
+    let until = arguments
+        .seconds
+        .map(|seconds| started + Duration::from_secs(seconds));
     let mut first: BTreeMap<String, String> = BTreeMap::new();
     let mut moved: BTreeMap<String, bool> = BTreeMap::new();
     let mut round = tokio::time::interval(Duration::from_secs(1));
@@ -208,7 +258,9 @@ async fn show(
         let rows = look(pool, &keys).await?;
         for row in rows.iter().filter(|row| row.connected) {
             if let Some(equity) = &row.equity {
-                let begun = first.entry(row.user_key.clone()).or_insert_with(|| equity.clone());
+                let begun = first
+                    .entry(row.user_key.clone())
+                    .or_insert_with(|| equity.clone());
                 *moved.entry(row.user_key.clone()).or_default() |= begun != equity;
             }
         }
@@ -229,7 +281,11 @@ async fn show(
 
 fn draw(rows: &[Seen]) {
     let mut out = std::io::stdout().lock();
-    let clear = if out.is_terminal() { "\x1b[2J\x1b[H" } else { "" };
+    let clear = if out.is_terminal() {
+        "\x1b[2J\x1b[H"
+    } else {
+        ""
+    };
     let heading = format!(
         "{:>9}  {:<12} {:>3} {:>14} {:>14} {:>11} {:>12} {:>9} {:>8}",
         "login", "status", "", "balance", "equity", "net P&L", "margin %", "positions", "row age"
@@ -240,18 +296,33 @@ fn draw(rows: &[Seen]) {
 }
 
 /// Stops the sessions and the worker, and takes the users away again.
-async fn stop(pool: &PgPool, amqp_url: &str, users: &[UserId], mut worker: Child) -> Result<(), Failure> {
+async fn stop(
+    pool: &PgPool,
+    amqp_url: &str,
+    users: &[UserId],
+    mut worker: Child,
+) -> Result<(), Failure> {
     for user in users {
         publish(amqp_url, CommandKind::Stop, user).await?;
     }
     if let Some(pid) = worker.id() {
-        Process::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        Process::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await?;
     }
     let ended = tokio::time::timeout(DRAINED_WITHIN, worker.wait()).await;
     let status = ended.map_err(|_| "the worker did not drain in time")??;
     for user in users {
-        sqlx::query("delete from bridge.credentials where user_id = $1").bind(user.as_str()).execute(pool).await?;
+        sqlx::query("delete from bridge.credentials where user_id = $1")
+            .bind(user.as_str())
+            .execute(pool)
+            .await?;
     }
     pool.close().await;
-    if status.success() { Ok(()) } else { Err(format!("the worker ended with {status}").into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the worker ended with {status}").into())
+    }
 }

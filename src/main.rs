@@ -58,7 +58,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors; whether they could be printed changes nothing.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     // Before anything speaks TLS: several libraries would otherwise each look for a provider.
@@ -145,7 +149,10 @@ fn publish(env: &Env, kind: CommandKind, whose: Whose) -> ExitCode {
 }
 
 fn run(call: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(call),
         Err(error) => fail(EXIT_INTERNAL, &failure::with_causes(&error)),
     }

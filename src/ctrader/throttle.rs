@@ -71,7 +71,11 @@ impl<R> Throttle<R> {
     #[must_use]
     pub fn new(rate: u32, historical_rate: u32, now: Instant) -> Self {
         Self {
-            all: Bucket::new(rate, BURST_MAX.min((RATE_LIMIT + 1).saturating_sub(rate)), now),
+            all: Bucket::new(
+                rate,
+                BURST_MAX.min((RATE_LIMIT + 1).saturating_sub(rate)),
+                now,
+            ),
             historical: Bucket::new(historical_rate, 1, now),
             queues: BTreeMap::new(),
             blocked: BTreeMap::new(),
@@ -205,7 +209,10 @@ mod tests {
         for request in 0..300 {
             throttle.push(Priority::Snapshot, TRADER, request);
         }
-        assert_eq!(most_in_a_second(&drain(&mut throttle, now, Duration::from_mins(1))), 50);
+        assert_eq!(
+            most_in_a_second(&drain(&mut throttle, now, Duration::from_mins(1))),
+            50
+        );
 
         let mut throttle = Throttle::new(45, 4, now);
         for request in 0..300 {

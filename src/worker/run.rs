@@ -20,11 +20,11 @@ use super::status::{LinkStatus, WorkerStatus};
 use super::tokens::TokenKey;
 use super::writer::Writer;
 use crate::amqp::AmqpSettings;
-use crate::config::Config;
 use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
+use crate::config::Config;
 use crate::ctrader::connection::ConnectionConfig;
-use crate::failure::with_causes;
 use crate::domain::command::{Command, CommandKind};
+use crate::failure::with_causes;
 use crate::http::{Health, HealthServer, HealthSnapshot};
 use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
@@ -89,7 +89,15 @@ pub struct WorkerConfig {
 
 impl From<Config> for WorkerConfig {
     fn from(config: Config) -> Self {
-        let Config { worker_id, database_url, amqp, ctrader, worker, port, log: _ } = config;
+        let Config {
+            worker_id,
+            database_url,
+            amqp,
+            ctrader,
+            worker,
+            port,
+            log: _,
+        } = config;
         let key = worker.token_key.as_ref();
         Self {
             pg: PgConfig::new(database_url, format!("mahspeccy-bridge {worker_id}")),

@@ -3,7 +3,10 @@
 //! Most of them need a real Postgres and a real RabbitMQ, named by `DATABASE_URL` and `AMQP_URL`;
 //! `scripts/test` starts both. Without them such a test fails. It is never skipped.
 
-#![expect(clippy::indexing_slicing, reason = "a test that panics has failed, as it should")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, as it should"
+)]
 
 mod support;
 
