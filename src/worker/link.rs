@@ -292,7 +292,7 @@ impl Link {
                     self.put_rows(roster, connection, false, |live| live == key);
                 }
                 LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
-                    self.put_rows(roster, connection, false, |_| true)
+                    self.put_rows(roster, connection, false, |_| true);
                 }
                 LinkCommand::Start(_) => {}
             }
