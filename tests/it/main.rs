@@ -10,6 +10,11 @@
 
 mod support;
 
+mod amqp_consumer;
+mod amqp_poison;
+mod amqp_publisher;
+mod amqp_rig;
+mod amqp_topology;
 mod bindings;
 mod config;
 mod health;
