@@ -155,7 +155,7 @@ mod tests {
         let mut liveness = Liveness::new(start);
         assert!(liveness.ping_due(start), "the first at once");
         liveness.handle_pong();
-        let seen = run(&mut liveness, start, Duration::from_secs(60));
+        let seen = run(&mut liveness, start, Duration::from_mins(1));
         assert_eq!(
             seen,
             [(DOUBT_AFTER, "doubt"), (DEAD_AFTER, "dead")],

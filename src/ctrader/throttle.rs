@@ -20,8 +20,12 @@ pub enum Priority {
     History,
 }
 
-/// Requests that may leave at once after a pause. With 45 a second, 49 leave in the worst second.
-const BURST: u32 = 4;
+/// cTrader refuses above that many requests in a second.
+const RATE_LIMIT: u32 = 50;
+
+/// Requests that may leave at once after a pause, as far as the limit leaves room for them: the
+/// worst second has the rate and the burst but one.
+const BURST_MAX: u32 = 4;
 
 /// A bucket that gains a token each `interval` and holds at most `burst`.
 #[derive(Debug)]
@@ -67,7 +71,11 @@ impl<R> Throttle<R> {
     #[must_use]
     pub fn new(rate: u32, historical_rate: u32, now: Instant) -> Self {
         Self {
-            all: Bucket::new(rate, BURST, now),
+            all: Bucket::new(
+                rate,
+                BURST_MAX.min((RATE_LIMIT + 1).saturating_sub(rate)),
+                now,
+            ),
             historical: Bucket::new(historical_rate, 1, now),
             queues: BTreeMap::new(),
             blocked: BTreeMap::new(),
@@ -195,13 +203,22 @@ mod tests {
     }
 
     #[test]
-    fn no_second_has_more_than_the_rate_and_the_burst() {
+    fn no_second_has_more_than_the_limit() {
         let now = Instant::now();
+        let mut throttle = Throttle::new(50, 5, now);
+        for request in 0..300 {
+            throttle.push(Priority::Snapshot, TRADER, request);
+        }
+        assert_eq!(
+            most_in_a_second(&drain(&mut throttle, now, Duration::from_mins(1))),
+            50
+        );
+
         let mut throttle = Throttle::new(45, 4, now);
         for request in 0..300 {
             throttle.push(Priority::Snapshot, TRADER, request);
         }
-        let sent = drain(&mut throttle, now, Duration::from_secs(60));
+        let sent = drain(&mut throttle, now, Duration::from_mins(1));
         assert_eq!(sent.len(), 300);
         let most = most_in_a_second(&sent);
         assert!((45..=49).contains(&most), "{most}");
@@ -219,7 +236,7 @@ mod tests {
         for request in 100..140 {
             throttle.push(Priority::Prices, TRADER, request);
         }
-        let sent = drain(&mut throttle, now, Duration::from_secs(60));
+        let sent = drain(&mut throttle, now, Duration::from_mins(1));
         let historical: Vec<_> = sent
             .iter()
             .copied()

@@ -330,7 +330,7 @@ fn objects_may_bring_other_digits_than_the_account() {
     let mut held = account.positions().next().expect("701").clone();
     held.swap = Decimal::new(-123_456_789, 8);
     held.commission = Decimal::new(-2, 0);
-    held.used_margin = Decimal::new(4_604_051_55, 6);
+    held.used_margin = Decimal::new(460_405_155, 6);
     let account = Account::new(trader(0), [(PositionStatus::Open, held)], []);
     let value = value(&account, &market);
     assert_eq!(value.positions[0].swap, cents(-123));

@@ -1,0 +1,190 @@
+//! One connection to the broker, from the first packet to the last.
+//!
+//! The client library takes no time limit for a connection attempt and cannot be told to give up
+//! on one: it leaves a thread behind that reads the socket for ever. So the socket is opened here,
+//! and a second handle to it is kept, which ends that thread when we are done with the connection.
+
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::time::timeout;
+use url::{Host, Url};
+
+use super::{AmqpError, AmqpSettings};
+use crate::domain::secret::Secret;
+
+/// Both ends notice a dead peer after at most twice this.
+const HEARTBEAT_SECS: u16 = 10;
+/// How long name lookup, TCP, TLS and the AMQP handshake may take together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the broker may take to answer a request.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// `200 OK` of AMQP, the code of a close that is no error.
+const REPLY_SUCCESS: u16 = 200;
+
+/// An open connection.
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    _socket: SocketGuard,
+}
+
+impl Link {
+    /// Connects, or gives up after [`CONNECT_TIMEOUT`] with nothing left behind.
+    pub(super) async fn open(settings: &AmqpSettings) -> Result<Self, AmqpError> {
+        let uri = parse_uri(settings.url.expose())?;
+        let properties = ConnectionProperties::default()
+            .with_connection_name(settings.connection_name.as_str().into());
+        let socket = SocketGuard::default();
+        let kept = Arc::clone(&socket.0);
+        let connect = Connection::connector(
+            uri,
+            lapin::runtime::default_runtime()?,
+            async move |uri: AMQPUri, runtime| {
+                let host = uri.authority.host.as_str();
+                let addresses = tokio::net::lookup_host((host, uri.authority.port)).await?;
+                let addresses = addresses.collect::<Vec<_>>();
+                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                if let AsyncTcpStream::Plain(plain) = &stream {
+                    kept.keep(plain.get_ref())?;
+                }
+                Ok(match uri.scheme {
+                    AMQPScheme::AMQP => stream,
+                    AMQPScheme::AMQPS => stream.into_tls(host, TLSConfig::default()).await?,
+                })
+            },
+            properties,
+        );
+        match timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(connection) => Ok(Self {
+                connection: connection?,
+                _socket: socket,
+            }),
+            Err(_) => Err(AmqpError::Timeout {
+                what: "accept a connection",
+                after: CONNECT_TIMEOUT,
+            }),
+        }
+    }
+
+    /// Opens a channel.
+    pub(super) async fn channel(&self) -> Result<Channel, AmqpError> {
+        answer("open a channel", self.connection.create_channel()).await
+    }
+
+    /// Tells the broker that we are done. Deliveries that are not acknowledged go back to it.
+    pub(super) async fn close(self) -> Result<(), AmqpError> {
+        let close = self.connection.close(REPLY_SUCCESS, "done".into());
+        answer("close the connection", close).await
+    }
+}
+
+/// Waits for the answer to one request, at most [`ANSWER_TIMEOUT`].
+pub(super) async fn answer<T>(
+    what: &'static str,
+    request: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, AmqpError> {
+    match timeout(ANSWER_TIMEOUT, request).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(AmqpError::Timeout {
+            what,
+            after: ANSWER_TIMEOUT,
+        }),
+    }
+}
+
+/// Shuts the socket down when the connection, or the attempt to make one, is dropped.
+#[derive(Default)]
+struct SocketGuard(Arc<Socket>);
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+/// A second handle to the connection's socket.
+#[derive(Default)]
+struct Socket(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    stream: Option<TcpStream>,
+    shut: bool,
+}
+
+impl Socket {
+    fn keep(&self, stream: &impl AsFd) -> std::io::Result<()> {
+        let stream = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.shut {
+            // The attempt was given up while it was connecting.
+            stream.shutdown(Shutdown::Both)?;
+        }
+        state.stream = Some(stream);
+        Ok(())
+    }
+
+    fn shut(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.shut = true;
+        if let Some(stream) = state.stream.take() {
+            // It fails when the peer has closed it already, which is what we want.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Whether the URL can be connected to, as far as can be told without trying.
+pub fn is_url(url: &Secret) -> bool {
+    parse_uri(url.expose()).is_ok()
+}
+
+/// Reads the URL, with what the client library misses: IPv6 hosts, and a path of `/` alone, which
+/// means the default vhost to other clients and one without a name to this one.
+fn parse_uri(text: &str) -> Result<AMQPUri, AmqpError> {
+    let mut uri: AMQPUri = text.parse().map_err(|_| AmqpError::Url)?;
+    if let Some(Host::Ipv6(address)) = Url::parse(text).map_err(|_| AmqpError::Url)?.host() {
+        uri.authority.host = address.to_string();
+    }
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_vhosts_and_heartbeats_are_what_other_clients_make_of_the_url() {
+        for (text, host, port, vhost) in [
+            ("amqp://u:p@mq.example", "mq.example", 5672, "/"),
+            ("amqps://u:p@mq.example/", "mq.example", 5671, "/"),
+            ("amqp://u:p@127.0.0.1:56730/own", "127.0.0.1", 56730, "own"),
+            ("amqp://u:p@[fd00::1]:1/%2f", "fd00::1", 1, "/"),
+        ] {
+            let uri = parse_uri(text).expect("valid");
+            assert_eq!(uri.authority.host, host, "{text}");
+            assert_eq!(uri.authority.port, port, "{text}");
+            assert_eq!(uri.vhost, vhost, "{text}");
+            assert_eq!(uri.query.heartbeat, Some(HEARTBEAT_SECS), "{text}");
+        }
+        let uri = parse_uri("amqp://mq.example?heartbeat=5").expect("valid");
+        assert_eq!(uri.query.heartbeat, Some(5));
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_the_url() {
+        for text in ["amqp:secret", "http://u:secret@h", "secret"] {
+            let err = parse_uri(text).expect_err("invalid");
+            assert!(!format!("{err} {err:?}").contains("secret"));
+        }
+    }
+}

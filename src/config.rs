@@ -1,0 +1,359 @@
+//! The environment, validated. The only place that knows the variables' names.
+//!
+//! [`Env`] is what was set, as text; [`Config`] and its smaller siblings are what a subcommand
+//! needs, typed and checked. All problems are found at once, and none repeats a value: any of them
+//! may be a secret that went into the wrong variable.
+
+mod read;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+use url::Url;
+
+use crate::amqp::AmqpSettings;
+use crate::domain::secret::Secret;
+use crate::telemetry::LogSettings;
+use read::{Reader, Scheme};
+
+macro_rules! env {
+    ($($field:ident $name:literal)+) => {
+        /// The variables as they are set. An empty one counts as one that is not.
+        #[derive(Clone, Default, Deserialize)]
+        pub struct Env {
+            $($field: Option<String>,)+
+        }
+
+        impl Env {
+            /// Every variable that is read.
+            pub const NAMES: &[&str] = &[$($name),+];
+
+            fn get(&self, name: &str) -> Option<&str> {
+                let value = match name {
+                    $($name => self.$field.as_deref(),)+
+                    _ => unreachable!("{name} is not in the list above"),
+                };
+                value.map(str::trim).filter(|value| !value.is_empty())
+            }
+        }
+    };
+}
+
+env! {
+    database_url "DATABASE_URL"
+    amqp_url "AMQP_URL"
+    ctrader_client_id "CTRADER_CLIENT_ID"
+    ctrader_client_secret "CTRADER_CLIENT_SECRET"
+    ctrader_demo_url "CTRADER_DEMO_URL"
+    ctrader_live_url "CTRADER_LIVE_URL"
+    ctrader_ca_file "CTRADER_CA_FILE"
+    ctrader_connections "CTRADER_CONNECTIONS"
+    ctrader_connection_limit "CTRADER_CONNECTION_LIMIT"
+    ctrader_request_rate "CTRADER_REQUEST_RATE"
+    ctrader_history_rate "CTRADER_HISTORY_RATE"
+    port "PORT"
+    worker_id "WORKER_ID"
+    fly_machine_id "FLY_MACHINE_ID"
+    max_sessions "MAX_SESSIONS"
+    cache_write_interval_ms "CACHE_WRITE_INTERVAL_MS"
+    reconnect_max_attempts "RECONNECT_MAX_ATTEMPTS"
+    failed_retry_secs "FAILED_RETRY_SECS"
+    shutdown_grace_secs "SHUTDOWN_GRACE_SECS"
+    idle_exit_secs "IDLE_EXIT_SECS"
+    token_encryption_key "TOKEN_ENCRYPTION_KEY"
+    log_format "LOG_FORMAT"
+    rust_log "RUST_LOG"
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = Self::NAMES.iter().filter(|name| self.get(name).is_some());
+        f.debug_set().entries(set).finish()
+    }
+}
+
+/// One thing that is wrong with the environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable, or `.env`.
+    pub variable: &'static str,
+    /// What is wrong with it, without its value.
+    pub what: String,
+}
+
+/// Everything that is wrong with the environment, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "\n" };
+            write!(f, "{separator}{} {}", problem.variable, problem.what)?;
+        }
+        Ok(())
+    }
+}
+
+/// All that a worker needs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This worker's name in rows, logs and the broker's list of connections.
+    pub worker_id: String,
+    /// Postgres.
+    pub database_url: Secret,
+    /// RabbitMQ.
+    pub amqp: AmqpSettings,
+    /// The Open API.
+    pub ctrader: CtraderSettings,
+    /// The worker itself.
+    pub worker: WorkerSettings,
+    /// Of the health server.
+    pub port: u16,
+    /// The log.
+    pub log: LogSettings,
+}
+
+/// The Open API application, its hosts and our use of them.
+#[derive(Debug, Clone)]
+pub struct CtraderSettings {
+    /// The application.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: Secret,
+    /// Where demo accounts live.
+    pub demo_url: Url,
+    /// Where live accounts live.
+    pub live_url: Url,
+    /// Roots to trust besides the public ones.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Connections of this worker per environment.
+    pub connections: usize,
+    /// Connections of the whole fleet.
+    pub connection_limit: u32,
+    /// Requests per second and connection, of all kinds.
+    pub request_rate: u32,
+    /// The same of historical requests.
+    pub history_rate: u32,
+}
+
+/// How much the worker takes on and how patient it is.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Sessions it takes.
+    pub max_sessions: usize,
+    /// Between two writes of a session's row.
+    pub cache_write_interval: Duration,
+    /// Consecutive failures before a session is `failed`.
+    pub reconnect_max_attempts: u32,
+    /// After which it is tried again.
+    pub failed_retry: Duration,
+    /// For draining.
+    pub shutdown_grace: Duration,
+    /// Without a session and a command, before the worker ends.
+    pub idle_exit: Option<Duration>,
+    /// Opens stored tokens.
+    pub token_key: Option<TokenKey>,
+}
+
+/// The key of AES-256-GCM for stored tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenKey([u8; 32]);
+
+impl TokenKey {
+    /// The key itself, for the cipher.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// All that subcommands need which only use Postgres.
+#[derive(Debug, Clone)]
+pub struct MigrateConfig {
+    /// Postgres.
+    pub database_url: Secret,
+    /// The log.
+    pub log: LogSettings,
+}
+
+/// All that subcommands need which only use RabbitMQ.
+#[derive(Debug, Clone)]
+pub struct PublishConfig {
+    /// RabbitMQ.
+    pub amqp: AmqpSettings,
+    /// The log.
+    pub log: LogSettings,
+}
+
+/// What the broker's list of connections shows for a subcommand that is not a worker.
+const PUBLISHER_NAME: &str = "mahspeccy-bridge";
+
+/// cTrader refuses more requests a second on one connection; of historical ones, more than 5.
+const REQUEST_RATE_MAX: u32 = 50;
+const HISTORY_RATE_MAX: u32 = 5;
+const SECS_OF_A_DAY: u64 = 24 * 60 * 60;
+
+impl Env {
+    /// The process's environment over the file `.env` of a directory, which need not exist.
+    ///
+    /// # Errors
+    /// When the file or a variable of ours cannot be read.
+    pub fn load(directory: &Path) -> Result<Self, Problems> {
+        read::load(&directory.join(".env"), std::env::vars_os())
+    }
+
+    /// From pairs of name and value. Names that are not ours are passed over.
+    pub fn from_pairs<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        read::from_pairs(pairs.into_iter().map(|(k, v)| (k.into(), v.into())))
+    }
+}
+
+impl Config {
+    /// What `worker` and `check` need.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn for_worker(env: &Env) -> Result<Self, Problems> {
+        let mut read = Reader::new(env);
+        let database_url = read.database_url();
+        let amqp_url = read.amqp_url();
+        let ctrader = ctrader(&mut read);
+        let port = read.number("PORT", 3000, 1..=u16::MAX);
+        let worker_id = read.worker_id();
+        let worker = worker(&mut read);
+        let log = read.log();
+        read.finish(|| {
+            let worker_id = worker_id?;
+            Some(Self {
+                database_url: database_url?,
+                amqp: AmqpSettings {
+                    url: amqp_url?,
+                    connection_name: worker_id.clone(),
+                },
+                worker_id,
+                ctrader: ctrader?,
+                worker: worker?,
+                port: port?,
+                log: log?,
+            })
+        })
+    }
+
+    /// What `migrate` and `status` need.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn for_migrate(env: &Env) -> Result<MigrateConfig, Problems> {
+        let mut read = Reader::new(env);
+        let database_url = read.database_url();
+        let log = read.log();
+        read.finish(|| {
+            Some(MigrateConfig {
+                database_url: database_url?,
+                log: log?,
+            })
+        })
+    }
+
+    /// What `start`, `stop` and `dead` need.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn for_publish(env: &Env) -> Result<PublishConfig, Problems> {
+        let mut read = Reader::new(env);
+        let amqp_url = read.amqp_url();
+        let log = read.log();
+        read.finish(|| {
+            Some(PublishConfig {
+                amqp: AmqpSettings {
+                    url: amqp_url?,
+                    connection_name: PUBLISHER_NAME.to_owned(),
+                },
+                log: log?,
+            })
+        })
+    }
+}
+
+fn ctrader(read: &mut Reader<'_>) -> Option<CtraderSettings> {
+    let client_id = read.required("CTRADER_CLIENT_ID").map(str::to_owned);
+    let client_secret = read.required("CTRADER_CLIENT_SECRET").map(Secret::new);
+    let demo_url = read.socket_url("CTRADER_DEMO_URL", "wss://demo.ctraderapi.com:5035");
+    let live_url = read.socket_url("CTRADER_LIVE_URL", "wss://live.ctraderapi.com:5035");
+    let extra_roots = read.certificates("CTRADER_CA_FILE");
+    let connections = read.number("CTRADER_CONNECTIONS", 1, 1..=100);
+    let connection_limit = read.number("CTRADER_CONNECTION_LIMIT", 20, 1..=1000);
+    let request_rate = read.number("CTRADER_REQUEST_RATE", 45, 1..=REQUEST_RATE_MAX);
+    let history_rate = read.number("CTRADER_HISTORY_RATE", 4, 1..=HISTORY_RATE_MAX);
+    if let (Some(connections), Some(limit)) = (connections, connection_limit)
+        && connections > limit
+    {
+        read.problem(
+            "CTRADER_CONNECTIONS",
+            "is above CTRADER_CONNECTION_LIMIT, which is for the whole fleet",
+        );
+    }
+    if let (Some(history), Some(all)) = (history_rate, request_rate)
+        && history > all
+    {
+        read.problem(
+            "CTRADER_HISTORY_RATE",
+            "is above CTRADER_REQUEST_RATE, which counts historical requests too",
+        );
+    }
+    Some(CtraderSettings {
+        client_id: client_id?,
+        client_secret: client_secret?,
+        demo_url: demo_url?,
+        live_url: live_url?,
+        extra_roots: extra_roots?,
+        connections: usize::try_from(connections?).ok()?,
+        connection_limit: connection_limit?,
+        request_rate: request_rate?,
+        history_rate: history_rate?,
+    })
+}
+
+fn worker(read: &mut Reader<'_>) -> Option<WorkerSettings> {
+    let max_sessions = read.number("MAX_SESSIONS", 2000, 1..=1_000_000);
+    let interval_ms = read.number("CACHE_WRITE_INTERVAL_MS", 2000, 10..=60_000);
+    let attempts = read.number("RECONNECT_MAX_ATTEMPTS", 10, 1..=1_000_000);
+    let failed_retry = read.number("FAILED_RETRY_SECS", 300, 1..=SECS_OF_A_DAY);
+    let grace = read.number("SHUTDOWN_GRACE_SECS", 100, 1..=SECS_OF_A_DAY);
+    let idle_exit = read.optional_number("IDLE_EXIT_SECS", 1..=365 * SECS_OF_A_DAY);
+    let token_key = read.key("TOKEN_ENCRYPTION_KEY");
+    Some(WorkerSettings {
+        max_sessions: max_sessions?,
+        cache_write_interval: Duration::from_millis(interval_ms?),
+        reconnect_max_attempts: attempts?,
+        failed_retry: Duration::from_secs(failed_retry?),
+        shutdown_grace: Duration::from_secs(grace?),
+        idle_exit: idle_exit?.map(Duration::from_secs),
+        token_key: token_key?.map(TokenKey),
+    })
+}
+
+impl Reader<'_> {
+    fn database_url(&mut self) -> Option<Secret> {
+        let schemes = [Scheme("postgres"), Scheme("postgresql")];
+        self.secret_url("DATABASE_URL", schemes)
+    }
+
+    fn amqp_url(&mut self) -> Option<Secret> {
+        self.broker_url("AMQP_URL")
+    }
+}
