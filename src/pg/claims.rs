@@ -160,7 +160,7 @@ impl LockConnection {
     /// # Errors
     /// Either all is held as before, or the connection is lost and [`PgError::LockLost`] follows.
     pub async fn release(&mut self, slots: &[Slot]) -> Result<(), PgError> {
-        let ours: Vec<(Slot, i64)> = slots
+        let ours: BTreeMap<Slot, i64> = slots
             .iter()
             .filter_map(|slot| self.held.get(slot).map(|epoch| (*slot, *epoch)))
             .collect();
@@ -174,11 +174,9 @@ impl LockConnection {
             self.end();
             return Err(err);
         }
-        let locks: Vec<i32> = ours.iter().map(|(slot, _)| slot.0).collect();
+        let locks: Vec<i32> = ours.keys().map(|slot| slot.0).collect();
         unlock(&mut self.conn, SLOT_SPACE, &locks).await?;
-        for (slot, _) in ours {
-            self.held.remove(&slot);
-        }
+        self.held.retain(|slot, _| !ours.contains_key(slot));
         self.end();
         Ok(())
     }
@@ -315,7 +313,7 @@ async fn begin_epochs(
     Ok(claimed)
 }
 
-async fn clear_owner(conn: &mut PgConnection, ours: &[(Slot, i64)]) -> Result<(), PgError> {
+async fn clear_owner(conn: &mut PgConnection, ours: &BTreeMap<Slot, i64>) -> Result<(), PgError> {
     let (slots, epochs): (Vec<i32>, Vec<i64>) =
         ours.iter().map(|(slot, epoch)| (slot.0, *epoch)).unzip();
     sqlx::query(

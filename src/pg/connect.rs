@@ -7,11 +7,13 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::PgError;
 use crate::domain::secret::Secret;
@@ -26,7 +28,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// while it can.
 const REPLY_MARGIN: Duration = Duration::from_secs(2);
 
-/// An idle pooled connection is asked whether it is alive when it was not used for this long.
+/// An idle connection is asked whether it is alive when it was not used for this long.
 const PROBE_AFTER_IDLE: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -117,44 +119,36 @@ pub async fn within<T>(
 }
 
 /// A few connections for everything but the claims.
+///
+/// Not sqlx's pool: that one asks a connection that comes back whether it is alive, for as long as it
+/// takes, so that a network that goes silent could keep all places taken until TCP gives up.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
-    reply_timeout: Duration,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: PgConfig,
+    /// A place for each connection, idle or leased.
+    places: Arc<Semaphore>,
+    /// Used last, taken first.
+    idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
 impl Database {
-    /// Connects when the first lease is asked for.
+    /// Connects when a lease is asked for and no connection is idle.
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn new(config: &PgConfig, connections: u32) -> Result<Self, PgError> {
-        let settings = [
-            ("statement_timeout", config.statement_timeout),
-            // A paused worker in the middle of a transaction must not keep row locks from the others.
-            (
-                "idle_in_transaction_session_timeout",
-                config.statement_timeout,
-            ),
-        ];
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    if meta.idle_for < PROBE_AFTER_IDLE {
-                        return Ok(true);
-                    }
-                    let alive = tokio::time::timeout(PROBE_TIMEOUT, conn.ping()).await;
-                    Ok(matches!(alive, Ok(Ok(()))))
-                })
-            })
-            .after_connect(move |conn, _| Box::pin(async move { set(conn, &settings).await }))
-            .connect_lazy_with(config.options()?);
+    pub fn new(config: &PgConfig, connections: usize) -> Result<Self, PgError> {
+        config.options()?;
+        let shared = Shared {
+            config: config.clone(),
+            places: Arc::new(Semaphore::new(connections)),
+            idle: Mutex::default(),
+        };
         Ok(Self {
-            pool,
-            reply_timeout: config.reply_timeout(),
+            shared: Arc::new(shared),
         })
     }
 
@@ -162,50 +156,112 @@ impl Database {
     ///
     /// # Errors
     /// When none is to be had within [`CONNECT_TIMEOUT`].
+    ///
+    /// # Cancel safety
+    /// Given up while it waits, it leaves nothing behind.
     pub async fn lease(&self) -> Result<Lease, PgError> {
-        let conn = self.pool.acquire().await?;
-        Ok(Lease(Some(conn)))
+        within(CONNECT_TIMEOUT, async {
+            let place = Arc::clone(&self.shared.places).acquire_owned().await;
+            let place = place.map_err(|_| PgError::Unavailable(sqlx::Error::PoolClosed))?;
+            let conn = self.connection().await?;
+            Ok(Lease {
+                conn: Some(conn),
+                shared: Arc::clone(&self.shared),
+                _place: place,
+            })
+        })
+        .await
+    }
+
+    async fn connection(&self) -> Result<PgConnection, PgError> {
+        loop {
+            let Some((mut conn, since)) = self.shared.idle().pop() else {
+                break;
+            };
+            if since.elapsed() < PROBE_AFTER_IDLE {
+                return Ok(conn);
+            }
+            if let Ok(Ok(())) = tokio::time::timeout(PROBE_TIMEOUT, conn.ping()).await {
+                return Ok(conn);
+            }
+            // The others are as old or older, and on the same network.
+            self.shared.idle().clear();
+        }
+        let config = &self.shared.config;
+        let mut conn = open(config).await?;
+        // A paused worker in the middle of a transaction must not keep row locks from the others.
+        let settings = [
+            ("statement_timeout", config.statement_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                config.statement_timeout,
+            ),
+        ];
+        set(&mut conn, &settings).await?;
+        Ok(conn)
     }
 
     /// The longest wait for the answer to one statement.
     #[must_use]
     pub fn reply_timeout(&self) -> Duration {
-        self.reply_timeout
+        self.shared.config.reply_timeout()
     }
 
-    /// Closes all connections, once their leases are over.
+    /// Gives out no more leases, and says farewell on the connections that are idle.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.shared.places.close();
+        let idle = std::mem::take(&mut *self.shared.idle());
+        for (conn, _) in idle {
+            let _ = tokio::time::timeout(PROBE_TIMEOUT, conn.close()).await;
+        }
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
-            .field("connections", &self.pool.size())
+            .field("free", &self.shared.places.available_permits())
             .finish_non_exhaustive()
     }
 }
 
-/// A pooled connection in use. It goes back to the pool by [`Lease::settle`] only; dropped, it is
-/// closed, because nobody knows in the middle of what it was.
-#[derive(Debug)]
-pub struct Lease(Option<PoolConnection<Postgres>>);
+/// A connection in use. It is kept by [`Lease::settle`] only; dropped, it is closed, because nobody
+/// knows in the middle of what it was.
+pub struct Lease {
+    conn: Option<PgConnection>,
+    shared: Arc<Shared>,
+    /// Free again after the connection is.
+    _place: OwnedSemaphorePermit,
+}
 
 impl Lease {
-    /// Ends the lease: the connection goes back unless the result says that it may be unfit.
+    /// Ends the lease: after a success the connection is kept for the next one.
     ///
     /// # Errors
     /// The result's own.
     pub fn settle<T>(mut self, result: Result<T, PgError>) -> Result<T, PgError> {
-        let fit = match &result {
-            Ok(_) => true,
-            Err(err) => !err.is_transient(),
-        };
-        if fit {
-            drop(self.0.take());
+        match &result {
+            Ok(_) if !self.shared.places.is_closed() => {
+                let kept = self.conn.take().map(|conn| (conn, Instant::now()));
+                self.shared.idle().extend(kept);
+            }
+            // A server that went down took the idle ones with it.
+            Err(err) if err.is_transient() => self.shared.idle().clear(),
+            Ok(_) | Err(_) => {}
         }
         result
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
     }
 }
 
@@ -213,22 +269,13 @@ impl Deref for Lease {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.0.as_ref().expect("taken only where the lease ends")
+        self.conn.as_ref().expect("taken only where the lease ends")
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("taken only where the lease ends")
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(conn) = self.0.take() {
-            // Closes the socket here and now; a farewell could hang.
-            drop(conn.detach());
-        }
+        self.conn.as_mut().expect("taken only where the lease ends")
     }
 }
 

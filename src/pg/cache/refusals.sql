@@ -1,9 +1,11 @@
 -- Ends all three: the rows that were not written, and why.
 )
 select i.ord, case
-    when o.epoch is distinct from i.epoch or c.epoch > i.epoch then 'fenced'
+    when o.epoch is distinct from i.epoch then 'fenced'
     when c.epoch is null then 'missing'
-    else 'stale'
+    when c.epoch = i.epoch and c.seq >= i.seq then 'stale'
+    -- Another epoch wrote the row, perhaps while this statement ran: the look back does not see that.
+    else 'fenced'
 end
 from input i
 left join bridge.slots o on o.slot = i.slot
