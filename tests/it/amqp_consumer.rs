@@ -222,7 +222,10 @@ async fn a_deleted_queue_is_declared_anew() {
     rig.connected().await;
     vhost
         .channel()
-        .queue_delete(COMMANDS_QUEUE.into(), Default::default())
+        .queue_delete(
+            COMMANDS_QUEUE.into(),
+            lapin::options::QueueDeleteOptions::default(),
+        )
         .await
         .expect("deleted");
     let reason = rig.disconnected().await;
