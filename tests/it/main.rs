@@ -17,5 +17,6 @@ mod amqp_rig;
 mod amqp_topology;
 mod bindings;
 mod config;
+mod e2e_start;
 mod health;
 mod support_works;
