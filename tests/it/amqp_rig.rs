@@ -23,7 +23,7 @@ use crate::support::services;
 use crate::support::wait::eventually;
 
 /// Longer than any of this takes on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What the handler does with a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +133,11 @@ impl Rig {
             .await
             .expect("the handler is called")
             .expect("the rig has the sender");
+    }
+
+    /// Asks the consumer to stop.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
     }
 
     /// Stops the consumer, and comes back when it has stopped.

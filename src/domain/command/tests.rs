@@ -1,6 +1,7 @@
 //! What is a command, what is poison, and that the two directions agree.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use time::macros::datetime;
@@ -28,7 +29,7 @@ fn with(field: &str, json: Option<&str>) -> String {
     let mut text = serde_json::to_string(&object).expect("json");
     if let Some(json) = json {
         text.pop();
-        text.push_str(&format!(",\"{field}\":{json}}}"));
+        write!(text, ",\"{field}\":{json}}}").expect("text");
     }
     text
 }
