@@ -1,9 +1,22 @@
-//! Streams cTrader accounts into a Supabase app's Postgres.
+//! Streams cTrader accounts into a Supabase app's Postgres, around the clock.
+//!
+//! Read in this order: [`domain`] is what it is about, in pure values; [`ctrader`] is the protocol
+//! without I/O; the adapters [`ws`], [`amqp`], [`pg`] and [`http`] know one technology each; and
+//! [`worker`] wires them.
+//!
+//! `domain ← ctrader ← {ws, amqp, pg, http} ← worker ← main`: adapters never import each other,
+//! `domain` has no clock and no async, `ctrader` no socket.
 
-pub mod amqp;
-pub mod config;
-pub mod ctrader;
 pub mod domain;
+pub mod ctrader;
+pub mod ws;
+pub mod amqp;
+pub mod pg;
 pub mod http;
+pub mod config;
+pub mod failure;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker;
+#[cfg(feature = "sim")]
+pub mod sim;

@@ -1,3 +1,16 @@
-//! The cTrader protocol without I/O.
+//! The cTrader Open API without I/O: messages, the request budget, sessions of accounts.
+//!
+//! Everything here takes the time as an argument and owns no socket, so that every fault can be
+//! replayed in a test in microseconds. `ws` drives it.
 
+mod catalog;
+pub mod connection;
+pub mod convert;
+pub mod error;
+pub mod frame;
+mod liveness;
+mod request;
+mod session;
+pub mod throttle;
+mod view;
 pub mod wire;

@@ -34,13 +34,13 @@ impl Decimal {
     }
 
     /// The nearest decimal of that scale to a double from the wire, halves away from zero; `None`
-    /// when it is not finite or its digits do not fit 64 bits, which no price's do.
+    /// when it is not finite or beyond any price.
     #[must_use]
     pub fn from_wire_double(value: f64, scale: u8) -> Option<Self> {
         let scaled = (value * 10f64.powi(i32::from(scale))).round();
-        // 2^63 is exact as a double; the comparison is false for NaN.
+
         #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
-        (scaled.abs() < 9_223_372_036_854_775_808.0).then(|| Self::new(scaled as i128, scale))
+        (scaled.abs() < 1e30).then(|| Self::new(scaled as i128, scale))
     }
 
     /// The same number, or the nearest (halves away from zero), with `scale` digits.

@@ -1,9 +1,14 @@
 //! What the bridge is about, in pure values: no clock, no async, no wire types.
 
-pub mod command;
-pub mod deal;
-pub mod decimal;
 pub mod ids;
-pub mod row;
 pub mod secret;
 pub mod status;
+pub mod command;
+pub mod decimal;
+pub mod backoff;
+pub mod market;
+pub mod position;
+pub mod deal;
+pub mod account;
+pub mod equity;
+pub mod row;

@@ -89,7 +89,14 @@ fn type_name(ty: Type, named: &str) -> String {
         Type::Int64 => "int64".to_owned(),
         Type::Uint32 => "uint32".to_owned(),
         Type::Uint64 => "uint64".to_owned(),
-        other => panic!("{} is not a type the Open API uses", other.as_str_name()),
+        Type::Float
+        | Type::Fixed64
+        | Type::Fixed32
+        | Type::Group
+        | Type::Sfixed32
+        | Type::Sfixed64
+        | Type::Sint32
+        | Type::Sint64 => panic!("{} is not a type the Open API uses", ty.as_str_name()),
     }
 }
 
@@ -110,7 +117,10 @@ fn message_facts(message: &DescriptorProto, file: &str) -> Vec<Fact> {
             .to_owned(),
             ty: type_name(field.r#type(), field.type_name()),
             default: field.default_value().to_owned(),
-            deprecated: field.options.as_ref().is_some_and(|o| o.deprecated()),
+            deprecated: field
+                .options
+                .as_ref()
+                .is_some_and(prost_types::FieldOptions::deprecated),
             file: file.to_owned(),
         })
         .collect()
@@ -127,7 +137,10 @@ fn enum_facts(item: &EnumDescriptorProto, file: &str) -> Vec<Fact> {
             label: String::new(),
             ty: String::new(),
             default: String::new(),
-            deprecated: value.options.as_ref().is_some_and(|o| o.deprecated()),
+            deprecated: value
+                .options
+                .as_ref()
+                .is_some_and(prost_types::EnumValueOptions::deprecated),
             file: file.to_owned(),
         })
         .collect()

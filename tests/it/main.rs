@@ -3,6 +3,11 @@
 //! Most of them need a real Postgres and a real RabbitMQ, named by `DATABASE_URL` and `AMQP_URL`;
 //! `scripts/test` starts both. Without them such a test fails. It is never skipped.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, as it should"
+)]
+
 mod support;
 
 mod amqp_consumer;
@@ -13,3 +18,4 @@ mod amqp_topology;
 mod bindings;
 mod config;
 mod health;
+mod support_works;

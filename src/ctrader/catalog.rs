@@ -1,0 +1,176 @@
+//! What is the same for all accounts of one broker on one connection: assets, symbols and
+//! conversion chains. Asked once, through whichever account needs it first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::convert;
+use super::request::Need;
+use super::wire::{ProtoOaAsset, ProtoOaLightSymbol, ProtoOaSymbol};
+use crate::domain::ids::{AssetId, SymbolId};
+use crate::domain::market::{Chain, Symbol};
+
+/// What a catalog knows of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known<T> {
+    /// Nothing yet.
+    NotYet,
+    /// The broker was asked, and has no such thing.
+    Absent,
+    /// This.
+    Here(T),
+}
+
+impl<T> Known<T> {
+    #[expect(
+        clippy::option_option,
+        reason = "this is where the two meanings get their names"
+    )]
+    fn of(entry: Option<Option<T>>) -> Self {
+        match entry {
+            None => Self::NotYet,
+            Some(None) => Self::Absent,
+            Some(Some(known)) => Self::Here(known),
+        }
+    }
+}
+
+/// One broker's static data.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    assets: Option<BTreeMap<AssetId, String>>,
+    list: Option<BTreeMap<SymbolId, ProtoOaLightSymbol>>,
+    /// `None`: the broker was asked and does not say.
+    symbols: BTreeMap<SymbolId, Option<Arc<Symbol>>>,
+    /// `None`: no chain leads there.
+    chains: BTreeMap<(AssetId, AssetId), Option<Arc<Chain>>>,
+    asked: BTreeSet<Need>,
+}
+
+impl Catalog {
+    /// Name of an asset; `None` while it is not known.
+    pub(super) fn asset(&self, id: AssetId) -> Option<&str> {
+        self.assets.as_ref()?.get(&id).map(String::as_str)
+    }
+
+    /// A symbol.
+    pub(super) fn symbol(&self, id: SymbolId) -> Known<&Arc<Symbol>> {
+        Known::of(self.symbols.get(&id).map(Option::as_ref))
+    }
+
+    /// A chain.
+    pub(super) fn chain(&self, from: AssetId, to: AssetId) -> Known<&Arc<Chain>> {
+        Known::of(self.chains.get(&(from, to)).map(Option::as_ref))
+    }
+
+    /// What must be asked for these symbols in an account kept in `deposit`, beyond what is known
+    /// and what is on its way. What is returned counts as on its way.
+    pub(super) fn ask_for(&mut self, wanted: &BTreeSet<SymbolId>, deposit: AssetId) -> Vec<Need> {
+        let mut needs = Vec::new();
+        if self.assets.is_none() {
+            needs.push(Need::Assets);
+        }
+        if self.list.is_none() && !wanted.is_empty() {
+            needs.push(Need::SymbolList);
+        }
+        let pending: BTreeSet<SymbolId> = self
+            .asked
+            .iter()
+            .filter_map(|need| {
+                if let Need::Symbols(ids) = need {
+                    Some(ids)
+                } else {
+                    None
+                }
+            })
+            .flatten()
+            .copied()
+            .collect();
+        let unknown: BTreeSet<SymbolId> = wanted
+            .iter()
+            .filter(|id| !self.symbols.contains_key(id) && !pending.contains(id))
+            .copied()
+            .collect();
+        // Details are useless without the list: names and assets are there.
+        if !unknown.is_empty() && self.list.is_some() {
+            needs.push(Need::Symbols(unknown));
+        }
+        for quote in self.quote_assets(wanted) {
+            if quote != deposit && !self.chains.contains_key(&(quote, deposit)) {
+                needs.push(Need::Chain(quote, deposit));
+            }
+        }
+        needs.retain(|need| self.asked.insert(need.clone()));
+        needs
+    }
+
+    fn quote_assets(&self, wanted: &BTreeSet<SymbolId>) -> BTreeSet<AssetId> {
+        let known = wanted
+            .iter()
+            .filter_map(|id| self.symbols.get(id)?.as_ref());
+        known.map(|symbol| symbol.quote).collect()
+    }
+
+    /// The request for it failed, or its account left: somebody else may ask again.
+    pub(super) fn forget(&mut self, need: &Need) {
+        self.asked.remove(need);
+    }
+
+    /// An account left, and its questions with it: others ask again what they need. At worst
+    /// something is asked twice.
+    pub(super) fn forget_all(&mut self) {
+        self.asked.clear();
+    }
+
+    pub(super) fn set_assets(&mut self, assets: Vec<ProtoOaAsset>) {
+        self.forget(&Need::Assets);
+        self.assets = Some(
+            assets
+                .into_iter()
+                .map(|asset| (AssetId(asset.asset_id), asset.name))
+                .collect(),
+        );
+    }
+
+    pub(super) fn set_list(&mut self, symbols: Vec<ProtoOaLightSymbol>) {
+        self.forget(&Need::SymbolList);
+        self.list = Some(
+            symbols
+                .into_iter()
+                .map(|symbol| (SymbolId(symbol.symbol_id), symbol))
+                .collect(),
+        );
+    }
+
+    pub(super) fn set_symbols(&mut self, asked: &BTreeSet<SymbolId>, details: &[ProtoOaSymbol]) {
+        self.forget(&Need::Symbols(asked.clone()));
+        for id in asked {
+            let full = details.iter().find(|full| full.symbol_id == id.0);
+            let light = self.list.as_ref().and_then(|list| list.get(id));
+            let symbol = light
+                .zip(full)
+                .and_then(|(light, full)| convert::symbol(light, full).ok());
+            self.symbols.insert(*id, symbol.map(Arc::new));
+        }
+    }
+
+    pub(super) fn set_chain(&mut self, from: AssetId, to: AssetId, symbols: &[ProtoOaLightSymbol]) {
+        self.forget(&Need::Chain(from, to));
+        let steps = symbols.iter().map(|symbol| {
+            let (base, quote) = (symbol.base_asset_id(), symbol.quote_asset_id());
+            (SymbolId(symbol.symbol_id), AssetId(base), AssetId(quote))
+        });
+        self.chains
+            .insert((from, to), Chain::new(from, to, steps).ok().map(Arc::new));
+    }
+
+    /// The broker changed a symbol: its details are asked again, and so is what converts by it.
+    pub(super) fn symbol_changed(&mut self, id: SymbolId) {
+        self.symbols.remove(&id);
+        self.chains.retain(|_, chain| {
+            chain
+                .as_ref()
+                .is_some_and(|chain| chain.symbols().all(|symbol| symbol != id))
+        });
+    }
+}

@@ -1,0 +1,496 @@
+//! One socket's worth of the protocol: application authorisation, correlation, heartbeats, the
+//! inbound watchdog, request deadlines, and the sessions of many accounts. No I/O, no clock.
+//!
+//! Drive it like this, one mutation at a time and a full drain after each:
+//! - in: [`Connection::handle_message`], [`Connection::handle_pong`], [`Connection::handle_timeout`],
+//!   [`Connection::open`], [`Connection::close`], [`Connection::verify_token`];
+//! - out: [`Connection::poll_transmit`], [`Connection::poll_event`], then wait until
+//!   [`Connection::poll_timeout`].
+//!
+//! Time must not go backwards. After [`Event::Failed`] nothing more comes out: the socket is to be
+//! dropped, since nothing of it (authorisations, subscriptions, quotes) survives.
+
+mod receive;
+mod refuse;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::catalog::Catalog;
+use super::convert::Malformed;
+use super::error::Refusal;
+use super::frame::{self, HEARTBEAT_EVENT, RequestIds};
+use super::liveness::Liveness;
+use super::request::{Ask, Need, Purpose, Request, accounts_of_token, application_auth};
+use super::session::{Phase, Session};
+use super::throttle::Throttle;
+use crate::domain::deal::Deal;
+use crate::domain::ids::AccountId;
+use crate::domain::secret::Secret;
+
+/// How long an answer may take, from the moment its request is sent.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How a connection introduces itself, and how fast it may ask.
+#[derive(Debug, Clone)]
+pub struct ConnectionConfig {
+    /// The Open API application.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: Secret,
+    /// Requests a second.
+    pub request_rate: u32,
+    /// Historical requests a second.
+    pub history_rate: u32,
+}
+
+/// What to put on the socket.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Transmit {
+    /// A binary message.
+    Message(Bytes),
+    /// A WebSocket ping.
+    Ping,
+}
+
+/// Why a session is over. The connection has forgotten it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Down {
+    /// As asked for.
+    #[error("logged out")]
+    LoggedOut,
+    /// cTrader refused something it cannot do without.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// cTrader dropped this account.
+    #[error("cTrader dropped the account's session")]
+    Dropped,
+    /// The token that authorised it is no longer good.
+    #[error("the access token was invalidated")]
+    TokenInvalidated,
+    /// An answer did not come.
+    #[error("cTrader did not answer in time")]
+    TimedOut,
+    /// A message about it made no sense.
+    #[error("a message made no sense: {0}")]
+    Malformed(#[from] Malformed),
+    /// The account was authorised on this socket by another token.
+    #[error("the account was authorised by another token")]
+    ForeignAuthorisation,
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionError {
+    /// The application was refused.
+    #[error("the application was refused: {0}")]
+    ApplicationRefused(#[source] Refusal),
+    /// cTrader ended the application's session.
+    #[error("cTrader ended the session")]
+    Disconnected {
+        /// The server's own words.
+        reason: Option<String>,
+    },
+    /// The application's authorisation was not answered.
+    #[error("cTrader did not answer the application's authorisation")]
+    Unanswered,
+    /// Nothing came in for too long.
+    #[error("nothing came in for too long")]
+    Silent,
+    /// A frame was no `ProtoMessage`.
+    #[error("a frame was no message")]
+    Malformed,
+}
+
+/// What a connection tells its driver.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The application is authorised.
+    Ready,
+    /// The account follows the stream from now on.
+    Live(AccountId),
+    /// The account's session is over.
+    Down(AccountId, Down),
+    /// A deal was executed.
+    Deal(AccountId, Box<Deal>),
+    /// Whether a token covers an account (see [`Connection::verify_token`]).
+    TokenVerified(u64, Result<BTreeSet<AccountId>, Refusal>),
+    /// The socket is silent where it should not be (`false`), or speaks again (`true`).
+    Following(bool),
+    /// The connection is of no more use.
+    Failed(ConnectionError),
+}
+
+/// A request that was sent and not yet answered.
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    deadline: Instant,
+}
+
+/// The protocol on one socket.
+#[derive(Debug)]
+pub struct Connection {
+    ids: RequestIds,
+    ready: bool,
+    failed: bool,
+    liveness: Liveness,
+    throttle: Throttle<Request>,
+    pending: BTreeMap<u64, Pending>,
+    sessions: BTreeMap<AccountId, Session>,
+    catalogs: BTreeMap<String, Catalog>,
+    generation: u64,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    /// Frames and parts of frames that were skipped because nobody knows them.
+    pub skipped: u64,
+}
+
+impl Connection {
+    /// A connection whose socket has just opened. `seed` makes its request ids its own.
+    #[must_use]
+    pub fn new(config: &ConnectionConfig, seed: u64, now: Instant) -> Self {
+        let mut connection = Self {
+            ids: RequestIds::new(seed),
+            ready: false,
+            failed: false,
+            liveness: Liveness::new(now),
+            throttle: Throttle::new(config.request_rate, config.history_rate, now),
+            pending: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            catalogs: BTreeMap::new(),
+            generation: 0,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            skipped: 0,
+        };
+        connection.push(application_auth(&config.client_id, &config.client_secret));
+        connection.pump(now);
+        connection
+    }
+
+    // ── what the driver asks for ─────────────────────────────────────────────────────────────
+
+    /// Begins a session of an account. One that is already there is left alone.
+    pub fn open(&mut self, account: AccountId, token: Secret, now: Instant) {
+        if self.sessions.contains_key(&account) {
+            return;
+        }
+        self.generation += 1;
+        let session = Session::new(account, self.generation, token, now);
+        if self.ready {
+            self.push(session.ask(Ask::Authorise));
+        }
+        self.sessions.insert(account, session);
+        self.pump(now);
+    }
+
+    /// Logs an account out; [`Event::Down`] follows when that is done.
+    pub fn close(&mut self, account: AccountId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&account) else {
+            self.events.push_back(Event::Down(account, Down::LoggedOut));
+            return;
+        };
+        if session.phase == Phase::Closing {
+            return;
+        }
+        let authorise_waits = session.phase == Phase::Authorising && !self.is_pending(account);
+        if !self.ready || authorise_waits {
+            self.end(account, Down::LoggedOut, now);
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&account) {
+            session.phase = Phase::Closing;
+            let logout = session.ask(Ask::Logout);
+            self.drop_waiting(account);
+            self.push(logout);
+        }
+        self.pump(now);
+    }
+
+    /// Asks which accounts a token covers; [`Event::TokenVerified`] answers with the ticket.
+    pub fn verify_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
+        self.push(accounts_of_token(ticket, token));
+        self.pump(now);
+    }
+
+    // ── what comes in ────────────────────────────────────────────────────────────────────────
+
+    /// Takes in one message of the socket.
+    pub fn handle_message(&mut self, bytes: Bytes, now: Instant) {
+        if self.failed {
+            return;
+        }
+        self.heard(now);
+        match frame::decode(bytes) {
+            Ok(frame) => self.handle_frame(&frame, now),
+            Err(_) => self.fail(ConnectionError::Malformed),
+        }
+        self.pump(now);
+    }
+
+    /// Takes in a sign of life below the protocol that is no pong.
+    pub fn handle_other(&mut self, now: Instant) {
+        self.heard(now);
+    }
+
+    /// Takes in a pong.
+    pub fn handle_pong(&mut self, now: Instant) {
+        self.liveness.handle_pong();
+        self.heard(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.failed {
+            return;
+        }
+        let overdue: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| p.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in overdue {
+            if let Some(pending) = self.pending.remove(&id) {
+                self.handle_unanswered(pending.request, now);
+            }
+        }
+        let was_following = self.liveness.is_following();
+        if self.liveness.handle_timeout(now).is_err() {
+            self.fail(ConnectionError::Silent);
+            return;
+        }
+        if was_following && !self.liveness.is_following() {
+            self.events.push_back(Event::Following(false));
+        }
+        let warming: Vec<AccountId> = self
+            .sessions
+            .values()
+            .filter(|session| matches!(session.phase, Phase::Warming(until) if until <= now))
+            .map(|session| session.id)
+            .collect();
+        for account in warming {
+            self.advance(account, now);
+        }
+        self.pump(now);
+    }
+
+    // ── what goes out ────────────────────────────────────────────────────────────────────────
+
+    /// The next thing to put on the socket.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Connection::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.failed {
+            return None;
+        }
+        let deadlines = self.pending.values().map(|pending| pending.deadline);
+        let warming = self
+            .sessions
+            .values()
+            .filter_map(|session| match session.phase {
+                Phase::Warming(until) => Some(until),
+                Phase::Authorising | Phase::Loading | Phase::Live | Phase::Closing => None,
+            });
+        let own = [Some(self.liveness.poll_timeout()), self.throttle.next_at()];
+        deadlines
+            .chain(warming)
+            .chain(own.into_iter().flatten())
+            .min()
+    }
+
+    /// Whether the application is authorised and the socket is not suspiciously silent.
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        self.ready && !self.failed && self.liveness.is_following()
+    }
+
+    /// How many requests wait for their turn.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.throttle.len()
+    }
+
+    /// The session of an account that follows the stream.
+    pub(super) fn live_session(&mut self, account: AccountId) -> Option<&mut Session> {
+        self.sessions
+            .get_mut(&account)
+            .filter(|session| session.phase == Phase::Live)
+    }
+
+    // ── small steps ──
+
+    fn handle_application_authorised(&mut self) {
+        if self.ready {
+            return;
+        }
+        self.ready = true;
+        self.events.push_back(Event::Ready);
+        let asks: Vec<Request> = self
+            .sessions
+            .values()
+            .map(|session| session.ask(Ask::Authorise))
+            .collect();
+        for ask in asks {
+            self.push(ask);
+        }
+    }
+
+    fn handle_account_authorised(&mut self, account: AccountId) {
+        let Some(session) = self.sessions.get_mut(&account) else {
+            return;
+        };
+        if session.phase == Phase::Authorising {
+            let asks = session.handle_authorised();
+            for ask in asks {
+                self.push(ask);
+            }
+        }
+    }
+
+    fn advance(&mut self, account: AccountId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&account) else {
+            return;
+        };
+        if session.account.is_none() {
+            return;
+        }
+        let Some(broker) = session.broker() else {
+            return;
+        };
+        let mut asks = Vec::new();
+        let live = session.advance(self.catalogs.entry(broker).or_default(), &mut asks, now);
+        for ask in asks {
+            self.push(ask);
+        }
+        if live {
+            self.events.push_back(Event::Live(account));
+        }
+    }
+
+    fn advance_all_of(&mut self, broker: &str, now: Instant) {
+        let accounts: Vec<AccountId> = self
+            .sessions
+            .values()
+            .filter(|session| session.broker().as_deref() == Some(broker))
+            .map(|session| session.id)
+            .collect();
+        for account in accounts {
+            self.advance(account, now);
+        }
+    }
+
+    fn emit_deals(&mut self, account: AccountId, deals: impl IntoIterator<Item = Deal>) {
+        self.events.extend(
+            deals
+                .into_iter()
+                .map(|deal| Event::Deal(account, Box::new(deal))),
+        );
+    }
+
+    /// Ends a session, whatever it was doing; what it had asked for others is asked by them.
+    fn end(&mut self, account: AccountId, down: Down, now: Instant) {
+        let Some(session) = self.sessions.remove(&account) else {
+            return;
+        };
+        self.drop_waiting(account);
+        self.pending.retain(|_, pending| {
+            !matches!(&pending.request.purpose, Purpose::Account { account: of, ask, .. }
+                if *of == account && *ask != Ask::Logout)
+        });
+        self.events.push_back(Event::Down(account, down));
+        if let Some(broker) = session.broker() {
+            if let Some(catalog) = self.catalogs.get_mut(&broker) {
+                catalog.forget_all();
+            }
+            self.advance_all_of(&broker, now);
+        }
+    }
+
+    fn fail(&mut self, error: ConnectionError) {
+        if !self.failed {
+            self.failed = true;
+            self.transmits.clear();
+            self.events.push_back(Event::Failed(error));
+        }
+    }
+
+    fn forget_need(&mut self, need: &Need) {
+        self.catalogs
+            .values_mut()
+            .for_each(|catalog| catalog.forget(need));
+    }
+
+    fn is_current(&self, account: AccountId, generation: u64) -> bool {
+        self.sessions
+            .get(&account)
+            .is_some_and(|session| session.generation == generation)
+    }
+
+    fn is_pending(&self, account: AccountId) -> bool {
+        self.pending.values().any(
+            |pending| matches!(&pending.request.purpose, Purpose::Account { account: of, .. } if *of == account),
+        )
+    }
+
+    fn drop_waiting(&mut self, account: AccountId) {
+        self.throttle.retain(|request| {
+            !matches!(&request.purpose, Purpose::Account { account: of, ask, .. }
+                if *of == account && *ask != Ask::Logout)
+        });
+    }
+
+    fn heard(&mut self, now: Instant) {
+        let was_following = self.liveness.is_following();
+        self.liveness.handle_inbound(now);
+        if !was_following {
+            self.events.push_back(Event::Following(true));
+        }
+    }
+
+    fn push(&mut self, request: Request) {
+        self.throttle
+            .push(request.priority, request.payload_type, request);
+    }
+
+    /// Sends what the budget allows, and signs of life where they are due.
+    fn pump(&mut self, now: Instant) {
+        if self.failed {
+            return;
+        }
+        while let Some(request) = self.throttle.pop(now) {
+            let id = self.ids.allocate();
+            let tag = self.ids.tag(id);
+            let bytes = frame::encode(request.payload_type, request.payload.clone(), Some(tag));
+            self.transmits.push_back(Transmit::Message(bytes));
+            self.liveness.handle_outbound(now);
+            self.pending.insert(
+                id,
+                Pending {
+                    request,
+                    deadline: now + REQUEST_DEADLINE,
+                },
+            );
+        }
+        if self.liveness.heartbeat_due(now) {
+            let heartbeat = frame::encode(HEARTBEAT_EVENT, Bytes::new(), None);
+            self.transmits.push_back(Transmit::Message(heartbeat));
+            self.liveness.handle_outbound(now);
+        }
+        if self.liveness.ping_due(now) {
+            self.transmits.push_back(Transmit::Ping);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! What comes in on a connection: answers to our requests, and what cTrader says unasked.
+
+use std::time::{Duration, Instant};
+
+use prost::Message;
+
+use super::{Connection, ConnectionError, Down, Event};
+use crate::ctrader::error::Refusal;
+use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
+use crate::ctrader::request::{Ask, Need, Purpose, Request};
+use crate::ctrader::session::{Phase, Session, WireEvent};
+use crate::ctrader::wire::{
+    ProtoErrorRes, ProtoOaAccountDisconnectEvent, ProtoOaAccountsTokenInvalidatedEvent,
+    ProtoOaAssetListRes, ProtoOaClientDisconnectEvent, ProtoOaErrorRes, ProtoOaExecutionEvent,
+    ProtoOaGetAccountListByAccessTokenRes, ProtoOaMarginChangedEvent, ProtoOaPayloadType as Type,
+    ProtoOaReconcileRes, ProtoOaSpotEvent, ProtoOaSymbolByIdRes, ProtoOaSymbolChangedEvent,
+    ProtoOaSymbolsForConversionRes, ProtoOaSymbolsListRes, ProtoOaTraderRes,
+    ProtoOaTraderUpdatedEvent, ProtoOaTrailingSlChangedEvent,
+};
+use crate::domain::ids::{AccountId, SymbolId};
+
+impl Connection {
+    pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {
+        let own = frame
+            .client_msg_id
+            .as_deref()
+            .and_then(|tag| self.ids.number(tag));
+        let answered = own.and_then(|id| self.pending.remove(&id));
+        match (answered, frame.payload_type) {
+            (answered, ERROR_RES) => match ProtoErrorRes::decode(frame.payload.clone()) {
+                Ok(error) => self.handle_error(
+                    answered,
+                    Refusal {
+                        code: error.error_code,
+                        description: error.description,
+                        retry_after: None,
+                        maintenance_end_ms: error.maintenance_end_timestamp.and_then(milliseconds),
+                    },
+                    now,
+                ),
+                Err(_) => self.skipped += 1,
+            },
+            (answered, t) if t == frame::number(Type::ProtoOaErrorRes) => {
+                match ProtoOaErrorRes::decode(frame.payload.clone()) {
+                    Ok(error) => self.handle_error(
+                        answered,
+                        Refusal {
+                            code: error.error_code,
+                            description: error.description,
+                            retry_after: error.retry_after.map(Duration::from_secs),
+                            maintenance_end_ms: error
+                                .maintenance_end_timestamp
+                                .and_then(|at| milliseconds(at.unsigned_abs())),
+                        },
+                        now,
+                    ),
+                    Err(_) => self.skipped += 1,
+                }
+            }
+            (Some(pending), _) => self.handle_answer(pending.request, frame, now),
+            (None, HEARTBEAT_EVENT) => {}
+            (None, _) => self.handle_push(frame, now),
+        }
+    }
+
+    /// An answer to a request of ours.
+    fn handle_answer(&mut self, request: Request, frame: &Frame, now: Instant) {
+        match request.purpose {
+            Purpose::Application => self.handle_application_authorised(),
+            Purpose::Token { ticket } => {
+                let Some(answer) = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame) else {
+                    return;
+                };
+                let covered = answer.ctid_trader_account.iter();
+                let covered =
+                    covered.map(|known| AccountId(known.ctid_trader_account_id.cast_signed()));
+                self.events
+                    .push_back(Event::TokenVerified(ticket, Ok(covered.collect())));
+            }
+            Purpose::Account {
+                account,
+                generation,
+                ask,
+            } => {
+                if let Ask::Broker(need) = ask {
+                    // Good for all accounts of the broker, even when the one that asked has left.
+                    self.handle_catalog(account, &need, frame, now);
+                } else if self.is_current(account, generation) {
+                    self.handle_account_answer(account, ask, frame, now);
+                }
+            }
+        }
+    }
+
+    fn handle_account_answer(&mut self, account: AccountId, ask: Ask, frame: &Frame, now: Instant) {
+        let deals = match ask {
+            Ask::Authorise => {
+                self.handle_account_authorised(account);
+                return;
+            }
+            // Accepted; the session ends with its own event, or right here should that not come.
+            Ask::Logout => {
+                self.end(account, Down::LoggedOut, now);
+                return;
+            }
+            Ask::Subscribe(symbols) => {
+                if let Some(session) = self.sessions.get_mut(&account) {
+                    session.handle_subscribed(&symbols);
+                }
+                self.advance(account, now);
+                return;
+            }
+            Ask::Unsubscribe(_) | Ask::Broker(_) => return,
+            Ask::Trader => {
+                let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
+                    return;
+                };
+                self.sessions
+                    .get_mut(&account)
+                    .map(|session| session.handle_trader(answer.trader, now))
+            }
+            Ask::Reconcile => {
+                let Some(answer) = self.read::<ProtoOaReconcileRes>(frame) else {
+                    return;
+                };
+                self.sessions
+                    .get_mut(&account)
+                    .map(|session| session.handle_reconcile(answer, now))
+            }
+        };
+        match deals {
+            Some(Ok(deals)) => {
+                self.emit_deals(account, deals);
+                self.advance(account, now);
+            }
+            Some(Err(malformed)) => self.end(account, malformed.into(), now),
+            None => {}
+        }
+    }
+
+    fn handle_catalog(&mut self, account: AccountId, need: &Need, frame: &Frame, now: Instant) {
+        // The answer is the asking account's broker's, and an account has one broker for ever.
+        let Some(broker) = self.sessions.get(&account).and_then(Session::broker) else {
+            return;
+        };
+        match need {
+            Need::Assets => {
+                let Some(answer) = self.read::<ProtoOaAssetListRes>(frame) else {
+                    return;
+                };
+                self.catalogs
+                    .entry(broker.clone())
+                    .or_default()
+                    .set_assets(answer.asset);
+            }
+            Need::SymbolList => {
+                let Some(answer) = self.read::<ProtoOaSymbolsListRes>(frame) else {
+                    return;
+                };
+                self.catalogs
+                    .entry(broker.clone())
+                    .or_default()
+                    .set_list(answer.symbol);
+            }
+            Need::Symbols(asked) => {
+                let Some(answer) = self.read::<ProtoOaSymbolByIdRes>(frame) else {
+                    return;
+                };
+                self.catalogs
+                    .entry(broker.clone())
+                    .or_default()
+                    .set_symbols(asked, &answer.symbol);
+            }
+            Need::Chain(from, to) => {
+                let Some(answer) = self.read::<ProtoOaSymbolsForConversionRes>(frame) else {
+                    return;
+                };
+                self.catalogs.entry(broker.clone()).or_default().set_chain(
+                    *from,
+                    *to,
+                    &answer.symbol,
+                );
+            }
+        }
+        self.advance_all_of(&broker, now);
+    }
+
+    /// An event, or an answer that nobody waits for any more.
+    fn handle_push(&mut self, frame: &Frame, now: Instant) {
+        let payload_type = i32::try_from(frame.payload_type).unwrap_or_default();
+        match Type::try_from(payload_type) {
+            Ok(Type::ProtoOaSpotEvent) => {
+                if let Some(spot) = self.read::<ProtoOaSpotEvent>(frame) {
+                    self.handle_spot(&spot, now);
+                }
+            }
+            Ok(Type::ProtoOaExecutionEvent) => {
+                if let Some(event) = self.read::<ProtoOaExecutionEvent>(frame) {
+                    let account = AccountId(event.ctid_trader_account_id);
+                    self.handle_event(account, WireEvent::Execution(Box::new(event)), now);
+                }
+            }
+            Ok(Type::ProtoOaTraderUpdateEvent) => {
+                if let Some(event) = self.read::<ProtoOaTraderUpdatedEvent>(frame) {
+                    let account = AccountId(event.ctid_trader_account_id);
+                    self.handle_event(account, WireEvent::Trader(Box::new(event.trader)), now);
+                }
+            }
+            Ok(Type::ProtoOaMarginChangedEvent) => {
+                if let Some(event) = self.read::<ProtoOaMarginChangedEvent>(frame) {
+                    self.handle_event(
+                        AccountId(event.ctid_trader_account_id),
+                        WireEvent::Margin(event),
+                        now,
+                    );
+                }
+            }
+            Ok(Type::ProtoOaTrailingSlChangedEvent) => {
+                if let Some(event) = self.read::<ProtoOaTrailingSlChangedEvent>(frame) {
+                    self.handle_event(
+                        AccountId(event.ctid_trader_account_id),
+                        WireEvent::TrailingStop(event),
+                        now,
+                    );
+                }
+            }
+            Ok(Type::ProtoOaSymbolChangedEvent) => {
+                if let Some(event) = self.read::<ProtoOaSymbolChangedEvent>(frame) {
+                    self.handle_symbol_changed(&event, now);
+                }
+            }
+            Ok(Type::ProtoOaAccountDisconnectEvent) => {
+                if let Some(event) = self.read::<ProtoOaAccountDisconnectEvent>(frame) {
+                    self.handle_dropped(AccountId(event.ctid_trader_account_id), now);
+                }
+            }
+            Ok(Type::ProtoOaAccountsTokenInvalidatedEvent) => {
+                if let Some(event) = self.read::<ProtoOaAccountsTokenInvalidatedEvent>(frame) {
+                    for account in event.ctid_trader_account_ids {
+                        self.end(AccountId(account), Down::TokenInvalidated, now);
+                    }
+                }
+            }
+            Ok(Type::ProtoOaClientDisconnectEvent) => {
+                let reason = self
+                    .read::<ProtoOaClientDisconnectEvent>(frame)
+                    .and_then(|event| event.reason);
+                self.fail(ConnectionError::Disconnected { reason });
+            }
+            // Margin calls, depth, order errors of other clients, late answers: nothing of the
+            // account's state. Unknown types must be ignored.
+            _ => self.skipped += 1,
+        }
+    }
+
+    fn handle_spot(&mut self, spot: &ProtoOaSpotEvent, now: Instant) {
+        let account = AccountId(spot.ctid_trader_account_id);
+        let Some(session) = self.sessions.get_mut(&account) else {
+            return;
+        };
+        session.handle_spot(spot, now);
+        if matches!(session.phase, Phase::Warming(_)) {
+            self.advance(account, now);
+        }
+    }
+
+    fn handle_event(&mut self, account: AccountId, event: WireEvent, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&account) else {
+            return;
+        };
+        match session.handle_event(event, now) {
+            Ok(deal) => {
+                self.emit_deals(account, deal);
+                self.advance(account, now);
+            }
+            Err(malformed) => self.end(account, malformed.into(), now),
+        }
+    }
+
+    fn handle_symbol_changed(&mut self, event: &ProtoOaSymbolChangedEvent, now: Instant) {
+        let account = AccountId(event.ctid_trader_account_id);
+        let Some(broker) = self.sessions.get(&account).and_then(Session::broker) else {
+            return;
+        };
+        for symbol in &event.symbol_id {
+            self.catalogs
+                .entry(broker.clone())
+                .or_default()
+                .symbol_changed(SymbolId(*symbol));
+        }
+        self.advance_all_of(&broker, now);
+    }
+
+    fn handle_dropped(&mut self, account: AccountId, now: Instant) {
+        let closing = self
+            .sessions
+            .get(&account)
+            .is_some_and(|session| session.phase == Phase::Closing);
+        self.end(
+            account,
+            if closing {
+                Down::LoggedOut
+            } else {
+                Down::Dropped
+            },
+            now,
+        );
+    }
+
+    fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {
+        let message = M::decode(frame.payload.clone()).ok();
+        self.skipped += u64::from(message.is_none());
+        message
+    }
+}
+
+/// A time in seconds or milliseconds, as milliseconds: the two error messages differ.
+fn milliseconds(at: u64) -> Option<i64> {
+    const ABOVE_IS_MILLISECONDS: u64 = 100_000_000_000;
+    let ms = if at > ABOVE_IS_MILLISECONDS {
+        at
+    } else {
+        at.checked_mul(1_000)?
+    };
+    i64::try_from(ms).ok()
+}

@@ -1,0 +1,171 @@
+//! What a refusal, or silence, does to the request it concerns.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{Connection, ConnectionError, Down, Event, Pending};
+use crate::ctrader::error::{Disposition, Refusal};
+use crate::ctrader::request::{Ask, Need, Purpose, Request};
+use crate::ctrader::session::Session;
+use crate::domain::ids::{AccountId, SymbolId};
+
+/// How long a payload type rests when the server says "too often" and not for how long.
+const FREQUENCY_PAUSE: Duration = Duration::from_secs(2);
+
+impl Connection {
+    pub(super) fn handle_error(
+        &mut self,
+        answered: Option<Pending>,
+        refusal: Refusal,
+        now: Instant,
+    ) {
+        // Without an id it concerns the whole connection, or another client: nothing of ours
+        // fails by it, and what is unanswered has its deadline.
+        let Some(Pending { request, .. }) = answered else {
+            self.skipped += 1;
+            return;
+        };
+        if matches!(
+            refusal.code.as_str(),
+            "BLOCKED_PAYLOAD_TYPE" | "REQUEST_FREQUENCY_EXCEEDED"
+        ) {
+            let pause = refusal
+                .retry_after
+                .unwrap_or(FREQUENCY_PAUSE)
+                .max(FREQUENCY_PAUSE);
+            self.throttle.block(request.payload_type, now + pause);
+            self.push(request);
+            return;
+        }
+        let disposition = refusal.disposition();
+        match request.purpose {
+            Purpose::Application => {
+                if disposition == Disposition::Success {
+                    self.handle_application_authorised();
+                } else {
+                    self.fail(ConnectionError::ApplicationRefused(refusal));
+                }
+            }
+            Purpose::Token { ticket } => self
+                .events
+                .push_back(Event::TokenVerified(ticket, Err(refusal))),
+            Purpose::Account {
+                account,
+                generation,
+                ask,
+            } => {
+                if self.is_current(account, generation) {
+                    self.handle_account_refusal(account, ask, refusal, now);
+                } else if let Ask::Broker(need) = ask {
+                    self.forget_need(&need);
+                }
+            }
+        }
+    }
+
+    fn handle_account_refusal(
+        &mut self,
+        account: AccountId,
+        ask: Ask,
+        refusal: Refusal,
+        now: Instant,
+    ) {
+        let disposition = refusal.disposition();
+        match ask {
+            // Logged out is what was wanted.
+            Ask::Logout => self.end(account, Down::LoggedOut, now),
+            Ask::Unsubscribe(_) => {}
+            // This socket never authorised the account with this token, or its session would be
+            // there: so somebody else's token did, and proves nothing for this one.
+            Ask::Authorise if disposition == Disposition::Success => {
+                if let Some(session) = self.sessions.get(&account) {
+                    let logout = session.ask(Ask::Logout);
+                    self.push(logout);
+                }
+                self.end(account, Down::ForeignAuthorisation, now);
+            }
+            Ask::Subscribe(symbols)
+                if matches!(disposition, Disposition::Success | Disposition::CallerError) =>
+            {
+                self.handle_subscribe_refusal(account, &symbols, disposition, now);
+            }
+            Ask::Broker(need) if disposition == Disposition::CallerError => {
+                self.settle_unavailable(account, &need, now);
+            }
+            Ask::Authorise | Ask::Trader | Ask::Reconcile | Ask::Subscribe(_) | Ask::Broker(_) => {
+                self.end(account, refusal.into(), now);
+            }
+        }
+    }
+
+    /// One id of several may have been the reason: they are asked one by one then.
+    fn handle_subscribe_refusal(
+        &mut self,
+        account: AccountId,
+        symbols: &BTreeSet<SymbolId>,
+        disposition: Disposition,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.get_mut(&account) else {
+            return;
+        };
+        if symbols.len() > 1 {
+            let singles: Vec<Request> = symbols
+                .iter()
+                .map(|id| session.ask(Ask::Subscribe(BTreeSet::from([*id]))))
+                .collect();
+            for single in singles {
+                self.push(single);
+            }
+            return;
+        }
+        if disposition == Disposition::Success {
+            session.handle_subscribed(symbols);
+        } else {
+            session.handle_unsubscribable(symbols);
+        }
+        self.advance(account, now);
+    }
+
+    /// The broker will not say: what depends on it stays unknown, and the session goes on.
+    fn settle_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
+        let Some(broker) = self.sessions.get(&account).and_then(Session::broker) else {
+            return;
+        };
+        let catalog = self.catalogs.entry(broker.clone()).or_default();
+        match need {
+            Need::Assets => catalog.set_assets(Vec::new()),
+            Need::SymbolList => catalog.set_list(Vec::new()),
+            Need::Symbols(asked) => catalog.set_symbols(asked, &[]),
+            Need::Chain(from, to) => catalog.set_chain(*from, *to, &[]),
+        }
+        self.advance_all_of(&broker, now);
+    }
+
+    pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {
+        match request.purpose {
+            Purpose::Application => self.fail(ConnectionError::Unanswered),
+            Purpose::Token { ticket } => {
+                let timeout = Err(Refusal::with_code("TIMEOUT_ERROR"));
+                self.events.push_back(Event::TokenVerified(ticket, timeout));
+            }
+            Purpose::Account {
+                account,
+                generation,
+                ask,
+            } => {
+                if let Ask::Broker(need) = &ask {
+                    self.forget_need(need);
+                }
+                if self.is_current(account, generation) {
+                    let down = if ask == Ask::Logout {
+                        Down::LoggedOut
+                    } else {
+                        Down::TimedOut
+                    };
+                    self.end(account, down, now);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Profit, equity and margin: pure functions of an account and its market.
+//!
+//! Exact: prices, volumes and rates are integers and fractions of integers, and each position is
+//! rounded once, halves away from zero, to the account's own precision. A position whose quote or
+//! conversion is missing has no profit yet, and then the account has no equity yet.
+
+use std::collections::BTreeMap;
+
+use ethnum::I256;
+
+use super::account::{Account, MarginRule};
+use super::deal::Side;
+use super::decimal::{Decimal, div_half_away, pow10};
+use super::ids::SymbolId;
+use super::market::{Market, Rate, SPOT_SCALE, Symbol};
+use super::position::{Position, VOLUME_SCALE, WIRE_PRICE_SCALE};
+
+/// Digits of the margin level, in percent.
+pub const MARGIN_LEVEL_SCALE: u8 = 4;
+
+/// A position's figures in the account's money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositionValue {
+    /// The price it would close at: bid for BUY, ask for SELL.
+    pub close: Option<Decimal>,
+    /// Before swap and commission.
+    pub gross: Option<Decimal>,
+    /// Gross + swap + commission booked so far (the server's definition).
+    pub net: Option<Decimal>,
+    /// Swap at the account's precision.
+    pub swap: Decimal,
+    /// Commission at the account's precision.
+    pub commission: Decimal,
+    /// Margin at the account's precision.
+    pub used_margin: Decimal,
+}
+
+/// An account's figures in its own money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountValue {
+    /// A value for each position, in the account's order of them.
+    pub positions: Vec<PositionValue>,
+    /// Σ gross.
+    pub gross: Option<Decimal>,
+    /// Σ net.
+    pub net: Option<Decimal>,
+    /// The part of the bonus that counts.
+    pub active_bonus: Option<Decimal>,
+    /// Balance + Σ net + active bonus.
+    pub equity: Option<Decimal>,
+    /// By the account's rule.
+    pub used_margin: Decimal,
+    /// Equity − used margin.
+    pub free_margin: Option<Decimal>,
+    /// Equity / used margin, percent; `None` without used margin.
+    pub margin_level: Option<Decimal>,
+}
+
+/// Values an account by the quotes that are known now.
+#[must_use]
+pub fn value(account: &Account, market: &Market) -> AccountValue {
+    let trader = account.trader();
+    let digits = trader.money_digits;
+    let money = |units: i128| Decimal::new(units, digits);
+    let positions: Vec<PositionValue> = account
+        .positions()
+        .map(|position| value_position(position, account, market))
+        .collect();
+    let sum = |part: fn(&PositionValue) -> Option<Decimal>| -> Option<i128> {
+        positions
+            .iter()
+            .map(|position| part(position).map(|amount| amount.units))
+            .sum()
+    };
+    let gross = sum(|position| position.gross);
+    let net = sum(|position| position.net);
+    let balance = trader.balance.rescale(digits).units;
+    let cash = net.map(|net| balance + net);
+    let total_bonus =
+        trader.bonus.manager.rescale(digits).units + trader.bonus.introducing.rescale(digits).units;
+    let active_bonus = cash.map(|cash| total_bonus.min(cash).max(0));
+    let equity = cash.zip(active_bonus).map(|(cash, bonus)| cash + bonus);
+    let used_margin = used_margin(account, &positions);
+    let margin_level = equity
+        .filter(|_| used_margin > 0)
+        .map(|equity| div_half_away(equity * pow10(MARGIN_LEVEL_SCALE + 2), used_margin))
+        .map(|units| Decimal::new(units, MARGIN_LEVEL_SCALE));
+    AccountValue {
+        positions,
+        gross: gross.map(money),
+        net: net.map(money),
+        active_bonus: active_bonus.map(money),
+        equity: equity.map(money),
+        used_margin: money(used_margin),
+        free_margin: equity.map(|equity| money(equity - used_margin)),
+        margin_level,
+    }
+}
+
+fn value_position(position: &Position, account: &Account, market: &Market) -> PositionValue {
+    let trader = account.trader();
+    let digits = trader.money_digits;
+    let symbol = market.symbols.get(&position.symbol);
+    let close = market
+        .quotes
+        .get(&position.symbol)
+        .and_then(|quote| match position.side {
+            Side::Buy => quote.bid,
+            Side::Sell => quote.ask,
+        });
+    let swap = position.swap.rescale(digits);
+    let commission = position.commission.rescale(digits);
+    let gross = symbol
+        .zip(close)
+        .zip(position.entry)
+        .and_then(|((symbol, close), entry)| {
+            let rate = market.rate(symbol, trader.deposit_asset)?;
+            gross_profit(position, symbol, entry, close, rate, digits)
+        })
+        .map(|units| Decimal::new(units, digits));
+    PositionValue {
+        close: close.map(|close| Decimal::new(i128::from(close), SPOT_SCALE)),
+        gross,
+        net: gross.map(|gross| Decimal::new(gross.units + swap.units + commission.units, digits)),
+        swap,
+        commission,
+        used_margin: position.used_margin.rescale(digits),
+    }
+}
+
+/// (close − entry) × units × rate for BUY, (entry − close) × units × rate for SELL, in
+/// 10^-`digits` of the deposit asset; `None` when it does not fit.
+fn gross_profit(
+    position: &Position,
+    symbol: &Symbol,
+    entry: Decimal,
+    close: i64,
+    rate: Rate,
+    digits: u8,
+) -> Option<i128> {
+    // The entry is a double on the wire: it is rounded to the symbol's digits here, once.
+    let entry = entry.rescale(symbol.digits).rescale(WIRE_PRICE_SCALE).units;
+    let close = i128::from(close).checked_mul(pow10(WIRE_PRICE_SCALE - SPOT_SCALE))?;
+    let difference = match position.side {
+        Side::Buy => close.checked_sub(entry)?,
+        Side::Sell => entry.checked_sub(close)?,
+    };
+    let in_quote = difference.checked_mul(i128::from(position.volume))?;
+    // in_quote is in 10^-12 of the quote asset; digits and that scale cancel as far as they can.
+    let in_quote_scale = WIRE_PRICE_SCALE + VOLUME_SCALE;
+    let (up, down) = if digits >= in_quote_scale {
+        (pow10(digits - in_quote_scale), 1)
+    } else {
+        (1, pow10(in_quote_scale - digits))
+    };
+    let narrow = || {
+        let numerator = in_quote.checked_mul(up)?.checked_mul(rate.numerator)?;
+        Some(div_half_away(
+            numerator,
+            rate.denominator.checked_mul(down)?,
+        ))
+    };
+    narrow().or_else(|| {
+        let numerator = I256::from(in_quote)
+            .checked_mul(up.into())?
+            .checked_mul(rate.numerator.into())?;
+        let denominator = I256::from(rate.denominator).checked_mul(down.into())?;
+        wide_div_half_away(numerator, denominator)
+    })
+}
+
+/// [`div_half_away`] for what 128 bits do not hold.
+fn wide_div_half_away(numerator: I256, denominator: I256) -> Option<i128> {
+    let quotient = numerator / denominator;
+    let rest = (numerator % denominator).abs();
+    let away = if rest >= denominator - rest {
+        numerator.signum()
+    } else {
+        I256::ZERO
+    };
+    i128::try_from(quotient + away).ok()
+}
+
+fn used_margin(account: &Account, values: &[PositionValue]) -> i128 {
+    let mut sides: BTreeMap<SymbolId, (i128, i128)> = BTreeMap::new();
+    for (position, value) in account.positions().zip(values) {
+        let (long, short) = sides.entry(position.symbol).or_default();
+        match position.side {
+            Side::Buy => *long += value.used_margin.units,
+            Side::Sell => *short += value.used_margin.units,
+        }
+    }
+    let rule = account.trader().margin_rule;
+    sides
+        .into_values()
+        .map(|(long, short)| match rule {
+            MarginRule::Max => long.max(short),
+            MarginRule::Sum => long + short,
+            MarginRule::Net => (long - short).abs(),
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests;

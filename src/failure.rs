@@ -1,0 +1,35 @@
+//! Errors as one line for people: the error and its causes. None of ours shows a URL or a secret.
+
+use std::error::Error;
+
+/// An error and what caused it.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent error repeats its cause.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn causes_follow_the_error() {
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(with_causes(&error), "outer: inner");
+    }
+}

@@ -1,0 +1,134 @@
+//! Appends deals, each once. A deal is a fact, so one that is there stays as it is.
+
+use sqlx::postgres::PgConnection;
+
+use super::PgError;
+use super::numeric::Numeric;
+use crate::domain::deal::{Closing, Deal};
+use crate::domain::decimal::Decimal;
+use crate::domain::ids::{AccountId, Slot, UserId};
+
+/// Rows of one statement.
+const CHUNK_ROWS: usize = 400;
+
+/// A deal, for whom, and by which claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealWrite {
+    /// Whose.
+    pub user: UserId,
+    /// On which account.
+    pub account: AccountId,
+    /// The slot of the user.
+    pub slot: Slot,
+    /// The epoch at which this worker claimed it.
+    pub epoch: i64,
+    /// The execution.
+    pub deal: Deal,
+}
+
+/// What became of a batch of deals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DealReport {
+    /// New rows.
+    pub inserted: u64,
+    /// Were there, or twice in the batch.
+    pub known: u64,
+    /// Left to the slot's new owner.
+    pub fenced: u64,
+}
+
+/// Appends a batch.
+///
+/// # Errors
+/// Some may be appended; the same batch may be written again.
+///
+/// # Cancel safety
+/// As with an error, and the connection is of no more use.
+pub async fn insert(conn: &mut PgConnection, writes: &[DealWrite]) -> Result<DealReport, PgError> {
+    let mut report = DealReport::default();
+    for chunk in writes.chunks(CHUNK_ROWS) {
+        let (owned, inserted): (i64, i64) = insert_chunk(conn, chunk).await?;
+        let (owned, inserted) = (owned.unsigned_abs(), inserted.unsigned_abs());
+        report.inserted += inserted;
+        report.known += owned - inserted;
+        report.fenced += chunk.len() as u64 - owned;
+    }
+    Ok(report)
+}
+
+async fn insert_chunk(conn: &mut PgConnection, chunk: &[DealWrite]) -> Result<(i64, i64), PgError> {
+    fn column<'w, T>(chunk: &'w [DealWrite], of: impl FnMut(&'w DealWrite) -> T) -> Vec<T> {
+        chunk.iter().map(of).collect()
+    }
+    let decimals = |of: fn(&Deal) -> Option<Decimal>| -> Vec<Option<Numeric>> {
+        column(chunk, |write| of(&write.deal).map(Numeric))
+    };
+    let closing = |of: fn(&Closing) -> Option<Decimal>| -> Vec<Option<Numeric>> {
+        column(chunk, |write| {
+            write.deal.closing.as_ref().and_then(of).map(Numeric)
+        })
+    };
+    Ok(sqlx::query_as(INSERT)
+        .bind(column(chunk, |write| write.slot.0))
+        .bind(column(chunk, |write| write.epoch))
+        .bind(column(chunk, |write| write.user.key()))
+        .bind(column(chunk, |write| write.account.0))
+        .bind(column(chunk, |write| write.deal.deal_id.0))
+        .bind(column(chunk, |write| write.deal.order_id.0))
+        .bind(column(chunk, |write| write.deal.position_id.0))
+        .bind(column(chunk, |write| {
+            write
+                .deal
+                .symbol
+                .as_deref()
+                .map(|name| name.replace('\0', "\u{fffd}"))
+        }))
+        .bind(column(chunk, |write| write.deal.symbol_id.0))
+        .bind(column(chunk, |write| write.deal.side.as_str()))
+        .bind(column(chunk, |write| write.deal.status))
+        .bind(decimals(|deal| Some(deal.volume)))
+        .bind(decimals(|deal| Some(deal.filled_volume)))
+        .bind(decimals(|deal| deal.price))
+        .bind(column(chunk, |write| write.deal.executed_at))
+        .bind(decimals(|deal| deal.commission))
+        .bind(closing(|closing| Some(closing.gross_profit)))
+        .bind(closing(|closing| Some(closing.swap)))
+        .bind(closing(|closing| closing.closed_volume))
+        .bind(closing(|closing| closing.entry_price))
+        .bind(closing(|closing| Some(closing.balance_after)))
+        .fetch_one(conn)
+        .await?)
+}
+
+const INSERT: &str = "-- deals.insert
+with owned as materialized (
+    select i.*
+    from unnest(
+        $1::int[], $2::bigint[],
+        $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::text[], $9::bigint[], $10::text[], $11::text[],
+        $12::numeric[], $13::numeric[], $14::numeric[], $15::timestamptz[], $16::numeric[],
+        $17::numeric[], $18::numeric[], $19::numeric[], $20::numeric[], $21::numeric[]
+    ) as i (
+        slot, epoch,
+        user_key, account_id, deal_id, order_id, position_id,
+        symbol, symbol_id, side, status,
+        volume, filled_volume, price, executed_at, commission,
+        gross_profit, swap, closed_volume, entry_price, balance_after
+    )
+    join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
+), inserted as (
+    insert into public.ctrader_deals (
+        user_key, account_id, deal_id, order_id, position_id, symbol, symbol_id, side, status,
+        volume, filled_volume, price, executed_at, commission,
+        gross_profit, swap, closed_volume, entry_price, balance_after
+    )
+    select user_key, account_id, deal_id, order_id, position_id, symbol, symbol_id, side, status,
+        volume, filled_volume, price, executed_at, commission,
+        gross_profit, swap, closed_volume, entry_price, balance_after
+    from owned
+    order by user_key, account_id, deal_id
+    on conflict (user_key, account_id, deal_id) do nothing
+    returning 1
+)
+select (select count(*) from owned), (select count(*) from inserted)";

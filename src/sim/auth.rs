@@ -1,0 +1,338 @@
+//! Who may ask what on a socket: none → application → accounts, and how sessions end.
+
+use crate::ctrader::wire;
+
+use super::broker::{Broker, ConnId, Request};
+use super::envelope::Refusal;
+use super::faults::{Rotation, Unauthorised};
+use super::spec::Environment;
+use super::tokens::{LIFETIME, Standing};
+
+const INVALID_TOKEN: &str = "CH_ACCESS_TOKEN_INVALID";
+
+impl Broker {
+    pub(super) fn on_application_auth(&mut self, request: &Request) -> Result<(), Refusal> {
+        let body: wire::ProtoOaApplicationAuthReq = request.parse()?;
+        match self.apps.get(&body.client_id) {
+            None => {
+                return Err(Refusal::new("CH_OA_CLIENT_NOT_FOUND")
+                    .description("Open API client is not found"));
+            }
+            Some(secret) if *secret != body.client_secret => {
+                return Err(Refusal::new("CH_CLIENT_AUTH_FAILURE")
+                    .description("clientId or clientSecret is incorrect"));
+            }
+            Some(_) => {}
+        }
+        if self.app_of(request.conn).is_some() {
+            return Err(Refusal::new("CH_CLIENT_ALREADY_AUTHENTICATED")
+                .description("Already authenticated"));
+        }
+        let used = self
+            .conns
+            .values()
+            .filter(|conn| conn.app.as_ref() == Some(&body.client_id))
+            .count();
+        if used >= self.settings().connection_cap {
+            return Err(
+                Refusal::new("CONNECTIONS_LIMIT_EXCEEDED").description("Too many connections")
+            );
+        }
+        if let Some(conn) = self.conns.get_mut(&request.conn) {
+            conn.app = Some(body.client_id);
+        }
+        self.reply(request, 2101, &wire::ProtoOaApplicationAuthRes::default());
+        Ok(())
+    }
+
+    fn app_of(&self, conn: ConnId) -> Option<&String> {
+        self.conns.get(&conn).and_then(|conn| conn.app.as_ref())
+    }
+
+    /// The application must be authenticated on the socket.
+    pub(super) fn need_app(&self, request: &Request) -> Result<(), Refusal> {
+        if self.app_of(request.conn).is_some() {
+            return Ok(());
+        }
+        Err(Refusal::new("CH_CLIENT_NOT_AUTHENTICATED").description("Client is not authenticated"))
+    }
+
+    /// The account must be authorised on the socket.
+    pub(super) fn need_account(&self, request: &Request, account: i64) -> Result<(), Refusal> {
+        self.need_app(request)?;
+        let known = self
+            .conns
+            .get(&request.conn)
+            .is_some_and(|conn| conn.accounts.contains_key(&account));
+        if known && self.accounts.contains_key(&account) {
+            return Ok(());
+        }
+        Err(match self.faults.unauthorised {
+            Unauthorised::Code => Refusal::new("ACCOUNT_NOT_AUTHORIZED").account(account),
+            Unauthorised::Text => Refusal::new("INVALID_REQUEST")
+                .description("Trading account is not authorized")
+                .account(account),
+        })
+    }
+
+    /// The account must be authorised by a token that may trade, and be allowed to.
+    pub(super) fn need_trading(&self, request: &Request, account: i64) -> Result<(), Refusal> {
+        self.need_account(request, account)?;
+        let grant = self
+            .conns
+            .get(&request.conn)
+            .and_then(|conn| conn.accounts.get(&account));
+        let may = grant
+            .and_then(|index| self.grants.get(*index))
+            .is_some_and(|grant| grant.trade);
+        if !may {
+            return Err(Refusal::new("INVALID_REQUEST")
+                .description("Trade permission is required for this operation")
+                .account(account));
+        }
+        if self
+            .accounts
+            .get(&account)
+            .is_some_and(|account| account.access_rights >= 2)
+        {
+            return Err(Refusal::new("TRADING_NOT_ALLOWED").account(account));
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, token: &str) -> Result<usize, Refusal> {
+        match self.grants.standing(token, self.now) {
+            Standing::Good(index) => Ok(index),
+            Standing::Expired if !self.faults.expired_as_invalid => {
+                Err(Refusal::new("OA_AUTH_TOKEN_EXPIRED").description("Access token is expired"))
+            }
+            Standing::Expired | Standing::Unknown => {
+                Err(Refusal::new(INVALID_TOKEN).description("Invalid access token"))
+            }
+        }
+    }
+
+    pub(super) fn on_account_auth(&mut self, request: &Request) -> Result<(), Refusal> {
+        self.need_app(request)?;
+        let body: wire::ProtoOaAccountAuthReq = request.parse()?;
+        let id = body.ctid_trader_account_id;
+        let grant = self
+            .check_token(&body.access_token)
+            .map_err(|refusal| refusal.account(id))?;
+        let Some(account) = self.accounts.get(&id) else {
+            return Err(Refusal::new("CH_CTID_TRADER_ACCOUNT_NOT_FOUND").account(id));
+        };
+        if !self
+            .grants
+            .get(grant)
+            .is_some_and(|grant| grant.accounts.contains(&id))
+        {
+            return Err(Refusal::new("ACCOUNT_NOT_AUTHORIZED").account(id));
+        }
+        if account.disabled {
+            return Err(Refusal::new("RET_ACCOUNT_DISABLED").account(id));
+        }
+        let environment = account.environment;
+        let Some(conn) = self.conns.get_mut(&request.conn) else {
+            return Ok(());
+        };
+        if conn.environment != environment {
+            return Err(Refusal::new("CANT_ROUTE_REQUEST")
+                .description("Cannot route request")
+                .account(id));
+        }
+        if conn.accounts.contains_key(&id) {
+            return Err(Refusal::new("ALREADY_LOGGED_IN")
+                .description("Trading account is already authorized in this channel")
+                .account(id));
+        }
+        conn.accounts.insert(id, grant);
+        let body = wire::ProtoOaAccountAuthRes {
+            payload_type: None,
+            ctid_trader_account_id: id,
+        };
+        self.reply(request, 2103, &body);
+        Ok(())
+    }
+
+    pub(super) fn on_account_list(&mut self, request: &Request) -> Result<(), Refusal> {
+        self.need_app(request)?;
+        let body: wire::ProtoOaGetAccountListByAccessTokenReq = request.parse()?;
+        let grant = self.check_token(&body.access_token)?;
+        let Some(grant) = self.grants.get(grant) else {
+            return Ok(());
+        };
+        let listed = grant.accounts.iter().filter_map(|id| {
+            let account = self.accounts.get(id)?;
+            let venue = self.venues.get(account.venue)?;
+            Some(wire::ProtoOaCtidTraderAccount {
+                ctid_trader_account_id: id.cast_unsigned(),
+                is_live: Some(account.environment == Environment::Live),
+                trader_login: Some(account.login),
+                last_closing_deal_timestamp: account.last_closing_ms(),
+                last_balance_update_timestamp: account
+                    .cash
+                    .last()
+                    .map(|flow| flow.change_balance_timestamp),
+                broker_title_short: Some(venue.title.clone()),
+            })
+        });
+        let reply = wire::ProtoOaGetAccountListByAccessTokenRes {
+            payload_type: None,
+            access_token: body.access_token,
+            permission_scope: Some(i32::from(grant.trade)),
+            ctid_trader_account: listed.collect(),
+        };
+        self.reply(request, 2150, &reply);
+        Ok(())
+    }
+
+    pub(super) fn on_profile(&mut self, request: &Request) -> Result<(), Refusal> {
+        self.need_app(request)?;
+        let body: wire::ProtoOaGetCtidProfileByTokenReq = request.parse()?;
+        let grant = self.check_token(&body.access_token)?;
+        let user_id = 900_000 + i64::try_from(grant).unwrap_or_default();
+        let profile = wire::ProtoOaCtidProfile { user_id };
+        self.reply(
+            request,
+            2152,
+            &wire::ProtoOaGetCtidProfileByTokenRes {
+                payload_type: None,
+                profile,
+            },
+        );
+        Ok(())
+    }
+
+    pub(super) fn on_refresh(&mut self, request: &Request) -> Result<(), Refusal> {
+        self.need_app(request)?;
+        let body: wire::ProtoOaRefreshTokenReq = request.parse()?;
+        let Some((access_token, refresh_token)) = self.refresh_elsewhere(&body.refresh_token)
+        else {
+            return Err(Refusal::new(INVALID_TOKEN).description("Invalid refresh token"));
+        };
+        let reply = wire::ProtoOaRefreshTokenRes {
+            payload_type: None,
+            access_token,
+            token_type: "bearer".to_owned(),
+            expires_in: i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX),
+            refresh_token,
+        };
+        self.reply(request, 2174, &reply);
+        Ok(())
+    }
+
+    /// Refreshes a grant as another process would over HTTP: `(access, refresh)`, or `None` if the
+    /// refresh token is spent, revoked or unknown.
+    pub fn refresh_elsewhere(&mut self, refresh_token: &str) -> Option<(String, String)> {
+        let index = self.grants.rotate(refresh_token, self.now)?;
+        let pair = self.tokens(index)?;
+        if self.faults.rotation == Rotation::Invalidates {
+            self.invalidate(index, "Access token was refreshed");
+        }
+        Some(pair)
+    }
+
+    fn tokens(&self, grant: usize) -> Option<(String, String)> {
+        self.grants
+            .get(grant)
+            .map(|grant| (grant.access.clone(), grant.refresh.clone()))
+    }
+
+    /// The living `(access, refresh)` pair that opens an account, by its first grant.
+    pub fn tokens_of(&self, account: i64) -> Option<(String, String)> {
+        self.tokens(*self.grants.of_account(account).first()?)
+    }
+
+    /// Ends every session of a grant: 2147 per socket, then 2164 per account.
+    fn invalidate(&mut self, grant: usize, reason: &str) {
+        for conn in self.open_connections() {
+            let Some(socket) = self.conns.get(&conn) else {
+                continue;
+            };
+            let hit: Vec<i64> = socket
+                .accounts
+                .iter()
+                .filter(|(_, by)| **by == grant)
+                .map(|(account, _)| *account)
+                .collect();
+            if hit.is_empty() {
+                continue;
+            }
+            let body = wire::ProtoOaAccountsTokenInvalidatedEvent {
+                payload_type: None,
+                ctid_trader_account_ids: hit.clone(),
+                reason: Some(reason.to_owned()),
+            };
+            self.push_to(conn, 2147, &body);
+            for account in hit {
+                self.end_session(conn, account);
+            }
+        }
+    }
+
+    /// Revokes the grant of an access token: it opens nothing any more, open sessions end (2147, 2164).
+    pub fn revoke(&mut self, access_token: &str) {
+        if let Some(index) = self.grants.by_access(access_token) {
+            if let Some(grant) = self.grants.get_mut(index) {
+                grant.revoked = true;
+            }
+            self.invalidate(index, "Access token was revoked");
+        }
+    }
+
+    /// The access token expires this much from now; open sessions stay.
+    pub fn expire_token_in(&mut self, access_token: &str, left: std::time::Duration) {
+        let end = self.now + left;
+        if let Some(index) = self.grants.by_access(access_token)
+            && let Some(grant) = self.grants.get_mut(index)
+        {
+            grant.expires = Some(end);
+        }
+    }
+
+    /// Whether the grant of this token may trade (`SCOPE_TRADE`) or only look (`SCOPE_VIEW`).
+    pub fn token_may_trade(&mut self, access_token: &str, may: bool) {
+        self.grants.ensure(access_token).trade = may;
+    }
+
+    /// Ends one session of one account with 2164; its subscriptions end too.
+    pub(super) fn end_session(&mut self, conn: ConnId, account: i64) {
+        let Some(socket) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if socket.accounts.remove(&account).is_none() {
+            return;
+        }
+        let symbols: Vec<i64> = socket
+            .spots
+            .keys()
+            .filter(|(id, _)| *id == account)
+            .map(|(_, s)| *s)
+            .collect();
+        socket.spots.retain(|(id, _), _| *id != account);
+        socket.bars.retain(|(id, _, _)| *id != account);
+        socket.depth.retain(|(id, _)| *id != account);
+        for symbol in symbols {
+            self.remove_subscriber(conn, account, symbol);
+        }
+        let body = wire::ProtoOaAccountDisconnectEvent {
+            payload_type: None,
+            ctid_trader_account_id: account,
+        };
+        self.push_to(conn, 2164, &body);
+    }
+
+    pub(super) fn on_logout(&mut self, request: &Request) -> Result<(), Refusal> {
+        let body: wire::ProtoOaAccountLogoutReq = request.parse()?;
+        let account = body.ctid_trader_account_id;
+        self.need_account(request, account)?;
+        let reply = wire::ProtoOaAccountLogoutRes {
+            payload_type: None,
+            ctid_trader_account_id: account,
+        };
+        self.reply(request, 2163, &reply);
+        self.end_session(request.conn, account);
+        Ok(())
+    }
+}

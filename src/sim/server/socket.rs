@@ -1,0 +1,269 @@
+//! One socket: finds out what it speaks, then carries messages both ways until it ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::link::{Batch, Link};
+use crate::sim::broker::{Close, ConnId, MAX_FRAME};
+use crate::sim::spec::Environment;
+
+/// First byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// A client has this long to say its first byte and to finish its handshakes.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// A graceful close waits this long for the peer.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
+
+/// A stream over a TCP socket that can be told to reset.
+trait Socket: AsyncRead + AsyncWrite + Unpin {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Socket for BufReader<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref()
+    }
+}
+
+impl Socket for BufReader<TlsStream<TcpStream>> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().get_ref().0
+    }
+}
+
+/// Makes the coming drop of the socket a reset. An error means that it is gone already.
+fn arm_reset(socket: &impl Socket) {
+    let _ = socket.tcp().set_zero_linger();
+}
+
+/// Serves one accepted socket. Ends with the socket, or when `all` is cancelled.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    environment: Environment,
+    all: CancellationToken,
+) {
+    // A socket that cannot be set up, or says nothing in time, is dropped: there is nobody to tell.
+    let _ = stream.set_nodelay(true);
+    let mut first = [0_u8; 1];
+    let peeked = tokio::select! {
+        () = all.cancelled() => return,
+        peeked = tokio::time::timeout(HANDSHAKE_TIME, stream.peek(&mut first)) => peeked,
+    };
+    if !matches!(peeked, Ok(Ok(1))) {
+        return;
+    }
+    if first != [TLS_HANDSHAKE] {
+        return Box::pin(speak(&shared, BufReader::new(stream), environment, &all)).await;
+    }
+    if shared.stall_tls.load(Ordering::Relaxed) {
+        all.cancelled().await;
+        return;
+    }
+    let handshake = tokio::select! {
+        () = all.cancelled() => return,
+        handshake = tokio::time::timeout(HANDSHAKE_TIME, shared.tls.accept(stream)) => handshake,
+    };
+    if let Ok(Ok(stream)) = handshake {
+        Box::pin(speak(&shared, BufReader::new(stream), environment, &all)).await;
+    }
+}
+
+/// WebSocket begins with `GET`; anything else is a length prefix.
+async fn speak<S: BufSocket>(
+    shared: &Shared,
+    mut stream: S,
+    environment: Environment,
+    all: &CancellationToken,
+) {
+    let websocket = tokio::select! {
+        () = all.cancelled() => return arm_reset(&stream),
+        peeked = tokio::time::timeout(HANDSHAKE_TIME, stream.fill_buf()) => match peeked {
+            Ok(Ok(bytes)) => bytes.starts_with(b"G"),
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    if websocket {
+        let upgraded = tokio::select! {
+            () = all.cancelled() => return,
+            upgraded = tokio::time::timeout(HANDSHAKE_TIME, tokio_tungstenite::accept_async(stream)) => upgraded,
+        };
+        if let Ok(Ok(stream)) = upgraded {
+            carry(shared, WsTransport(stream), environment, all).await;
+        }
+    } else {
+        let transport = TcpTransport {
+            stream,
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+        };
+        carry(shared, transport, environment, all).await;
+    }
+}
+
+trait BufSocket: Socket + tokio::io::AsyncBufRead {}
+impl<T: Socket + tokio::io::AsyncBufRead> BufSocket for T {}
+
+/// One of the two ways to carry messages.
+trait Transport {
+    /// The next message; `None` at the end. Cancel safe.
+    async fn receive(&mut self) -> Option<Bytes>;
+    async fn send(&mut self, batch: Batch) -> io::Result<Option<Close>>;
+    async fn finish(&mut self, how: Close);
+    fn arm_reset(&self);
+}
+
+async fn carry(
+    shared: &Shared,
+    mut transport: impl Transport,
+    environment: Environment,
+    all: &CancellationToken,
+) {
+    let (conn, link) = shared.open(environment);
+    let reset = tokio::select! {
+        () = all.cancelled() => true,
+        () = link.reset.cancelled() => true,
+        () = exchange(shared, &mut transport, conn, &link) => false,
+    };
+    if reset {
+        transport.arm_reset();
+    }
+    shared.gone(conn);
+}
+
+/// Both directions until an end; stands still for ever once frozen.
+async fn exchange(shared: &Shared, transport: &mut impl Transport, conn: ConnId, link: &Link) {
+    loop {
+        tokio::select! {
+            biased;
+            () = link.frozen.cancelled() => std::future::pending().await,
+            batch = link.next() => match transport.send(batch).await {
+                Ok(None) => {}
+                Ok(Some(how)) => return transport.finish(how).await,
+                Err(_) => return,
+            },
+            message = transport.receive() => match message {
+                Some(bytes) => shared.message(conn, bytes),
+                None => return,
+            },
+        }
+    }
+}
+
+struct WsTransport<S>(WebSocketStream<S>);
+
+impl<S: Socket> Transport for WsTransport<S> {
+    async fn receive(&mut self) -> Option<Bytes> {
+        loop {
+            match self.0.next().await? {
+                Ok(Message::Binary(bytes)) => return Some(bytes),
+                Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                Ok(Message::Close(_)) | Err(_) => return None,
+            }
+        }
+    }
+
+    async fn send(&mut self, batch: Batch) -> io::Result<Option<Close>> {
+        for frame in batch.frames {
+            self.0
+                .feed(Message::Binary(frame))
+                .await
+                .map_err(io::Error::other)?;
+        }
+        self.0.flush().await.map_err(io::Error::other)?;
+        Ok(batch.end)
+    }
+
+    async fn finish(&mut self, how: Close) {
+        // The peer may be gone: a goodbye that fails is as good as one that was heard.
+        if how == Close::Bye {
+            let frame = CloseFrame {
+                code: CloseCode::Normal,
+                reason: "Bye".into(),
+            };
+            let _ = self.0.close(Some(frame)).await;
+            let _ = tokio::time::timeout(GOODBYE_TIME, async {
+                while self.0.next().await.is_some() {}
+            })
+            .await;
+        }
+        let _ = self.0.get_mut().shutdown().await;
+    }
+
+    fn arm_reset(&self) {
+        arm_reset(self.0.get_ref());
+    }
+}
+
+struct TcpTransport<S> {
+    stream: S,
+    inbound: BytesMut,
+    outbound: BytesMut,
+}
+
+impl<S: Socket> TcpTransport<S> {
+    /// A whole message of the inbound bytes. A length of nothing or too much ends the socket.
+    fn cut(&mut self) -> Result<Option<Bytes>, ()> {
+        let Some(prefix) = self.inbound.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+        if length == 0 || length > MAX_FRAME {
+            return Err(());
+        }
+        if self.inbound.len() < 4 + length {
+            return Ok(None);
+        }
+        self.inbound.advance(4);
+        Ok(Some(self.inbound.split_to(length).freeze()))
+    }
+}
+
+impl<S: Socket> Transport for TcpTransport<S> {
+    async fn receive(&mut self) -> Option<Bytes> {
+        loop {
+            match self.cut() {
+                Ok(Some(bytes)) => return Some(bytes),
+                Ok(None) => {}
+                Err(()) => return None,
+            }
+            if self.stream.read_buf(&mut self.inbound).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn send(&mut self, batch: Batch) -> io::Result<Option<Close>> {
+        self.outbound.clear();
+        for frame in batch.frames {
+            let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+            self.outbound.put_u32(length);
+            self.outbound.put_slice(&frame);
+        }
+        self.stream.write_all(&self.outbound).await?;
+        self.stream.flush().await?;
+        Ok(batch.end)
+    }
+
+    async fn finish(&mut self, _how: Close) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    fn arm_reset(&self) {
+        arm_reset(&self.stream);
+    }
+}

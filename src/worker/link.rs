@@ -1,0 +1,560 @@
+//! One link to cTrader: dials, drives a [`Connection`] over the socket, carries the sessions of a
+//! [`Roster`], and puts their rows into the outbox. One task; it owns all of it.
+//!
+//! Loop: drain what goes out → wait for a command, the socket, the row round or a deadline → one
+//! mutation. Reads are taken in runs, so that a burst of quotes costs one wake-up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::outbox::{Fence, Outbox};
+use super::roster::{Assignment, LiveSession, RetryPolicy, Roster};
+use super::status::LinkStatus;
+use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
+use crate::ctrader::error::Disposition;
+use crate::domain::backoff;
+use crate::domain::deal::Deal;
+use crate::domain::ids::{AccountId, SessionKey};
+use crate::domain::row::{RowContent, SessionState};
+use crate::domain::status::Status;
+use crate::failure::with_causes;
+use crate::pg::deals::DealWrite;
+use crate::ws::dial::Dialer;
+use crate::ws::{Incoming, Socket, SocketError};
+
+/// Messages taken from a socket in one run, before anything else gets its turn.
+const READ_RUN_MAX: usize = 1_024;
+
+/// How long a link without sessions keeps its socket.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How long log-outs may take when the link ends.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
+/// which loses nothing, since the desired state stands in the table.
+#[derive(Debug)]
+pub(super) enum LinkCommand {
+    /// Run a session, or take over its new token, epoch or command.
+    Start(Box<Assignment>),
+    /// Let a session go; its row says this from then on, and nothing looks live.
+    Stop(SessionKey, SessionState),
+    /// Let all sessions go: the claims are lost.
+    ReleaseAll,
+    /// Let everything go, log out, and answer.
+    Drain(oneshot::Sender<()>),
+}
+
+/// What a link is made of.
+pub(super) struct Link {
+    pub(super) name: &'static str,
+    pub(super) url: String,
+    pub(super) dialer: Dialer,
+    pub(super) connection: ConnectionConfig,
+    pub(super) policy: RetryPolicy,
+    pub(super) write_interval: Duration,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) status: Arc<LinkStatus>,
+    pub(super) inbox: mpsc::Receiver<LinkCommand>,
+}
+
+/// Why the drive over one socket ended.
+enum End {
+    /// The connection is of no more use.
+    Failed(ConnectionError),
+    /// The socket is over.
+    Socket(SocketError),
+    /// Nothing to carry.
+    Idle,
+    /// The link shall end.
+    Drained(Option<oneshot::Sender<()>>),
+}
+
+/// A wait that commands interrupt.
+enum Waited {
+    Over,
+    Drained(Option<oneshot::Sender<()>>),
+}
+
+impl Link {
+    /// Runs until drained.
+    pub(super) async fn run(mut self) {
+        let mut roster = Roster::new(self.policy);
+        let mut failures: u32 = 0;
+        loop {
+            if roster.len() == 0
+                && let Waited::Drained(done) = self.wait(&mut roster, None).await
+            {
+                return finish(done);
+            }
+            let dialer = self.dialer.clone();
+            let url = self.url.clone();
+            let dial = tokio::spawn(async move { dialer.dial(&url).await });
+            let end = match self.wait_for(&mut roster, dial).await {
+                Ok(Ok(socket)) => self.drive(&mut roster, socket, &mut failures).await,
+                Ok(Err(dial_error)) => {
+                    failures = failures.saturating_add(1);
+                    warn!(link = self.name, failures, error = %with_causes(&dial_error), "cannot connect to cTrader");
+                    self.lost(&mut roster, "cTrader cannot be reached", false);
+                    None
+                }
+                Err(done) => return finish(done),
+            };
+            let mut hopeless = false;
+            match end {
+                None => {}
+                Some(End::Drained(done)) => return finish(done),
+                Some(End::Idle) => {
+                    self.status.set_connected(false);
+                    info!(link = self.name, "nothing to carry: connection closed");
+                    continue;
+                }
+                Some(End::Socket(socket_error)) => {
+                    failures = failures.saturating_add(1);
+                    warn!(link = self.name, failures, error = %with_causes(&socket_error), "connection to cTrader lost");
+                    self.lost(&mut roster, "the connection to cTrader was lost", false);
+                }
+                Some(End::Failed(failure)) => {
+                    failures = failures.saturating_add(1);
+                    hopeless = is_hopeless(&failure);
+                    if hopeless {
+                        error!(link = self.name, error = %failure, "cTrader refuses this application");
+                    } else {
+                        warn!(link = self.name, failures, error = %failure, "connection to cTrader given up");
+                    }
+                    self.lost(&mut roster, &for_user(&failure), hopeless);
+                }
+            }
+            let pause = if hopeless || failures >= self.policy.attempts_max {
+                self.policy.failed_pause
+            } else {
+                backoff::pause(failures, rand::random())
+            };
+            debug!(
+                link = self.name,
+                pause_ms = pause.as_millis(),
+                "waiting before the next try"
+            );
+            if let Waited::Drained(done) =
+                self.wait(&mut roster, Some(Instant::now() + pause)).await
+            {
+                return finish(done);
+            }
+        }
+    }
+
+    /// Takes commands until there is something to carry, or until then.
+    async fn wait(&mut self, roster: &mut Roster, until: Option<Instant>) -> Waited {
+        loop {
+            let deadline = until.unwrap_or_else(|| Instant::now() + LINGER);
+            let command = tokio::select! {
+                command = self.inbox.recv() => command,
+                () = sleep_until(deadline.into()), if until.is_some() => return Waited::Over,
+            };
+            match command {
+                None => return Waited::Drained(None),
+                Some(command) => {
+                    if let Some(done) = self.handle(roster, command, None) {
+                        return Waited::Drained(Some(done));
+                    }
+                }
+            }
+            self.say(roster);
+            if until.is_none() && roster.len() > 0 {
+                return Waited::Over;
+            }
+        }
+    }
+
+    /// Takes commands until a task is done.
+    async fn wait_for<T: Send + 'static>(
+        &mut self,
+        roster: &mut Roster,
+        mut task: tokio::task::JoinHandle<T>,
+    ) -> Result<T, Option<oneshot::Sender<()>>> {
+        loop {
+            tokio::select! {
+                result = &mut task => match result {
+                    Ok(value) => return Ok(value),
+                    Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),
+                },
+                command = self.inbox.recv() => {
+                    let drained = match command {
+                        None => Some(None),
+                        Some(command) => self.handle(roster, command, None).map(Some),
+                    };
+                    if let Some(done) = drained {
+                        task.abort();
+                        return Err(done);
+                    }
+                    self.say(roster);
+                }
+            }
+        }
+    }
+
+    /// Drives the protocol over one socket until it ends.
+    async fn drive(
+        &mut self,
+        roster: &mut Roster,
+        mut socket: Socket,
+        failures: &mut u32,
+    ) -> Option<End> {
+        let mut connection = Connection::new(&self.connection, rand::random(), Instant::now());
+        roster.handle_connected(&mut connection, Instant::now());
+        let mut round = interval(self.write_interval);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut empty_since = None;
+        let mut draining: Option<(oneshot::Sender<()>, Instant)> = None;
+        loop {
+            if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
+                self.put_rows(roster, &mut connection, false, |_| true);
+                return Some(End::Socket(socket_error));
+            }
+            if let Some(failure) = self.handle_events(roster, &mut connection, failures) {
+                self.put_rows(roster, &mut connection, false, |_| true);
+                return Some(End::Failed(failure));
+            }
+            self.say(roster);
+            if roster.row_is_due() {
+                let following = connection.is_following();
+                self.put_due_rows(roster, &mut connection, following);
+            }
+            let now = Instant::now();
+            let drained = draining
+                .as_ref()
+                .is_some_and(|(_, until)| !roster.is_leaving() || *until <= now);
+            if drained && let Some((done, _)) = draining.take() {
+                socket.close().await;
+                return Some(End::Drained(Some(done)));
+            }
+            if roster.len() == 0 && draining.is_none() {
+                if *empty_since.get_or_insert(now) + LINGER <= now {
+                    socket.close().await;
+                    return Some(End::Idle);
+                }
+            } else {
+                empty_since = None;
+            }
+            let due = [
+                connection.poll_timeout(),
+                roster.poll_timeout(),
+                empty_since.map(|since| since + LINGER),
+                draining.as_ref().map(|(_, until)| *until),
+            ];
+            let due = due.into_iter().flatten().min().unwrap_or(now + LINGER);
+            tokio::select! {
+                biased;
+                command = self.inbox.recv() => match command {
+                    None => return Some(End::Drained(None)),
+                    // Sent before its sender knew of the drain: it is another worker's to run.
+                    Some(LinkCommand::Start(_)) if draining.is_some() => {}
+                    Some(command) => {
+                        if let Some(done) = self.handle(roster, command, Some(&mut connection)) {
+                            draining = Some((done, Instant::now() + LOGOUT_TIMEOUT));
+                        }
+                    }
+                },
+                _ = round.tick() => self.round(roster, &mut connection),
+                incoming = socket.receive() => {
+                    if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
+                        self.handle_events(roster, &mut connection, failures);
+                        self.put_rows(roster, &mut connection, false, |_| true);
+                        return Some(End::Socket(socket_error));
+                    }
+                }
+                () = sleep_until(due.into()) => {
+                    let now = Instant::now();
+                    connection.handle_timeout(now);
+                    roster.handle_timeout(Some(&mut connection), now);
+                }
+            }
+        }
+    }
+
+    /// Carries a command out; gives back whom to answer when the link is drained.
+    fn handle(
+        &self,
+        roster: &mut Roster,
+        command: LinkCommand,
+        mut connection: Option<&mut Connection>,
+    ) -> Option<oneshot::Sender<()>> {
+        let now = Instant::now();
+        if let Some(connection) = connection.as_deref_mut() {
+            // What the stream said since the last round is written before the session goes.
+            match &command {
+                LinkCommand::Stop(key, _) => {
+                    self.put_rows(roster, connection, false, |live| live == key);
+                }
+                LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
+                    self.put_rows(roster, connection, false, |_| true);
+                }
+                LinkCommand::Start(_) => {}
+            }
+        }
+        let mut done = None;
+        match command {
+            LinkCommand::Start(assignment) => roster.start(*assignment, connection, now),
+            LinkCommand::Stop(key, state) => {
+                if let Some(fence) = roster.stop(&key, connection, now) {
+                    self.put_state(&fence, state);
+                }
+            }
+            LinkCommand::ReleaseAll => self.release_all(roster, connection, now),
+            LinkCommand::Drain(answer) => {
+                self.release_all(roster, connection, now);
+                done = Some(answer);
+            }
+        }
+        self.status.set_sessions(roster.len());
+        done
+    }
+
+    /// Handles what the connection tells; gives back why it is of no more use.
+    fn handle_events(
+        &self,
+        roster: &mut Roster,
+        connection: &mut Connection,
+        failures: &mut u32,
+    ) -> Option<ConnectionError> {
+        while let Some(event) = connection.poll_event() {
+            let now = Instant::now();
+            match event {
+                Event::Ready => {
+                    *failures = 0;
+                    self.status.set_connected(true);
+                    info!(link = self.name, "connected to cTrader");
+                }
+                Event::Live(account) => {
+                    info!(link = self.name, %account, "session live");
+                    roster.handle_live(account);
+                }
+                Event::Down(account, down) => {
+                    info!(link = self.name, %account, reason = %down, "session down");
+                    roster.handle_down(account, &down, rand::random(), connection, now);
+                }
+                Event::Deal(account, deal) => self.put_deal(roster, account, &deal),
+                Event::TokenVerified(ticket, answer) => {
+                    roster.handle_token_verified(ticket, &answer, rand::random(), now);
+                    roster.handle_timeout(Some(connection), now);
+                }
+                Event::Following(following) => {
+                    if following {
+                        info!(link = self.name, "cTrader speaks again");
+                    } else {
+                        warn!(link = self.name, "cTrader has gone silent");
+                    }
+                    roster.handle_following(following);
+                }
+                Event::Failed(failure) => return Some(failure),
+            }
+        }
+        None
+    }
+
+    /// The connection is gone: nothing may look live.
+    fn lost(&self, roster: &mut Roster, reason: &str, hopeless: bool) {
+        self.status.set_connected(false);
+        roster.handle_disconnected(reason, hopeless);
+        self.say(roster);
+    }
+
+    /// A regular round: every live row is written, whole if it changed.
+    fn round(&self, roster: &mut Roster, connection: &mut Connection) {
+        if !connection.is_following() {
+            return;
+        }
+        for (account, sessions) in by_account(roster.live()) {
+            let always = sessions.iter().any(|session| session.row_due);
+            let row = connection.take_row(account, always, wall_at);
+            for LiveSession { fence, state, .. } in sessions {
+                let content = match &row {
+                    Some(row) => RowContent::Full {
+                        state,
+                        connected: true,
+                        account: Box::new(row.clone()),
+                    },
+                    None => RowContent::Heartbeat,
+                };
+                self.outbox.put(fence, content);
+            }
+        }
+        self.outbox.wake();
+    }
+
+    /// Writes the rows that cannot wait for the next round: of sessions that have just become live
+    /// or fallen silent.
+    fn put_due_rows(&self, roster: &mut Roster, connection: &mut Connection, following: bool) {
+        let due: Vec<SessionKey> = roster
+            .live()
+            .filter(|session| session.row_due)
+            .map(|session| session.fence.key.clone())
+            .collect();
+        self.put_rows(roster, connection, following, |key| due.contains(key));
+    }
+
+    /// Writes whole rows of live sessions, with the latest figures there are.
+    fn put_rows(
+        &self,
+        roster: &mut Roster,
+        connection: &mut Connection,
+        connected: bool,
+        which: impl Fn(&SessionKey) -> bool,
+    ) {
+        let mut put = Vec::new();
+        for session in roster.live().filter(|session| which(&session.fence.key)) {
+            let Some(row) = connection.take_row(session.account, true, wall_at) else {
+                continue;
+            };
+            let mut state = session.state;
+            if !connected {
+                state.status = Status::Reconnecting;
+            }
+            self.outbox.put(
+                session.fence,
+                RowContent::Full {
+                    state,
+                    connected,
+                    account: Box::new(row),
+                },
+            );
+            put.push(session.fence.key.clone());
+        }
+        for key in &put {
+            roster.row_put(key);
+        }
+        if !put.is_empty() {
+            self.outbox.wake();
+        }
+    }
+
+    fn put_deal(&self, roster: &Roster, account: AccountId, deal: &Deal) {
+        for fence in roster.fences_of(account) {
+            let Fence { key, slot, epoch } = fence.clone();
+            let write = DealWrite {
+                user: key.user,
+                account,
+                slot,
+                epoch,
+                deal: deal.clone(),
+            };
+            if !self.outbox.put_deal(write) {
+                error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
+            }
+        }
+        self.outbox.wake();
+    }
+
+    fn release_all(&self, roster: &mut Roster, connection: Option<&mut Connection>, now: Instant) {
+        for (fence, is_demo) in roster.stop_all(connection, now) {
+            self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
+        }
+    }
+
+    fn put_state(&self, fence: &Fence, state: SessionState) {
+        self.outbox.put(fence, RowContent::State(state));
+        self.outbox.wake();
+    }
+
+    fn say(&self, roster: &mut Roster) {
+        let says = roster.take_says();
+        if says.is_empty() {
+            return;
+        }
+        for say in says {
+            self.outbox.put(&say.fence, RowContent::State(say.state));
+        }
+        self.outbox.wake();
+    }
+}
+
+fn finish(done: Option<oneshot::Sender<()>>) {
+    if let Some(done) = done {
+        // Nobody waits any more when the grace is over; the link ends all the same.
+        let _ = done.send(());
+    }
+}
+
+/// Sends all that the connection has to say.
+async fn transmit(connection: &mut Connection, socket: &mut Socket) -> Result<(), SocketError> {
+    let mut fed = false;
+    while let Some(transmit) = connection.poll_transmit() {
+        match transmit {
+            Transmit::Message(bytes) => socket.feed(bytes).await?,
+            Transmit::Ping => socket.feed_ping().await?,
+        }
+        fed = true;
+    }
+    if fed { socket.flush().await } else { Ok(()) }
+}
+
+/// Takes in a message and those that are there already behind it.
+fn take_run(
+    first: Result<Incoming, SocketError>,
+    socket: &mut Socket,
+    connection: &mut Connection,
+) -> Result<(), SocketError> {
+    let now = Instant::now();
+    let mut incoming = first?;
+    for _ in 1..READ_RUN_MAX {
+        take_in(incoming, connection, now);
+        match socket.receive_ready()? {
+            Some(next) => incoming = next,
+            None => return Ok(()),
+        }
+    }
+    take_in(incoming, connection, now);
+    Ok(())
+}
+
+fn take_in(incoming: Incoming, connection: &mut Connection, now: Instant) {
+    match incoming {
+        Incoming::Message(bytes) => connection.handle_message(bytes, now),
+        Incoming::Pong => connection.handle_pong(now),
+        Incoming::Other => connection.handle_other(now),
+    }
+}
+
+fn by_account<'a>(
+    live: impl Iterator<Item = LiveSession<'a>>,
+) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {
+    let mut accounts: BTreeMap<AccountId, Vec<LiveSession<'a>>> = BTreeMap::new();
+    for session in live {
+        accounts.entry(session.account).or_default().push(session);
+    }
+    accounts
+}
+
+/// The wall clock's time at a moment that the monotonic clock knows.
+fn wall_at(at: Instant) -> OffsetDateTime {
+    OffsetDateTime::now_utc() - at.elapsed()
+}
+
+/// Whether trying again soon is of no use, and harmful.
+fn is_hopeless(failure: &ConnectionError) -> bool {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => {
+            refusal.disposition() == Disposition::StopApplication
+        }
+        ConnectionError::Disconnected { reason } => reason
+            .as_deref()
+            .is_some_and(|reason| reason.to_ascii_lowercase().contains("block")),
+        ConnectionError::Unanswered | ConnectionError::Silent | ConnectionError::Malformed => false,
+    }
+}
+
+fn for_user(failure: &ConnectionError) -> String {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => refusal.for_user(),
+        ConnectionError::Disconnected { .. } => "cTrader ended the connection".to_owned(),
+        ConnectionError::Unanswered => "cTrader did not answer".to_owned(),
+        ConnectionError::Silent => "cTrader has gone silent".to_owned(),
+        ConnectionError::Malformed => "cTrader sent something unreadable".to_owned(),
+    }
+}

@@ -1,0 +1,26 @@
+//! The worker: wires the adapters, and stops them in order.
+//!
+//! ```text
+//! consumer ─ commits desired state          keeper ─ lock connection, claims
+//!     │ NOTIFY                                 │ lost: ReleaseAll
+//!     ▼                                        ▼
+//! hints ──→ coordinator ── Start, Stop ──→ link (demo), link (live) ──→ outbox ──→ writer
+//! ```
+//!
+//! Stop order: consumer (deliveries in flight end and are acknowledged) → coordinator → links
+//! (last figures, log-out, rows that no longer look live) → writer (last round) → keeper (claims
+//! released) → health server. All within the grace; a second signal skips the waiting.
+
+mod coordinator;
+mod hints;
+mod keeper;
+mod link;
+mod outbox;
+mod roster;
+mod run;
+mod status;
+mod tokens;
+mod writer;
+
+pub use run::{StartError, WorkerConfig, run};
+pub use tokens::{KEY_BYTES, TokenError, TokenKey};

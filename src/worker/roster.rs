@@ -1,0 +1,517 @@
+//! Which sessions one link carries, and where each of them stands. Sans-IO: commands, events and
+//! the time come in; what to ask of the connection and what to say in rows go out.
+//!
+//! An account is authorised by one user's token, its bearer's. Another user of the same account
+//! shares the stream only after cTrader itself said that their own token covers the account:
+//! nobody sees an account by somebody else's right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::ctrader::connection::{Connection, Down};
+use crate::ctrader::error::{Disposition, Refusal};
+use crate::domain::backoff;
+use crate::domain::ids::{AccountId, SessionKey};
+use crate::domain::row::SessionState;
+use crate::domain::secret::Secret;
+use crate::domain::status::Status;
+
+use super::outbox::Fence;
+
+/// A session that this worker shall run.
+#[derive(Debug, Clone)]
+pub(super) struct Assignment {
+    pub(super) fence: Fence,
+    pub(super) is_demo: bool,
+    pub(super) token: Secret,
+}
+
+/// How often, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RetryPolicy {
+    /// Consecutive failures after which a session counts as failed.
+    pub(super) attempts_max: u32,
+    /// The pause of a failed session.
+    pub(super) failed_pause: Duration,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To be opened as soon as the link is up.
+    Ready,
+    /// Its own token is being checked for an account that another user streams.
+    Verifying,
+    /// Part of a session that is not live yet.
+    Opening,
+    /// Its row follows the stream.
+    Live,
+    /// To be tried again then.
+    Waiting(Instant),
+}
+
+#[derive(Debug)]
+struct Entry {
+    assignment: Assignment,
+    /// The token that the connection was given; a newer one may have come since.
+    offered: Option<Secret>,
+    stage: Stage,
+    attempts: u32,
+    error: Option<String>,
+    was_live: bool,
+    /// The row must be written whole: it was not yet, since the session became live.
+    row_due: bool,
+}
+
+/// Something for the rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Say {
+    pub(super) fence: Fence,
+    pub(super) state: SessionState,
+}
+
+/// A live session, for the rounds of rows.
+pub(super) struct LiveSession<'a> {
+    pub(super) fence: &'a Fence,
+    pub(super) account: AccountId,
+    pub(super) row_due: bool,
+    pub(super) state: SessionState,
+}
+
+/// The sessions of one link.
+#[derive(Debug)]
+pub(super) struct Roster {
+    policy: RetryPolicy,
+    entries: BTreeMap<SessionKey, Entry>,
+    bearers: BTreeMap<AccountId, SessionKey>,
+    /// Accounts whose log-out is not confirmed yet.
+    leaving: BTreeSet<AccountId>,
+    tickets: BTreeMap<u64, SessionKey>,
+    next_ticket: u64,
+    says: Vec<Say>,
+}
+
+impl Roster {
+    pub(super) fn new(policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            entries: BTreeMap::new(),
+            bearers: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            says: Vec::new(),
+        }
+    }
+
+    // ── commands ─────────────────────────────────────────────────────────────────────────────
+
+    /// Takes a session on. One that is there already gets the new fence and token.
+    pub(super) fn start(
+        &mut self,
+        assignment: Assignment,
+        link: Option<&mut Connection>,
+        now: Instant,
+    ) {
+        let key = assignment.fence.key.clone();
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let same_token = entry.assignment.token == assignment.token;
+            entry.assignment = assignment;
+            entry.row_due = true;
+            if same_token && !matches!(entry.stage, Stage::Waiting(_)) {
+                self.say(&key);
+                return;
+            }
+            entry.attempts = 0;
+            entry.error = None;
+            if matches!(entry.stage, Stage::Waiting(_)) {
+                entry.stage = Stage::Ready;
+            }
+        } else {
+            let entry = Entry {
+                assignment,
+                offered: None,
+                stage: Stage::Ready,
+                attempts: 0,
+                error: None,
+                was_live: false,
+                row_due: false,
+            };
+            self.entries.insert(key.clone(), entry);
+        }
+        self.say(&key);
+        self.open_ready(link, now);
+    }
+
+    /// Lets a session go. What its row says then is the caller's.
+    pub(super) fn stop(
+        &mut self,
+        key: &SessionKey,
+        link: Option<&mut Connection>,
+        now: Instant,
+    ) -> Option<Fence> {
+        let entry = self.entries.remove(key)?;
+        self.tickets.retain(|_, waiting| waiting != key);
+        let account = key.account;
+        if self.bearers.get(&account) == Some(key) {
+            self.bearers.remove(&account);
+            if let Some(link) = link {
+                self.leaving.insert(account);
+                link.close(account, now);
+            }
+        }
+        Some(entry.assignment.fence)
+    }
+
+    /// Everything there is, let go at once.
+    pub(super) fn stop_all(
+        &mut self,
+        mut link: Option<&mut Connection>,
+        now: Instant,
+    ) -> Vec<(Fence, bool)> {
+        let keys: Vec<SessionKey> = self.entries.keys().cloned().collect();
+        keys.iter()
+            .filter_map(|key| {
+                let is_demo = self.entries.get(key)?.assignment.is_demo;
+                let fence = self.stop(key, link.as_deref_mut(), now)?;
+                Some((fence, is_demo))
+            })
+            .collect()
+    }
+
+    // ── the link ─────────────────────────────────────────────────────────────────────────────
+
+    /// A new connection is there.
+    pub(super) fn handle_connected(&mut self, link: &mut Connection, now: Instant) {
+        self.open_ready(Some(link), now);
+    }
+
+    /// The connection is gone, or none came to be.
+    ///
+    /// `hopeless`: trying again soon is of no use.
+    pub(super) fn handle_disconnected(&mut self, error: &str, hopeless: bool) {
+        let attempts_min = if hopeless {
+            self.policy.attempts_max
+        } else {
+            0
+        };
+        self.bearers.clear();
+        self.leaving.clear();
+        self.tickets.clear();
+        let keys: Vec<SessionKey> = self.entries.keys().cloned().collect();
+        for key in keys {
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            if !matches!(entry.stage, Stage::Waiting(_)) {
+                entry.stage = Stage::Ready;
+                entry.attempts = entry.attempts.saturating_add(1).max(attempts_min);
+                entry.error = Some(error.to_owned());
+                self.say(&key);
+            }
+        }
+    }
+
+    /// The socket went silent, or speaks again.
+    pub(super) fn handle_following(&mut self, following: bool) {
+        let live: Vec<SessionKey> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.stage == Stage::Live)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in live {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.row_due = true;
+                entry.error = (!following).then(|| "cTrader has gone silent".to_owned());
+            }
+        }
+    }
+
+    /// An account follows the stream.
+    pub(super) fn handle_live(&mut self, account: AccountId) {
+        for (_, entry) in self.sharing(account) {
+            if entry.stage == Stage::Opening {
+                entry.stage = Stage::Live;
+                entry.was_live = true;
+                entry.attempts = 0;
+                entry.error = None;
+                entry.row_due = true;
+            }
+        }
+    }
+
+    /// An account's session is over.
+    pub(super) fn handle_down(
+        &mut self,
+        account: AccountId,
+        down: &Down,
+        jitter: f64,
+        link: &mut Connection,
+        now: Instant,
+    ) {
+        self.leaving.remove(&account);
+        let bearer = self.bearers.remove(&account);
+        let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
+        let mut keys = Vec::new();
+        for (key, entry) in self.sharing(account) {
+            if !matches!(entry.stage, Stage::Opening | Stage::Live) {
+                continue;
+            }
+            keys.push(key.clone());
+            // What befell the bearer's token says nothing of the others', nor of a newer one.
+            let other_token = entry.offered.as_ref() != Some(&entry.assignment.token);
+            if *down == Down::LoggedOut
+                || other_token
+                || bearer.as_ref().is_some_and(|bearer| bearer != key)
+            {
+                entry.stage = Stage::Ready;
+                continue;
+            }
+            entry.attempts = entry.attempts.saturating_add(1);
+            entry.error = Some(for_user(down));
+            if needs_help(down) {
+                entry.attempts = entry.attempts.max(attempts_max);
+            }
+            let pause = if entry.attempts >= attempts_max {
+                failed_pause
+            } else {
+                backoff::pause(entry.attempts, jitter)
+            };
+            entry.stage = Stage::Waiting(now + pause);
+        }
+        for key in keys {
+            self.say(&key);
+        }
+        self.open_ready(Some(link), now);
+    }
+
+    /// cTrader said what a token covers.
+    pub(super) fn handle_token_verified(
+        &mut self,
+        ticket: u64,
+        answer: &Result<BTreeSet<AccountId>, Refusal>,
+        jitter: f64,
+        now: Instant,
+    ) {
+        let Some(key) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
+        let bearer_is_live = self
+            .bearers
+            .get(&key.account)
+            .and_then(|bearer| self.entries.get(bearer))
+            .map(|e| e.stage);
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        match answer {
+            Ok(covered) if covered.contains(&key.account) => match bearer_is_live {
+                Some(Stage::Live) => {
+                    entry.stage = Stage::Live;
+                    entry.was_live = true;
+                    entry.attempts = 0;
+                    entry.error = None;
+                    entry.row_due = true;
+                }
+                Some(_) => entry.stage = Stage::Opening,
+                None => entry.stage = Stage::Ready,
+            },
+            Ok(_) => {
+                entry.error = Some(Refusal::with_code("ACCOUNT_NOT_AUTHORIZED").for_user());
+                entry.attempts = entry.attempts.max(attempts_max);
+                entry.stage = Stage::Waiting(now + failed_pause);
+            }
+            Err(refusal) => {
+                entry.error = Some(refusal.for_user());
+                entry.attempts = entry.attempts.saturating_add(1);
+                if needs_help(&Down::Refused(refusal.clone())) {
+                    entry.attempts = entry.attempts.max(attempts_max);
+                }
+                let failed = entry.attempts >= attempts_max;
+                let pause = if failed {
+                    failed_pause
+                } else {
+                    backoff::pause(entry.attempts, jitter)
+                };
+                entry.stage = Stage::Waiting(now + pause);
+            }
+        }
+        self.say(&key);
+    }
+
+    /// Opens what waited long enough.
+    pub(super) fn handle_timeout(&mut self, link: Option<&mut Connection>, now: Instant) {
+        for entry in self.entries.values_mut() {
+            if matches!(entry.stage, Stage::Waiting(until) if until <= now) {
+                entry.stage = Stage::Ready;
+            }
+        }
+        self.open_ready(link, now);
+    }
+
+    /// When [`Roster::handle_timeout`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let waiting = self.entries.values().filter_map(|entry| match entry.stage {
+            Stage::Waiting(until) => Some(until),
+            Stage::Ready | Stage::Verifying | Stage::Opening | Stage::Live => None,
+        });
+        waiting.min()
+    }
+
+    /// What the rows shall say now.
+    pub(super) fn take_says(&mut self) -> Vec<Say> {
+        std::mem::take(&mut self.says)
+    }
+
+    /// The sessions whose rows follow the stream, by account.
+    pub(super) fn live(&self) -> impl Iterator<Item = LiveSession<'_>> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.stage == Stage::Live)
+            .map(|(key, entry)| LiveSession {
+                fence: &entry.assignment.fence,
+                account: key.account,
+                row_due: entry.row_due,
+                state: state(entry, self.policy.attempts_max),
+            })
+    }
+
+    /// The fences of all sessions that share an account's stream.
+    pub(super) fn fences_of(&self, account: AccountId) -> impl Iterator<Item = &Fence> {
+        let sharing = move |(key, entry): &(&SessionKey, &Entry)| {
+            key.account == account && matches!(entry.stage, Stage::Opening | Stage::Live)
+        };
+        self.entries
+            .iter()
+            .filter(sharing)
+            .map(|(_, entry)| &entry.assignment.fence)
+    }
+
+    /// The row of a session was put whole.
+    pub(super) fn row_put(&mut self, key: &SessionKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.row_due = false;
+        }
+    }
+
+    /// Whether a row is to be written whole without waiting for the next round.
+    pub(super) fn row_is_due(&self) -> bool {
+        self.entries
+            .values()
+            .any(|entry| entry.row_due && entry.stage == Stage::Live)
+    }
+
+    /// How many sessions there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether an account still waits for its log-out.
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    fn sharing(&mut self, account: AccountId) -> impl Iterator<Item = (&SessionKey, &mut Entry)> {
+        self.entries
+            .iter_mut()
+            .filter(move |(key, _)| key.account == account)
+    }
+
+    fn open_ready(&mut self, link: Option<&mut Connection>, now: Instant) {
+        let Some(link) = link else { return };
+        for (key, entry) in &mut self.entries {
+            if entry.stage != Stage::Ready || self.leaving.contains(&key.account) {
+                continue;
+            }
+            match self.bearers.get(&key.account) {
+                Some(bearer) if bearer != key => {
+                    self.next_ticket += 1;
+                    self.tickets.insert(self.next_ticket, key.clone());
+                    entry.stage = Stage::Verifying;
+                    entry.offered = Some(entry.assignment.token.clone());
+                    link.verify_token(self.next_ticket, &entry.assignment.token, now);
+                }
+                Some(_) | None => {
+                    self.bearers.insert(key.account, key.clone());
+                    entry.stage = Stage::Opening;
+                    entry.offered = Some(entry.assignment.token.clone());
+                    link.open(key.account, entry.assignment.token.clone(), now);
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, key: &SessionKey) {
+        if let Some(entry) = self
+            .entries
+            .get(key)
+            .filter(|entry| entry.stage != Stage::Live)
+        {
+            let state = state(entry, self.policy.attempts_max);
+            self.says.push(Say {
+                fence: entry.assignment.fence.clone(),
+                state,
+            });
+        }
+    }
+}
+
+fn state(entry: &Entry, attempts_max: u32) -> SessionState {
+    let status = if entry.stage == Stage::Live && entry.error.is_none() {
+        Status::Live
+    } else if entry.attempts >= attempts_max {
+        Status::Failed
+    } else if entry.attempts > 0 || entry.was_live {
+        Status::Reconnecting
+    } else {
+        Status::Connecting
+    };
+    SessionState {
+        status,
+        last_error: entry.error.clone(),
+        attempts: i32::try_from(entry.attempts).unwrap_or(i32::MAX),
+        is_demo: Some(entry.assignment.is_demo),
+    }
+}
+
+/// Whether trying again soon is of no use: somebody has to do something first.
+fn needs_help(down: &Down) -> bool {
+    match down {
+        Down::Refused(refusal) => match refusal.disposition() {
+            Disposition::GiveUp
+            | Disposition::RefreshToken
+            | Disposition::ReauthoriseAccount
+            | Disposition::StopApplication => true,
+            Disposition::Success
+            | Disposition::RetrySoon
+            | Disposition::BackOff
+            | Disposition::ReauthoriseApplication
+            | Disposition::CallerError
+            | Disposition::TradingRefused => false,
+        },
+        Down::LoggedOut
+        | Down::Dropped
+        | Down::TokenInvalidated
+        | Down::TimedOut
+        | Down::Malformed(_)
+        | Down::ForeignAuthorisation => false,
+    }
+}
+
+/// What a user may read about it.
+fn for_user(down: &Down) -> String {
+    match down {
+        Down::Refused(refusal) => refusal.for_user(),
+        Down::LoggedOut => "the session was closed".to_owned(),
+        Down::Dropped => "cTrader dropped the session".to_owned(),
+        Down::TokenInvalidated => "cTrader invalidated the authorisation".to_owned(),
+        Down::TimedOut => "cTrader did not answer in time".to_owned(),
+        Down::Malformed(_) => "cTrader sent something unreadable".to_owned(),
+        Down::ForeignAuthorisation => "the account is in use by another authorisation".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

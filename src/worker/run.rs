@@ -1,0 +1,580 @@
+//! From the first connection to the last: start-up, supervision, drain.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::coordinator::{Coordinator, Links, State};
+use super::hints::HintBox;
+use super::keeper::{ClaimState, Keeper};
+use super::link::{Link, LinkCommand};
+use super::outbox::Outbox;
+use super::roster::RetryPolicy;
+use super::status::{LinkStatus, WorkerStatus};
+use super::tokens::TokenKey;
+use super::writer::Writer;
+use crate::amqp::AmqpSettings;
+use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
+use crate::config::Config;
+use crate::ctrader::connection::ConnectionConfig;
+use crate::domain::command::{Command, CommandKind};
+use crate::failure::with_causes;
+use crate::http::{Health, HealthServer, HealthSnapshot};
+use crate::pg::PgError;
+use crate::pg::claims::LockConnection;
+use crate::pg::commands::{self, Applied, CommandRow};
+use crate::pg::connect::{Database, PgConfig, within};
+use crate::pg::{pooler, schema};
+use crate::shutdown::Stages;
+use crate::ws::dial::{Dialer, TlsError};
+
+/// How long a dependency may be away when the worker starts.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Pause between two tries of that.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Connections to Postgres beside those for claims and hints: the writer, the coordinator, and
+/// two for commands.
+const DATABASE_CONNECTIONS: u32 = 4;
+
+/// How often the health routes learn what the tasks say.
+const HEALTH_EVERY: Duration = Duration::from_millis(250);
+
+/// Kept of the grace for the last steps: the last rows and the claims.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// What a worker needs to know.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Who it is.
+    pub worker_id: String,
+    /// Postgres.
+    pub pg: PgConfig,
+    /// RabbitMQ.
+    pub amqp: AmqpSettings,
+    /// The Open API application and our own request rates.
+    pub connection: ConnectionConfig,
+    /// Opens stored tokens.
+    pub token_key: TokenKey,
+    /// The endpoint of demo accounts.
+    pub demo_url: String,
+    /// The endpoint of live accounts.
+    pub live_url: String,
+    /// Roots to trust beside the public ones.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Connections to each endpoint.
+    pub connections: usize,
+    /// Sessions it takes.
+    pub sessions_max: usize,
+    /// The round of rows.
+    pub write_interval: Duration,
+    /// Consecutive failures after which a session counts as failed.
+    pub attempts_max: u32,
+    /// The pause of a failed session.
+    pub failed_pause: Duration,
+    /// How long draining may take.
+    pub grace: Duration,
+    /// End after that long without a session and a command.
+    pub idle_exit: Option<Duration>,
+    /// Port of the health routes.
+    pub port: u16,
+}
+
+impl From<Config> for WorkerConfig {
+    fn from(config: Config) -> Self {
+        let Config {
+            worker_id,
+            database_url,
+            amqp,
+            ctrader,
+            worker,
+            port,
+            log: _,
+        } = config;
+        let key = worker.token_key.as_ref();
+        Self {
+            pg: PgConfig::new(database_url, format!("mahspeccy-bridge {worker_id}")),
+            amqp,
+            connection: ConnectionConfig {
+                client_id: ctrader.client_id,
+                client_secret: ctrader.client_secret,
+                request_rate: ctrader.request_rate,
+                history_rate: ctrader.history_rate,
+            },
+            token_key: TokenKey::new(key.map(crate::config::TokenKey::expose)),
+            demo_url: ctrader.demo_url.into(),
+            live_url: ctrader.live_url.into(),
+            extra_roots: ctrader.extra_roots,
+            connections: ctrader.connections,
+            sessions_max: worker.max_sessions,
+            write_interval: worker.cache_write_interval,
+            attempts_max: worker.reconnect_max_attempts,
+            failed_pause: worker.failed_retry,
+            grace: worker.shutdown_grace,
+            idle_exit: worker.idle_exit,
+            port,
+            worker_id,
+        }
+    }
+}
+
+/// Why a worker did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration names something that cannot be used, whatever the dependency's state.
+    #[error("{0}")]
+    Config(String),
+    /// A dependency cannot be used.
+    #[error("{what} cannot be used: {reason}")]
+    Dependency {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// One of the worker's own tasks ended, which none may.
+    #[error("an internal task ended: {0}")]
+    Internal(String),
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> Self {
+        Self::Config(format!("CTRADER_CA_FILE: {error}"))
+    }
+}
+
+/// Runs a worker until it is told to stop, or has been idle for long enough.
+///
+/// # Errors
+/// When a dependency stays away past the start-up deadline or can't ever be used, or a task died.
+pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError> {
+    let dialer = Dialer::new(config.extra_roots.clone())?;
+    let (snapshot, seen) = watch::channel(HealthSnapshot {
+        rabbitmq: Some("not connected yet".to_owned()),
+        ..HealthSnapshot::default()
+    });
+    let status = Arc::new(WorkerStatus::new(snapshot));
+    status.beat();
+    let server = HealthServer::bind(config.port)
+        .await
+        .map_err(|error| StartError::Config(error.to_string()))?;
+    let health = Health {
+        worker_id: config.worker_id.clone(),
+        started_at: Instant::now(),
+        snapshot: seen,
+        metrics: None,
+    };
+    let health_stop = CancellationToken::new();
+    let serving = tokio::spawn(server.run(health, health_stop.clone()));
+
+    let result = match start_postgres(&config, &stages).await {
+        Ok(Some(lock)) => Box::pin(work(config, stages, dialer, Arc::clone(&status), lock)).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    health_stop.cancel();
+    // It has its own time-outs for what is still being answered.
+    let _ = serving.await;
+    result
+}
+
+/// The lock connection, on a database that is what it should be; `None` when told to stop meanwhile.
+async fn start_postgres(
+    config: &WorkerConfig,
+    stages: &Stages,
+) -> Result<Option<LockConnection>, StartError> {
+    let deadline = Instant::now() + START_DEADLINE;
+    loop {
+        let error = match open_postgres(&config.pg).await {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(error) => error,
+        };
+        if let PgError::Pooler(pooler) = &error {
+            return Err(StartError::Config(format!("DATABASE_URL: {pooler}")));
+        }
+        if !error.is_transient() || Instant::now() >= deadline {
+            return Err(StartError::Dependency {
+                what: "Postgres",
+                reason: with_causes(&error),
+            });
+        }
+        warn!(error = %with_causes(&error), "Postgres cannot be used yet");
+        tokio::select! {
+            () = tokio::time::sleep(START_PAUSE) => {}
+            () = stages.soft.cancelled() => return Ok(None),
+        }
+    }
+}
+
+async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
+    // First, since anything else fails in odd ways through such a pooler.
+    pooler::detect(config).await?;
+    let database = Database::new(config, 1)?;
+    let mut lease = database.lease().await?;
+    let checked = within(database.reply_timeout(), schema::check(&mut lease)).await;
+    lease.settle(checked)?;
+    database.close().await;
+    let mut lock = LockConnection::connect(config).await?;
+    let capacity = within(config.reply_timeout(), lock.capacity()).await?;
+    info!(locks = capacity.locks(), "Postgres is ready");
+    Ok(lock)
+}
+
+/// All tasks of a worker, in the order they stop.
+struct Tasks {
+    set: JoinSet<&'static str>,
+    links: Links,
+    consumer: CancellationToken,
+    coordinator: CancellationToken,
+    writer: CancellationToken,
+    keeper: CancellationToken,
+    hints: CancellationToken,
+}
+
+async fn work(
+    config: WorkerConfig,
+    stages: Stages,
+    dialer: Dialer,
+    status: Arc<WorkerStatus>,
+    lock: LockConnection,
+) -> Result<(), StartError> {
+    let database = Database::new(&config.pg, DATABASE_CONNECTIONS)
+        .map_err(|error| StartError::Config(format!("DATABASE_URL: {error}")))?;
+    let outbox = Arc::new(Outbox::default());
+    let hints = Arc::new(HintBox::default());
+    let mut set = JoinSet::new();
+
+    let (links, link_states) = spawn_links(&config, &dialer, &outbox, &mut set);
+    let (claims, requests) = mpsc::channel(16);
+    let (claim_sender, claim_state) =
+        watch::channel(ClaimState::Lost("not connected yet".to_owned()));
+    let keeper = Keeper {
+        config: config.pg.clone(),
+        worker_id: config.worker_id.clone(),
+        links: links.all(),
+        requests,
+        state: claim_sender,
+    };
+    let (found, findings) = mpsc::channel(64);
+    let (trouble, writer_trouble) = watch::channel(None);
+    let writer = Writer {
+        database: database.clone(),
+        outbox: Arc::clone(&outbox),
+        worker_id: config.worker_id.clone(),
+        findings: found,
+        trouble,
+    };
+    let coordinator = Coordinator {
+        database: database.clone(),
+        links: links.clone(),
+        outbox,
+        hints: Arc::clone(&hints),
+        claims,
+        claim_state: claim_state.clone(),
+        findings,
+        status: Arc::clone(&status),
+        sessions_max: config.sessions_max,
+        token_key: config.token_key.clone(),
+        state: State::default(),
+    };
+    let last_command = Arc::new(watch::Sender::new(Instant::now()));
+    let (consumer, commands) = Consumer::new(
+        config.amqp.clone(),
+        handler(database.clone(), Arc::clone(&last_command)),
+    );
+
+    let mut tasks = Tasks {
+        set,
+        links,
+        consumer: CancellationToken::new(),
+        coordinator: CancellationToken::new(),
+        writer: CancellationToken::new(),
+        keeper: CancellationToken::new(),
+        hints: CancellationToken::new(),
+    };
+    spawn(
+        &mut tasks.set,
+        "keeper",
+        keeper.run(lock, tasks.keeper.clone()),
+    );
+    spawn(&mut tasks.set, "writer", writer.run(tasks.writer.clone()));
+    spawn(
+        &mut tasks.set,
+        "coordinator",
+        coordinator.run(tasks.coordinator.clone()),
+    );
+    spawn(
+        &mut tasks.set,
+        "consumer",
+        consumer.run(tasks.consumer.clone()),
+    );
+    let (pg, listening) = (config.pg.clone(), tasks.hints.clone());
+    spawn(&mut tasks.set, "hints", async move {
+        hints.listen(&pg, &listening).await;
+    });
+
+    let watched = Watched {
+        status,
+        link_states,
+        claim_state,
+        writer_trouble,
+        commands,
+        last_command,
+    };
+    let ended = watched.until_stop(&config, &stages, &mut tasks.set).await;
+    watched.status.modify(|snapshot| snapshot.draining = true);
+    drain(&mut tasks, config.grace, &stages).await;
+    database.close().await;
+    ended
+}
+
+fn spawn_links(
+    config: &WorkerConfig,
+    dialer: &Dialer,
+    outbox: &Arc<Outbox>,
+    set: &mut JoinSet<&'static str>,
+) -> (Links, Vec<Arc<LinkStatus>>) {
+    let mut links = Links::default();
+    let mut states = Vec::new();
+    for (name, url, senders) in [
+        ("demo", &config.demo_url, &mut links.demo),
+        ("live", &config.live_url, &mut links.live),
+    ] {
+        for _ in 0..config.connections {
+            let (sender, inbox) = mpsc::channel(1_024);
+            let state = Arc::new(LinkStatus::default());
+            let link = Link {
+                name,
+                url: url.clone(),
+                dialer: dialer.clone(),
+                connection: config.connection.clone(),
+                policy: RetryPolicy {
+                    attempts_max: config.attempts_max,
+                    failed_pause: config.failed_pause,
+                },
+                write_interval: config.write_interval,
+                outbox: Arc::clone(outbox),
+                status: Arc::clone(&state),
+                inbox,
+            };
+            spawn(set, "link", link.run());
+            senders.push(sender);
+            states.push(state);
+        }
+    }
+    (links, states)
+}
+
+fn spawn(
+    set: &mut JoinSet<&'static str>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    set.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+/// Commits a command's effect.
+fn handler(
+    database: Database,
+    last_command: Arc<watch::Sender<Instant>>,
+) -> impl Fn(Command) -> std::pin::Pin<Box<dyn Future<Output = Result<(), ApplyError>> + Send>>
++ Send
++ Sync
++ 'static {
+    move |command| {
+        let database = database.clone();
+        last_command.send_replace(Instant::now());
+        Box::pin(async move {
+            let row = CommandRow {
+                id: command.id,
+                start: command.kind == CommandKind::Start,
+                user: command.user,
+                account: command.account,
+                issued_at: command.issued_at,
+            };
+            let mut lease = database.lease().await.map_err(later)?;
+            let applied = within(database.reply_timeout(), commands::apply(&mut lease, &row)).await;
+            match lease.settle(applied) {
+                Ok(applied) => {
+                    let outcome = match applied {
+                        Applied::Now(_) => "applied",
+                        Applied::Stale => "stale",
+                        Applied::Duplicate => "duplicate",
+                    };
+                    info!(id = %row.id, start = row.start, user = ?row.user, outcome, "command");
+                    Ok(())
+                }
+                // Whatever it is, it is the database's or ours, and the command is sound.
+                Err(error) => Err(later(error)),
+            }
+        })
+    }
+}
+
+fn later(error: PgError) -> ApplyError {
+    ApplyError::Later(Box::new(error))
+}
+
+/// What is watched while the worker works.
+struct Watched {
+    status: Arc<WorkerStatus>,
+    link_states: Vec<Arc<LinkStatus>>,
+    claim_state: watch::Receiver<ClaimState>,
+    writer_trouble: watch::Receiver<Option<String>>,
+    commands: ConsumerHandle,
+    last_command: Arc<watch::Sender<Instant>>,
+}
+
+impl Watched {
+    /// Keeps the health routes true until something says stop.
+    async fn until_stop(
+        &self,
+        config: &WorkerConfig,
+        stages: &Stages,
+        set: &mut JoinSet<&'static str>,
+    ) -> Result<(), StartError> {
+        let mut rounds = interval(HEALTH_EVERY);
+        let mut idle_since = Instant::now();
+        let mut broker_was_there = false;
+        let started = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stages.soft.cancelled() => return Ok(()),
+                Some(ended) = set.join_next() => {
+                    let reason = match ended {
+                        Ok(name) => format!("{name} returned"),
+                        Err(join_error) => join_error.to_string(),
+                    };
+                    error!(reason, "an internal task ended");
+                    return Err(StartError::Internal(reason));
+                }
+                _ = rounds.tick() => {}
+            }
+            let broker = self.refresh();
+            broker_was_there |= broker.is_none();
+            if let Some(reason) = broker
+                && !broker_was_there
+                && started.elapsed() >= START_DEADLINE
+            {
+                return Err(StartError::Dependency {
+                    what: "RabbitMQ",
+                    reason,
+                });
+            }
+            let sessions = self.status.sessions();
+            if sessions > 0 {
+                idle_since = Instant::now();
+            }
+            idle_since = idle_since.max(*self.last_command.borrow());
+            if config
+                .idle_exit
+                .is_some_and(|limit| idle_since.elapsed() >= limit)
+            {
+                info!("idle for long enough: ending");
+                return Ok(());
+            }
+            if sessions >= config.sessions_max {
+                self.commands.pause();
+            } else {
+                self.commands.resume();
+            }
+        }
+    }
+
+    /// Gathers what the tasks say; gives back why the broker cannot be used, if it can't.
+    fn refresh(&self) -> Option<String> {
+        let claims = match &*self.claim_state.borrow() {
+            ClaimState::Held(_) => None,
+            ClaimState::Lost(reason) => Some(reason.clone()),
+        };
+        let postgres = claims
+            .or_else(|| self.writer_trouble.borrow().clone())
+            .or_else(|| self.status.database_trouble());
+        let rabbitmq = match &*self.commands.state().borrow() {
+            ConnectionState::Connected => None,
+            ConnectionState::Disconnected { reason, .. } => Some(reason.clone()),
+        };
+        let down = self.link_states.iter().any(|link| link.is_down());
+        let ctrader = down.then(|| "a connection to cTrader is down".to_owned());
+        self.status.modify(|snapshot| {
+            snapshot.postgres = postgres;
+            snapshot.rabbitmq.clone_from(&rabbitmq);
+            snapshot.ctrader = ctrader;
+        });
+        rabbitmq
+    }
+}
+
+/// Stops everything in order, within the grace, or at once after a second signal.
+async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
+    let started = tokio::time::Instant::now();
+    let patient = started + grace.saturating_sub(LAST_STEPS);
+    info!("draining");
+    tasks.consumer.cancel();
+    tasks.coordinator.cancel();
+    tasks.hints.cancel();
+    let mut answers = Vec::new();
+    for link in tasks.links.all() {
+        let (done, answered) = oneshot::channel();
+        if link.send(LinkCommand::Drain(done)).await.is_ok() {
+            answers.push(answered);
+        }
+    }
+    let links = async {
+        for answered in answers {
+            // A link that died has nothing to say any more.
+            let _ = answered.await;
+        }
+    };
+    tokio::select! {
+        drained = timeout_at(patient, links) => if drained.is_err() {
+            warn!("some accounts could not be logged out in time");
+        },
+        () = stages.hard.cancelled() => {}
+    }
+    tasks.writer.cancel();
+    wait_for(&mut tasks.set, "writer", started + grace, stages).await;
+    tasks.keeper.cancel();
+    let rest = async { while tasks.set.join_next().await.is_some() {} };
+    tokio::select! {
+        ended = timeout_at(started + grace, rest) => if ended.is_err() {
+            warn!("the grace is over before everything had ended");
+        },
+        () = stages.hard.cancelled() => warn!("stopped before everything had ended"),
+    }
+    info!(
+        ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "drained"
+    );
+}
+
+/// Waits until that task has ended, among others that end meanwhile.
+async fn wait_for(
+    set: &mut JoinSet<&'static str>,
+    name: &'static str,
+    until: tokio::time::Instant,
+    stages: &Stages,
+) {
+    let ended = async {
+        while let Some(ended) = set.join_next().await {
+            if matches!(ended, Ok(ended) if ended == name) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = timeout_at(until, ended) => {}
+        () = stages.hard.cancelled() => {}
+    }
+}

@@ -1,0 +1,96 @@
+//! What tasks tell the health routes, without waiting for one another.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::http::{Beat, HealthSnapshot};
+
+/// A link's state. Written by its task alone.
+#[derive(Debug, Default)]
+pub(super) struct LinkStatus {
+    sessions: AtomicUsize,
+    connected: AtomicBool,
+}
+
+impl LinkStatus {
+    pub(super) fn set_sessions(&self, sessions: usize) {
+        self.sessions.store(sessions, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Sessions that the link carries.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Whether it should be connected and is not.
+    pub(super) fn is_down(&self) -> bool {
+        self.sessions() > 0 && !self.connected.load(Ordering::Relaxed)
+    }
+}
+
+/// The worker's state, for the health routes.
+#[derive(Debug)]
+pub(super) struct WorkerStatus {
+    snapshot: watch::Sender<HealthSnapshot>,
+    trouble: Mutex<Option<String>>,
+}
+
+/// The coordinator goes round at least with every sweep; a database that answers nothing keeps it
+/// in one round for half a minute at most.
+const COORDINATOR_AGE_MAX: Duration = Duration::from_mins(1);
+
+impl WorkerStatus {
+    pub(super) fn new(snapshot: watch::Sender<HealthSnapshot>) -> Self {
+        Self {
+            snapshot,
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// The coordinator went round.
+    pub(super) fn beat(&self) {
+        let beat = Beat {
+            at: Instant::now(),
+            age_max: COORDINATOR_AGE_MAX,
+        };
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.loops.insert("coordinator", beat);
+        });
+    }
+
+    /// How many sessions this worker runs.
+    pub(super) fn set_sessions(&self, sessions: usize) {
+        self.snapshot
+            .send_modify(|snapshot| snapshot.active_sessions = sessions);
+    }
+
+    /// Why what is wanted cannot be read, if it can't.
+    pub(super) fn set_database_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What the coordinator last said of the database.
+    pub(super) fn database_trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Changes what the health routes say.
+    pub(super) fn modify(&self, change: impl FnOnce(&mut HealthSnapshot)) {
+        self.snapshot.send_modify(change);
+    }
+
+    /// How many sessions this worker runs.
+    pub(super) fn sessions(&self) -> usize {
+        self.snapshot.borrow().active_sessions
+    }
+}
