@@ -31,7 +31,7 @@ const PERMIT_SPACE: i32 = 0x6D61_6863;
 const SETTINGS: [(&str, Duration); 7] = [
     ("tcp_keepalives_idle", Duration::from_secs(5)),
     ("tcp_keepalives_interval", Duration::from_secs(2)),
-    ("tcp_user_timeout", Duration::from_millis(9000)),
+    ("tcp_user_timeout", Duration::from_secs(9)),
     ("idle_session_timeout", Duration::from_secs(10)),
     ("client_connection_check_interval", Duration::from_secs(2)),
     ("statement_timeout", Duration::from_secs(3)),

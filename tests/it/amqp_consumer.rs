@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lapin::options::QueueDeleteOptions;
 use mahspeccy_bridge::amqp::ConnectionState;
 use mahspeccy_bridge::amqp::consumer::{Outcome, PREFETCH};
 use mahspeccy_bridge::amqp::topology::{COMMANDS_QUEUE, DEAD_QUEUE};
@@ -221,7 +220,10 @@ async fn a_deleted_queue_is_declared_anew() {
     rig.connected().await;
     vhost
         .channel()
-        .queue_delete(COMMANDS_QUEUE.into(), QueueDeleteOptions::default())
+        .queue_delete(
+            COMMANDS_QUEUE.into(),
+            lapin::options::QueueDeleteOptions::default(),
+        )
         .await
         .expect("deleted");
     let reason = rig.disconnected().await;

@@ -80,8 +80,9 @@ async fn a_queue_with_other_arguments_is_an_error_that_names_it() {
         DEADLINE,
         async || match &*state.borrow() {
             ConnectionState::Disconnected { reason, .. } if *reason == text => Ok(()),
-            ConnectionState::Disconnected { reason, .. } => Err(reason.clone()),
-            ConnectionState::Connected => Err("connected".to_owned()),
+            ConnectionState::Connected | ConnectionState::Disconnected { .. } => {
+                Err(format!("{:?}", *state.borrow()))
+            }
         },
     )
     .await;

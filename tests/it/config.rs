@@ -274,8 +274,10 @@ fn the_file_is_read_and_the_process_wins() {
         let answer = text.split("answer: ").nth(1).expect("an answer");
         answer.lines().next().expect("a line").to_owned()
     };
-    let lines = REQUIRED.map(|(name, value)| format!("{name}={value}\n"));
-    let required = lines.concat();
+    let required: String = REQUIRED
+        .iter()
+        .flat_map(|(name, value)| [name, "=", value, "\n"])
+        .collect();
     let more = "PORT=1\nMAX_SESSIONS=7\nexport WORKER_ID='w $1'\nRECONNECT_MAX_ATTEMPTS=3\n";
     assert_eq!(
         ask(&format!("{required}{}", more.replace("w $1", "w$1"))),
