@@ -1,7 +1,6 @@
 //! Commands reach the handler and are acknowledged after it, whatever happens to the broker, the
 //! connection or the database meanwhile.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -173,15 +172,14 @@ async fn stopping_brings_what_is_in_flight_to_its_end() {
     let commands = commands(100);
     send(&vhost, &commands).await;
     rig.called(usize::from(PREFETCH)).await;
-    let (mode, applied) = (rig.mode.clone(), Arc::clone(&rig.applied));
-    let stopping = tokio::spawn(rig.stop());
-    // Nothing is waited for but that the handlers can end while it stops.
-    mode.send_replace(Mode::Apply);
-    stopping.await.expect("it stops");
-    let applied: HashSet<_> = applied.lock().expect("applied").iter().copied().collect();
-    assert!(applied.len() >= usize::from(PREFETCH));
+    rig.begin_stop();
+    rig.mode.send_replace(Mode::Apply);
+    let applied = Arc::clone(&rig.applied);
+    rig.stop().await;
+    let applied = applied.lock().expect("applied").len();
+    assert_eq!(applied, usize::from(PREFETCH));
     let left = vhost.get_all(COMMANDS_QUEUE).await;
-    assert_eq!(left.len(), 100 - applied.len(), "the rest waits");
+    assert_eq!(left.len(), 100 - applied, "the rest waits");
     for message in left {
         assert!(!message.redelivered, "what was not taken did not come back");
     }

@@ -135,6 +135,11 @@ impl Rig {
             .expect("the rig has the sender");
     }
 
+    /// Asks the consumer to stop.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Stops the consumer, and comes back when it has stopped.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
