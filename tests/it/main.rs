@@ -17,6 +17,8 @@ mod amqp_rig;
 mod amqp_topology;
 mod bindings;
 mod config;
+mod e2e_faults;
 mod e2e_start;
+mod e2e_startup;
 mod health;
 mod support_works;
