@@ -26,7 +26,7 @@ pub static MIGRATIONS: Migrator = Migrator {
 const SERVER_VERSION_MIN: u32 = 150_000;
 
 /// Another migration is waited for no longer than this.
-const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why the schema will not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -206,7 +206,7 @@ mod tests {
                         .into_string()
                         .expect("UTF-8")
                 })
-                .filter(|name| name.ends_with(".sql"))
+                .filter(|name| name.split_once('.').is_some_and(|(_, kind)| kind == "sql"))
                 .collect();
         files.sort();
         let known: Vec<_> = MIGRATIONS

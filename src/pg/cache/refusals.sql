@@ -4,7 +4,8 @@ select i.ord, case
     when o.epoch is distinct from i.epoch then 'fenced'
     when c.epoch is null then 'missing'
     when c.epoch = i.epoch and c.seq >= i.seq then 'stale'
-    -- Another epoch wrote the row, perhaps while this statement ran: the look back does not see that.
+    -- Another epoch wrote the row, or somebody did while this statement ran: the look back does not
+    -- see that.
     else 'fenced'
 end
 from input i

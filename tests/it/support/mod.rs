@@ -2,6 +2,7 @@
 //!
 //! It knows the servers, not the bridge: nothing in here uses the library under test.
 
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod services;
