@@ -1,6 +1,7 @@
 //! The latest command decides, in whatever order commands arrive, however often and however many at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, UserId};
@@ -13,6 +14,7 @@ use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
+use tokio::sync::Barrier;
 use uuid::Uuid;
 
 use crate::pg_support::{claim, config, key, migrated, soon, user};
@@ -358,8 +360,12 @@ fn model(commands: &[CommandRow], primary: Option<i64>, accounts: &[i64]) -> BTr
         .collect()
 }
 
+/// Few commands and many rounds: each command more is a chance to repair what a race did wrong.
+const ROUNDS: usize = 60;
+const COMMANDS: usize = 7;
+
 fn random_commands(rng: &mut StdRng, user: &UserId) -> Vec<CommandRow> {
-    (0..24)
+    (0..COMMANDS)
         .map(|_| {
             let account = [None, Some(5), Some(6), Some(7)][rng.random_range(0..4)];
             CommandRow {
@@ -371,13 +377,13 @@ fn random_commands(rng: &mut StdRng, user: &UserId) -> Vec<CommandRow> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_in_any_order_and_at_once_end_in_the_state_of_the_latest() {
     let database = migrated().await;
     let seed = rand::random::<u64>();
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    for round in 0..12 {
+    for round in 0..ROUNDS {
         let id = format!("user {round}");
         let user = user(&id);
         // With the primary account known at first, later, or never.
@@ -400,15 +406,22 @@ async fn commands_in_any_order_and_at_once_end_in_the_state_of_the_latest() {
             connect().await;
         }
         let commands = random_commands(&mut rng, &user);
+        // Each command goes to one worker, some to two.
+        let mut workers = vec![Vec::new(); 4];
+        for command in &commands {
+            for _ in 0..1 + usize::from(rng.random_ratio(1, 8)) {
+                workers[rng.random_range(0..4)].push(command.clone());
+            }
+        }
+        let start = Arc::new(Barrier::new(workers.len()));
         let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..3 {
-            // Each worker gets most of them, in an order of its own; all together get every one.
-            let mut mine = commands.clone();
+        for mut mine in workers {
             mine.shuffle(&mut rng);
-            let pool = database.pool().clone();
+            let (pool, start) = (database.pool().clone(), Arc::clone(&start));
             tasks.spawn(async move {
+                let mut conn = pool.acquire().await.expect("a connection");
+                start.wait().await;
                 for command in mine {
-                    let mut conn = pool.acquire().await.expect("a connection");
                     apply(&mut conn, &command).await.expect("applied");
                 }
             });
