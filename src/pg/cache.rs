@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use sqlx::postgres::PgConnection;
 
 use super::PgError;
+use super::connect::Lease;
 use super::numeric::Numeric;
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::SessionKey;
@@ -29,7 +30,8 @@ pub struct WriteReport {
     pub changed: u64,
     /// Rows that were only said to be still so.
     pub heartbeat: u64,
-    /// Refused: the slot has another epoch, or another epoch wrote the row.
+    /// Refused: the slot has another epoch, or another write got to the row while this one was on its way,
+    /// most likely that of the slot's new owner.
     pub fenced: Vec<SessionKey>,
     /// Refused: the row has this `seq` or a later one of this same epoch already.
     pub stale: Vec<SessionKey>,
@@ -51,12 +53,12 @@ pub struct Failure {
 /// Writes a batch. Of several writes of one row those that a later one makes needless are left out.
 ///
 /// A statement that fails because of a value is cut in two until the row at fault stands alone; when the
-/// connection or the server fails, what is left is reported as failed. A row that is written again after
+/// connection or the server fails, what is left is reported as failed and the lease keeps nothing. A row that is written again after
 /// a failure needs a higher `seq`, since the first write may have arrived.
 ///
 /// # Cancel safety
 /// Given up in the middle, some rows are written and the connection is of no more use.
-pub async fn write(conn: &mut PgConnection, writes: &[RowWrite], worker: &str) -> WriteReport {
+pub async fn write(lease: &mut Lease, writes: &[RowWrite], worker: &str) -> WriteReport {
     let mut report = WriteReport::default();
     let kinds = Kinds::sort(writes);
     let batches = [
@@ -72,13 +74,18 @@ pub async fn write(conn: &mut PgConnection, writes: &[RowWrite], worker: &str) -
                 report.fail(chunk, None);
                 continue;
             }
-            match statement.run(conn, chunk, worker).await {
+            match statement.run(lease, chunk, worker).await {
                 Ok(refusals) => report.count(statement, chunk, &refusals),
                 Err(error) if error.is_about_data() && chunk.len() > 1 => {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     chunks.extend([second, first]);
                 }
-                Err(error) => report.fail(chunk, Some(error)),
+                Err(error) => {
+                    if error.is_transient() {
+                        lease.condemn();
+                    }
+                    report.fail(chunk, Some(error));
+                }
             }
         }
     }

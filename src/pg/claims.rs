@@ -34,9 +34,10 @@ const SETTINGS: [(&str, Duration); 7] = [
     ("tcp_user_timeout", Duration::from_secs(9)),
     ("idle_session_timeout", Duration::from_secs(10)),
     ("client_connection_check_interval", Duration::from_secs(2)),
-    ("statement_timeout", Duration::from_secs(3)),
-    // A writer that is hung holds the row of a slot for as long as its statement at most.
-    ("lock_timeout", Duration::from_secs(2)),
+    // Shorter than the caller's patience, so that a claim that stands in line fails by itself and costs
+    // no other. What it waits for is a writer's statement that tells a state.
+    ("statement_timeout", Duration::from_millis(1500)),
+    ("lock_timeout", Duration::from_millis(700)),
 ];
 const KEEPALIVES_COUNT: &str = "-- claims.keepalives\nset tcp_keepalives_count = 3";
 

@@ -78,7 +78,8 @@ impl PgConfig {
 pub(super) async fn open(config: &PgConfig) -> Result<PgConnection, PgError> {
     let options = config.options()?;
     within(CONNECT_TIMEOUT, async {
-        Ok(PgConnection::connect_with(&options).await?)
+        // Boxed: the handshake of TLS and login is most of what a future of ours would weigh.
+        Ok(Box::pin(PgConnection::connect_with(&options)).await?)
     })
     .await
 }
@@ -140,11 +141,11 @@ impl Database {
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn new(config: &PgConfig, connections: usize) -> Result<Self, PgError> {
+    pub fn new(config: &PgConfig, connections: u32) -> Result<Self, PgError> {
         config.options()?;
         let shared = Shared {
             config: config.clone(),
-            places: Arc::new(Semaphore::new(connections)),
+            places: Arc::new(Semaphore::new(connections as usize)),
             idle: Mutex::default(),
         };
         Ok(Self {
@@ -166,6 +167,7 @@ impl Database {
             let conn = self.connection().await?;
             Ok(Lease {
                 conn: Some(conn),
+                fit: true,
                 shared: Arc::clone(&self.shared),
                 _place: place,
             })
@@ -235,19 +237,27 @@ impl fmt::Debug for Database {
 /// knows in the middle of what it was.
 pub struct Lease {
     conn: Option<PgConnection>,
+    /// False once the connection was found lost by something that reports it in its own way.
+    fit: bool,
     shared: Arc<Shared>,
     /// Free again after the connection is.
     _place: OwnedSemaphorePermit,
 }
 
 impl Lease {
+    /// The connection is lost, and with it most likely those that are idle.
+    pub(super) fn condemn(&mut self) {
+        self.fit = false;
+        self.shared.idle().clear();
+    }
+
     /// Ends the lease: after a success the connection is kept for the next one.
     ///
     /// # Errors
     /// The result's own.
     pub fn settle<T>(mut self, result: Result<T, PgError>) -> Result<T, PgError> {
         match &result {
-            Ok(_) if !self.shared.places.is_closed() => {
+            Ok(_) if self.fit && !self.shared.places.is_closed() => {
                 let kept = self.conn.take().map(|conn| (conn, Instant::now()));
                 self.shared.idle().extend(kept);
             }

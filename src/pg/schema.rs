@@ -206,7 +206,7 @@ mod tests {
                         .into_string()
                         .expect("UTF-8")
                 })
-                .filter(|name| name.strip_suffix(".sql").is_some())
+                .filter(|name| name.split_once('.').is_some_and(|(_, kind)| kind == "sql"))
                 .collect();
         files.sort();
         let known: Vec<_> = MIGRATIONS

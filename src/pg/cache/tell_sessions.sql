@@ -2,12 +2,11 @@
 -- row locked, so that a new owner raises its epoch either before this or after it.
 ), differing as (
     select s.user_id, s.account_id, i.status, i.last_error, i.attempts
-    from written w
-    join input i on i.user_key = w.user_key and i.account_id = w.account_id
+    from owned i
     join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
     join bridge.sessions s on s.user_id = i.user_id and s.account_id = i.account_id
-    where (s.status, s.last_error, s.attempts, s.worker_id)
-        is distinct from (i.status, i.last_error, i.attempts, $7::text)
+    where i.differs
+        and (i.user_key, i.account_id) in (select w.user_key, w.account_id from written w)
     order by i.ord
     for share of o
     for update of s

@@ -1,6 +1,9 @@
 -- cache.write_full
-with input as materialized (
-    select * from unnest(
+with owned as materialized (
+    select i.*,
+        (s.status, s.last_error, s.attempts, s.worker_id)
+            is distinct from (i.status, i.last_error, i.attempts, $7::text) as differs
+    from unnest(
         $1::int[], $2::text[], $3::bigint[], $4::int[], $5::bigint[], $6::bigint[],
         $8::text[], $9::text[], $10::text[], $11::int[], $12::bool[],
         $13::bool[], $14::bigint[], $15::text[],
@@ -15,6 +18,8 @@ with input as materialized (
         used_margin, free_margin, bonus, margin_level,
         position_count, order_count, positions, orders, balance_version, event_at
     )
+    join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
+    join bridge.sessions s on s.user_id = i.user_id and s.account_id = i.account_id
 ), written as (
     insert into public.ctrader_cache as c (
         user_key, account_id, trader_login, is_demo, is_connected, status, last_error, currency,
@@ -26,9 +31,7 @@ with input as materialized (
         i.used_margin, i.free_margin, i.bonus, i.margin_level, i.position_count, i.order_count,
         i.positions::jsonb, i.orders::jsonb, i.balance_version, i.event_at, clock_timestamp(),
         i.epoch, i.seq
-    from input i
-    join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
-    join bridge.sessions s on s.user_id = i.user_id and s.account_id = i.account_id
+    from owned i
     order by i.ord
     on conflict (user_key, account_id) do update set
         trader_login = excluded.trader_login,

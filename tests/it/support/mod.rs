@@ -3,6 +3,7 @@
 //! But for `fleet`, which runs the bridge itself, it knows the servers and not the library under test.
 
 pub(crate) mod fleet;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod services;

@@ -1,0 +1,138 @@
+//! Deals are appended once, exactly, and by the slot's owner.
+
+use mahspeccy_bridge::domain::deal::{Closing, Deal, Side};
+use mahspeccy_bridge::domain::decimal::Decimal;
+use mahspeccy_bridge::domain::ids::{AccountId, DealId, OrderId, PositionId, SymbolId};
+use mahspeccy_bridge::pg::deals::{DealReport, DealWrite, insert};
+use time::macros::datetime;
+
+use crate::pg_support::{claim, migrated, user};
+
+const USER: &str = "lance@lwk.space";
+
+fn deal(id: i64, closing: Option<Closing>) -> DealWrite {
+    DealWrite {
+        user: user(USER),
+        account: AccountId(5_150_705),
+        slot: user(USER).slot(),
+        epoch: 1,
+        deal: Deal {
+            deal_id: DealId(id),
+            order_id: OrderId(20),
+            position_id: PositionId(30),
+            symbol: Some("EURUSD".to_owned()),
+            symbol_id: SymbolId(1),
+            side: Side::Sell,
+            status: "FILLED",
+            volume: Decimal::new(100_000, 0),
+            filled_volume: Decimal::new(5_000_050, 2),
+            price: Some(Decimal::new(108_300, 5)),
+            executed_at: datetime!(2026-11-23 05:42:00.123 UTC),
+            commission: Some(Decimal::new(-350, 2)),
+            closing,
+        },
+    }
+}
+
+fn closing() -> Closing {
+    Closing {
+        gross_profit: Decimal::new(1210, 2),
+        swap: Decimal::new(-5, 2),
+        closed_volume: Some(Decimal::new(100_000, 0)),
+        entry_price: None,
+        balance_after: Decimal::new(1_000_855, 2),
+    }
+}
+
+#[tokio::test]
+async fn a_deal_is_appended_once_with_every_column() {
+    let database = migrated().await;
+    let _lock = claim(&database, "a", &[USER]).await;
+    let mut conn = database.pool().acquire().await.expect("a connection");
+    let first = [
+        deal(1, None),
+        deal(2, Some(closing())),
+        deal(2, Some(closing())),
+    ];
+    let report = insert(&mut conn, &first).await.expect("deals");
+    assert_eq!(
+        report,
+        DealReport {
+            inserted: 2,
+            known: 1,
+            fenced: 0
+        }
+    );
+    let report = insert(&mut conn, &first[..2]).await.expect("deals");
+    assert_eq!(
+        report,
+        DealReport {
+            inserted: 0,
+            known: 2,
+            fenced: 0
+        }
+    );
+    let rows: Vec<String> =
+        sqlx::query_scalar("select to_jsonb(d)::text from ctrader_deals d order by deal_id")
+            .fetch_all(&mut *conn)
+            .await
+            .expect("rows");
+    let row = |id, closing: [&str; 5]| {
+        let [swap, closed, entry, gross, balance] = closing;
+        format!(
+            r#"{{"side": "SELL", "swap": {swap}, "price": 1.08300, "status": "FILLED", "symbol": "EURUSD", "volume": 100000, "deal_id": {id}, "order_id": 20, "user_key": "{}", "symbol_id": 1, "account_id": 5150705, "commission": -3.50, "entry_price": {entry}, "executed_at": "2026-11-23T05:42:00.123+00:00", "position_id": 30, "gross_profit": {gross}, "balance_after": {balance}, "closed_volume": {closed}, "filled_volume": 50000.50}}"#,
+            user(USER).key()
+        )
+    };
+    assert_eq!(
+        rows,
+        [
+            row(1, ["null"; 5]),
+            row(2, ["-0.05", "100000", "null", "12.10", "10008.55"])
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_deal_of_a_lost_slot_is_left_to_the_new_owner() {
+    let database = migrated().await;
+    let _lock = claim(&database, "a", &[USER]).await;
+    let mut conn = database.pool().acquire().await.expect("a connection");
+    insert(&mut conn, &[deal(1, None)]).await.expect("deals");
+    sqlx::raw_sql("update bridge.slots set epoch = epoch + 1")
+        .execute(&mut *conn)
+        .await
+        .expect("epochs");
+    let newer = DealWrite {
+        epoch: 2,
+        ..deal(3, None)
+    };
+    let report = insert(&mut conn, &[deal(1, None), deal(2, None), newer])
+        .await
+        .expect("deals");
+    assert_eq!(
+        report,
+        DealReport {
+            inserted: 1,
+            known: 0,
+            fenced: 2
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_long_history_goes_in_chunks() {
+    let database = migrated().await;
+    let _lock = claim(&database, "a", &[USER]).await;
+    let mut conn = database.pool().acquire().await.expect("a connection");
+    let deals: Vec<DealWrite> = (0..1001).map(|id| deal(id, Some(closing()))).collect();
+    let report = insert(&mut conn, &deals).await.expect("deals");
+    assert_eq!(
+        report,
+        DealReport {
+            inserted: 1001,
+            known: 0,
+            fenced: 0
+        }
+    );
+}
