@@ -33,3 +33,4 @@ mod pg_rows;
 mod pg_schema;
 mod pg_support;
 mod support_works;
+mod tidy;
