@@ -23,6 +23,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 use tokio::process::{Child, Command as Process};
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 /// How long the worker may take to make the first row live.
@@ -249,10 +250,12 @@ async fn show(
     let mut first: BTreeMap<String, String> = BTreeMap::new();
     let mut moved: BTreeMap<String, bool> = BTreeMap::new();
     let mut round = tokio::time::interval(Duration::from_secs(1));
+    let mut terminated = signal(SignalKind::terminate())?;
     loop {
         tokio::select! {
             _ = round.tick() => {}
             pressed = tokio::signal::ctrl_c() => { pressed?; break }
+            _ = terminated.recv() => break,
             ended = worker.wait() => return Err(format!("the worker ended: {}", ended?).into()),
         }
         let rows = look(pool, &keys).await?;
@@ -290,7 +293,10 @@ fn draw(rows: &[Seen]) {
         "{:>9}  {:<12} {:>3} {:>14} {:>14} {:>11} {:>12} {:>9} {:>8}",
         "login", "status", "", "balance", "equity", "net P&L", "margin %", "positions", "row age"
     );
-    let lines: String = rows.iter().map(|row| format!("{}\n", row.line)).collect();
+    let lines: String = rows
+        .iter()
+        .flat_map(|row| [row.line.as_str(), "\n"])
+        .collect();
     // A closed terminal ends the demo by its signal.
     let _ = writeln!(out, "{clear}{heading}\n{lines}");
 }

@@ -362,7 +362,9 @@ mod tests {
     fn the_most_overdue_loop_is_named() {
         let now = Instant::now() + Duration::from_secs(100);
         let beat = |age, age_max| Beat {
-            at: now - Duration::from_secs(age),
+            at: now
+                .checked_sub(Duration::from_secs(age))
+                .expect("long after the start"),
             age_max: Duration::from_secs(age_max),
         };
         let mut snapshot = HealthSnapshot::default();

@@ -90,4 +90,24 @@ mod tests {
         stages.stop_now();
         assert!(stages.soft.is_cancelled() && stages.hard.is_cancelled());
     }
+
+    #[tokio::test]
+    async fn real_signals_advance_the_stages() {
+        let send = |signal: &str| {
+            let pid = std::process::id().to_string();
+            let status = std::process::Command::new("kill")
+                .args(["-s", signal, &pid])
+                .status();
+            assert!(status.expect("it runs").success());
+        };
+        let stages = Stages::default();
+        let signals = Signals::install().expect("allowed");
+        let driven = tokio::spawn(signals.drive(stages.clone()));
+        send("TERM");
+        stages.soft.cancelled().await;
+        assert!(!stages.hard.is_cancelled());
+        send("INT");
+        stages.hard.cancelled().await;
+        driven.await.expect("it ends with the last stage");
+    }
 }

@@ -93,6 +93,11 @@ _services_install() { # PACKAGE ...
 _services_missing() { # the packages this run needs and does not have
   if [[ -z ${DATABASE_URL:-} ]] && ! _services_postgres_bin >/dev/null; then echo postgresql; fi
   if [[ -z ${AMQP_URL:-} && ! -x $_services_rabbitmq_bin ]]; then echo rabbitmq-server; fi
+  if [[ -n ${services_for_tests:-} ]]; then
+    command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
+    # Debian's Python has venv in a package of its own.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  fi
 }
 
 _services_ensure_installed() {

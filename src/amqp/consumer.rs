@@ -76,7 +76,7 @@ where
 /// Whether commands can reach us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Connected, with everything declared.
+    /// Connected, with everything declared, and subscribed unless it is paused.
     Connected,
     /// Not, and it is being tried again.
     Disconnected {
@@ -239,11 +239,12 @@ impl<H: Handler> Consumer<H> {
 
     /// One connection from its beginning to its end.
     async fn connection(&mut self, stop: &CancellationToken) -> Result<(), AmqpError> {
-        let opened = tokio::select! {
+        let mut subscriber = tokio::select! {
             opened = Subscriber::open(&self.settings, &self.shared) => opened?,
             () = stop.cancelled() => return Ok(()),
         };
-        let mut subscriber = opened;
+        let take = *self.wanted.borrow();
+        subscriber.subscribe(take).await?;
         info!("RabbitMQ is connected");
         self.state.send_replace(ConnectionState::Connected);
         let served = subscriber.serve(&mut self.wanted, stop).await;

@@ -7,9 +7,11 @@
 //! (which starts the count at zero) before the old one is acknowledged. The broker's limit is left
 //! for what it is for: a command that kills the workers that take it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -83,20 +85,18 @@ impl<H: Handler> Bench<H> {
         let held_since = Instant::now();
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
         loop {
-            let tried = timeout(APPLY_TIMEOUT, self.shared.handler.apply(command.clone())).await;
-            let error = match tried {
-                Ok(Ok(())) => {
+            let error = match self.try_once(&command).await {
+                Ok(()) => {
                     self.outage
                         .send_if_modified(|outage| outage.take().is_some());
                     self.shared.count(Some(kind), Outcome::Applied);
                     return self.ack(delivery).await;
                 }
-                Ok(Err(ApplyError::Never(reason))) => {
+                Err(ApplyError::Never(reason)) => {
                     self.shared.count(Some(kind), Outcome::Dead);
                     return self.bury(delivery, &reason).await;
                 }
-                Ok(Err(ApplyError::Later(error))) => error,
-                Err(_) => format!("no end after {} s", APPLY_TIMEOUT.as_secs()).into(),
+                Err(ApplyError::Later(error)) => error,
             };
             self.shared.count(Some(kind), Outcome::Retried);
             self.begin_outage(&*error);
@@ -111,6 +111,20 @@ impl<H: Handler> Bench<H> {
                 return Ok(());
             }
             self.wait(backoff.next_delay()).await;
+        }
+    }
+
+    /// A panic is the command's fault as far as we know: it would panic again, and take the
+    /// deliveries beside it back to the queue each time.
+    async fn try_once(&self, command: &Command) -> Result<(), ApplyError> {
+        let handled = AssertUnwindSafe(self.shared.handler.apply(command.clone())).catch_unwind();
+        match timeout(APPLY_TIMEOUT, handled).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ApplyError::Never("the handler panicked".to_owned())),
+            Err(_) => {
+                let error = format!("no end after {} s", APPLY_TIMEOUT.as_secs());
+                Err(ApplyError::Later(error.into()))
+            }
         }
     }
 

@@ -111,6 +111,37 @@ pub struct SessionState {
     pub is_demo: Option<bool>,
 }
 
+impl SessionState {
+    /// A state without a history.
+    #[must_use]
+    pub const fn of(status: Status) -> Self {
+        Self {
+            status,
+            last_error: None,
+            attempts: 0,
+            is_demo: None,
+        }
+    }
+
+    /// In an environment that is known.
+    #[must_use]
+    pub fn on(self, is_demo: bool) -> Self {
+        Self {
+            is_demo: Some(is_demo),
+            ..self
+        }
+    }
+
+    /// With a reason, fit to show a user.
+    #[must_use]
+    pub fn because(self, reason: impl Into<String>) -> Self {
+        Self {
+            last_error: Some(reason.into()),
+            ..self
+        }
+    }
+}
+
 /// What one write changes of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowContent {

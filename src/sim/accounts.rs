@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use crate::ctrader::wire;
 
+use super::account_spec::{AccountSpec, PositionSpec};
 use super::broker::{Broker, Request};
 use super::envelope::Refusal;
 use super::faults::millis;
 use super::money;
 use super::num::{FINE_PER_RAW, Ratio, fine_f64, raw_f64};
-use super::spec::{AccountKind, AccountSpec, Environment, MarginType, PositionSpec, Side};
+use super::spec::{AccountKind, Environment, MarginType, Side};
 
 /// An open position.
 #[derive(Clone, Debug)]
@@ -259,12 +260,12 @@ impl Broker {
         };
         self.accounts.insert(spec.id, account);
         for position in spec.positions {
-            self.plant(spec.id, position);
+            self.plant(spec.id, &position);
         }
     }
 
     /// Gives an account a position as if it had been opened an hour ago, with nothing said on the wire.
-    fn plant(&mut self, account_id: i64, spec: PositionSpec) {
+    fn plant(&mut self, account_id: i64, spec: &PositionSpec) {
         let venue = self
             .accounts
             .get(&account_id)

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::account_spec::AccountSpec;
 use super::broker::{Broker, Settings, Start};
 use super::limits::Limits;
 use super::market::Venue;
 use super::presets;
-use super::spec::{AccountSpec, BrokerSpec};
+use super::spec::BrokerSpec;
 
 /// The application that is known unless others are named.
 pub const CLIENT_ID: &str = "sim-client";

@@ -92,7 +92,7 @@ impl Broker {
                 range.holds(deal.execution_timestamp) && deal.execution_timestamp <= visible
             })
             .filter(|deal| wanted(deal))
-            .cloned()
+            .copied()
             .collect()
     }
 

@@ -134,9 +134,9 @@ impl Budget {
     ) -> Result<(), Breach> {
         let history = historical(kind);
         if history {
-            self.historical.count(now)
+            self.historical.count(now);
         } else {
-            self.all.count(now)
+            self.all.count(now);
         }
         if limits.off {
             return Ok(());

@@ -47,12 +47,16 @@
 //! seed and the same calls give the same bytes; prices are raw (1/100000), volumes 1/100 unit, money
 //! in the account's smallest unit.
 
+mod account_spec;
 mod accounts;
 mod auth;
 mod broker;
 mod build;
+mod by_hand;
 mod cash;
 mod charts;
+mod closing;
+mod conn;
 mod dispatch;
 mod envelope;
 mod faults;
@@ -75,6 +79,7 @@ mod tests;
 mod tokens;
 mod trade;
 
+pub use account_spec::{AccountSpec, PositionSpec};
 pub use broker::{Broker, Close, ConnId, MAX_FRAME, Output, Seen, Settings, Stats};
 pub use build::{Builder, CLIENT_ID, CLIENT_SECRET};
 pub use envelope::{Refusal, Route};
@@ -86,8 +91,8 @@ pub use order_spec::{OrderKind, OrderSpec};
 pub use orders::Placed;
 pub use protection::OrderChange;
 pub use spec::{
-    AccountKind, AccountSpec, AssetSpec, BrokerSpec, Commission, Environment, LeverageSpec,
-    MarginType, PositionSpec, Side, SymbolSpec,
+    AccountKind, AssetSpec, BrokerSpec, Commission, Environment, LeverageSpec, MarginType, Side,
+    SymbolSpec,
 };
 pub use tokens::LIFETIME;
 

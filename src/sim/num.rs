@@ -146,10 +146,6 @@ impl Ratio {
         if other.less_than(self) { other } else { self }
     }
 
-    pub(super) fn is_positive(self) -> bool {
-        self.num > I256::ZERO
-    }
-
     /// Times 10^`digits`.
     pub(super) fn scaled(self, digits: u32) -> Self {
         self.times(Self::new(10_i128.pow(digits), 1))

@@ -1,9 +1,10 @@
 //! Ready-made worlds: two brokers with different ids, and the worked example whose every cent is known.
 
+use super::account_spec::{AccountSpec, PositionSpec};
 use super::broker::Broker;
 use super::build::Builder;
 use super::num::raw;
-use super::spec::{AccountSpec, BrokerSpec, Commission, PositionSpec, Side, SymbolSpec};
+use super::spec::{BrokerSpec, Commission, Side, SymbolSpec};
 
 /// Title of the first default broker.
 pub const ALPHA: &str = "Alpha";
@@ -188,6 +189,9 @@ impl Broker {
     }
 
     /// T2: prices back at T0, then half of 702 is closed by hand. Balance 1005258, equity 1017121.
+    ///
+    /// # Panics
+    /// If 702 is not open: the steps were made out of order.
     pub fn worked_t2(&mut self) {
         self.worked_t0_prices();
         self.close_position(WORKED_ACCOUNT, 702, Some(1_000_000))

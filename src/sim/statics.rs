@@ -34,8 +34,14 @@ impl Broker {
             2116 => self.on_symbol_by_id(request, index),
             2118 => self.on_conversion(request, index),
             2139 => self.on_expected_margin(request, index),
-            2153 => self.on_asset_classes(request, account),
-            2160 => self.on_categories(request, account),
+            2153 => {
+                self.on_asset_classes(request, account);
+                Ok(())
+            }
+            2160 => {
+                self.on_categories(request, account);
+                Ok(())
+            }
             _ => self.on_leverage(request, index),
         }
     }
@@ -158,7 +164,7 @@ impl Broker {
         Ok(())
     }
 
-    fn on_asset_classes(&mut self, request: &Request, account: i64) -> Result<(), Refusal> {
+    fn on_asset_classes(&mut self, request: &Request, account: i64) {
         let class = |(id, name): (i64, &str)| wire::ProtoOaAssetClass {
             id: Some(id),
             name: Some(name.to_owned()),
@@ -170,10 +176,9 @@ impl Broker {
             asset_class: CATEGORIES.into_iter().map(class).collect(),
         };
         self.reply(request, 2154, &reply);
-        Ok(())
     }
 
-    fn on_categories(&mut self, request: &Request, account: i64) -> Result<(), Refusal> {
+    fn on_categories(&mut self, request: &Request, account: i64) {
         let category = |(id, name): (i64, &str)| wire::ProtoOaSymbolCategory {
             id,
             asset_class_id: id,
@@ -186,7 +191,6 @@ impl Broker {
             symbol_category: CATEGORIES.into_iter().map(category).collect(),
         };
         self.reply(request, 2161, &reply);
-        Ok(())
     }
 
     fn on_leverage(&mut self, request: &Request, index: usize) -> Result<(), Refusal> {

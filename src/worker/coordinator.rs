@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -88,6 +88,9 @@ pub(super) struct Coordinator {
     pub(super) token_key: TokenKey,
     pub(super) state: State,
 }
+
+/// How long the keeper may take for a claim, once it holds a connection.
+const CLAIM_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the coordinator knows of its own doings.
 #[derive(Debug, Default)]
@@ -205,8 +208,13 @@ impl Coordinator {
         {
             return Vec::new();
         }
-        // No answer: the keeper lost its connection, and says so by its state.
-        let claimed = answered.await.unwrap_or_default();
+        // No answer: the keeper lost its connection, and says so by its state; what it should
+        // claim after all it lets go again.
+        let claimed = timeout(CLAIM_WITHIN, answered)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default();
         if !claimed.is_empty() {
             info!(slots = claimed.len(), "slots claimed");
         }
@@ -260,7 +268,7 @@ impl Coordinator {
             .cloned()
             .collect();
         for key in vanished {
-            self.stop(&key, LinkCommand::Stop(key.clone())).await;
+            self.stop(&key, SessionState::of(Status::Stopped)).await;
         }
         for record in records {
             let Some(epoch) = self.state.held.get(&record.slot).copied() else {
@@ -275,21 +283,24 @@ impl Coordinator {
         let key = record.key.clone();
         match (record.desired, &record.credentials) {
             (Desired::Stopped, _) => {
-                if self.state.running.contains_key(&key) {
-                    self.stop(&key, LinkCommand::Stop(key.clone())).await;
-                } else if record.status != Status::Stopped {
-                    let stopped = state(Status::Stopped, None);
-                    self.say(&record, epoch, stopped);
+                let running = self.state.running.contains_key(&key);
+                if running || record.status != Status::Stopped {
+                    self.say(&record, epoch, SessionState::of(Status::Stopped))
+                        .await;
                 }
             }
             (Desired::Running, None) => {
-                self.stop(&key, LinkCommand::Stop(key.clone())).await;
                 let reason = if key.account == SessionKey::PRIMARY {
                     "no cTrader account is connected: connect cTrader first"
                 } else {
                     "this cTrader account is not connected: connect cTrader first"
                 };
-                self.say(&record, epoch, state(Status::Failed, Some(reason)));
+                self.say(
+                    &record,
+                    epoch,
+                    SessionState::of(Status::Failed).because(reason),
+                )
+                .await;
             }
             (Desired::Running, Some(credentials)) => {
                 let credentials = credentials.clone();
@@ -303,12 +314,9 @@ impl Coordinator {
         let token = match self.token_key.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
             Err(unusable) => {
-                self.stop(&key, LinkCommand::Stop(key.clone())).await;
-                self.say(
-                    record,
-                    epoch,
-                    state(Status::Failed, Some(&unusable.to_string())),
-                );
+                let failed = SessionState::of(Status::Failed).because(unusable.to_string());
+                self.say(record, epoch, failed.on(!credentials.is_live))
+                    .await;
                 return;
             }
         };
@@ -322,7 +330,7 @@ impl Coordinator {
         match self.state.running.get(&key) {
             Some(known) if *known == running => return,
             Some(known) if known.link != link => {
-                self.stop(&key, LinkCommand::Release(key.clone())).await;
+                self.stop(&key, SessionState::of(Status::Pending)).await;
             }
             Some(_) | None => {}
         }
@@ -345,9 +353,14 @@ impl Coordinator {
         }
     }
 
-    async fn stop(&mut self, key: &SessionKey, command: LinkCommand) {
-        if let Some(running) = self.state.running.remove(key) {
-            self.tell(running.link, command).await;
+    /// Lets a session go; whether there was one.
+    async fn stop(&mut self, key: &SessionKey, state: SessionState) -> bool {
+        match self.state.running.remove(key) {
+            Some(running) => {
+                self.tell(running.link, LinkCommand::Stop(key.clone(), state))
+                    .await
+            }
+            None => false,
         }
     }
 
@@ -359,19 +372,22 @@ impl Coordinator {
         }
     }
 
-    /// Says a state of a session that no link carries, once.
-    fn say(&mut self, record: &SessionRecord, epoch: i64, state: SessionState) {
+    /// Says a state of a session that no link shall carry, once.
+    async fn say(&mut self, record: &SessionRecord, epoch: i64, state: SessionState) {
         let saying = (epoch, record.command_id, state);
         if self.state.said.get(&record.key) == Some(&saying) {
             return;
         }
-        let fence = Fence {
-            key: record.key.clone(),
-            slot: record.slot,
-            epoch,
-        };
-        self.outbox.put(&fence, RowContent::State(saying.2.clone()));
-        self.outbox.wake();
+        // If a link has it, the link says it: after the last of what it has to say itself.
+        if !self.stop(&record.key, saying.2.clone()).await {
+            let fence = Fence {
+                key: record.key.clone(),
+                slot: record.slot,
+                epoch,
+            };
+            self.outbox.put(&fence, RowContent::State(saying.2.clone()));
+            self.outbox.wake();
+        }
         self.state.said.insert(record.key.clone(), saying);
     }
 
@@ -419,7 +435,7 @@ impl Coordinator {
             .cloned()
             .collect();
         for key in keys {
-            self.stop(&key, LinkCommand::Release(key.clone())).await;
+            self.stop(&key, SessionState::of(Status::Pending)).await;
         }
     }
 
@@ -437,14 +453,5 @@ impl State {
     /// The claims are lost, and everything with them.
     fn forget(&mut self) {
         *self = Self::default();
-    }
-}
-
-fn state(status: Status, error: Option<&str>) -> SessionState {
-    SessionState {
-        status,
-        last_error: error.map(ToOwned::to_owned),
-        attempts: 0,
-        is_demo: None,
     }
 }

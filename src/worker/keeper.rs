@@ -126,9 +126,11 @@ impl Keeper {
                         for batch in slots.chunks(REQUEST_SLOTS_MAX) {
                             claimed.extend(within(connection.acquire(&self.worker_id, batch)).await?);
                         }
-                        // Should nobody wait for the answer any more, the slots are released with
-                        // the coordinator's end.
-                        let _ = answer.send(claimed);
+                        // Nobody waits for the answer any more: nobody would run these slots.
+                        if let Err(unwanted) = answer.send(claimed) {
+                            let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
+                            within(connection.release(&slots)).await?;
+                        }
                     }
                     Some(ClaimRequest::Release(slots)) => within(connection.release(&slots)).await?,
                 },

@@ -43,10 +43,8 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum LinkCommand {
     /// Run a session, or take over its new token, epoch or command.
     Start(Box<Assignment>),
-    /// Let a session go; its row says that it is stopped.
-    Stop(SessionKey),
-    /// Let a session go, whose slot is no longer ours: nothing may look live.
-    Release(SessionKey),
+    /// Let a session go; its row says this from then on, and nothing looks live.
+    Stop(SessionKey, SessionState),
     /// Let all sessions go: the claims are lost.
     ReleaseAll,
     /// Let everything go, log out, and answer.
@@ -113,6 +111,7 @@ impl Link {
                 None => {}
                 Some(End::Drained(done)) => return finish(done),
                 Some(End::Idle) => {
+                    self.status.set_connected(false);
                     info!(link = self.name, "nothing to carry: connection closed");
                     continue;
                 }
@@ -254,6 +253,8 @@ impl Link {
                 biased;
                 command = self.inbox.recv() => match command {
                     None => return Some(End::Drained(None)),
+                    // Sent before its sender knew of the drain: it is another worker's to run.
+                    Some(LinkCommand::Start(_)) if draining.is_some() => {}
                     Some(command) => {
                         if let Some(done) = self.handle(roster, command, Some(&mut connection)) {
                             draining = Some((done, Instant::now() + LOGOUT_TIMEOUT));
@@ -288,11 +289,11 @@ impl Link {
         if let Some(connection) = connection.as_deref_mut() {
             // What the stream said since the last round is written before the session goes.
             match &command {
-                LinkCommand::Stop(key) | LinkCommand::Release(key) => {
+                LinkCommand::Stop(key, _) => {
                     self.put_rows(roster, connection, false, |live| live == key);
                 }
                 LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
-                    self.put_rows(roster, connection, false, |_| true)
+                    self.put_rows(roster, connection, false, |_| true);
                 }
                 LinkCommand::Start(_) => {}
             }
@@ -300,14 +301,9 @@ impl Link {
         let mut done = None;
         match command {
             LinkCommand::Start(assignment) => roster.start(*assignment, connection, now),
-            LinkCommand::Stop(key) => {
+            LinkCommand::Stop(key, state) => {
                 if let Some(fence) = roster.stop(&key, connection, now) {
-                    self.put_state(&fence, Status::Stopped, None);
-                }
-            }
-            LinkCommand::Release(key) => {
-                if let Some(fence) = roster.stop(&key, connection, now) {
-                    self.put_state(&fence, Status::Pending, None);
+                    self.put_state(&fence, state);
                 }
             }
             LinkCommand::ReleaseAll => self.release_all(roster, connection, now),
@@ -457,17 +453,11 @@ impl Link {
 
     fn release_all(&self, roster: &mut Roster, connection: Option<&mut Connection>, now: Instant) {
         for (fence, is_demo) in roster.stop_all(connection, now) {
-            self.put_state(&fence, Status::Pending, Some(is_demo));
+            self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
         }
     }
 
-    fn put_state(&self, fence: &Fence, status: Status, is_demo: Option<bool>) {
-        let state = SessionState {
-            status,
-            last_error: None,
-            attempts: 0,
-            is_demo,
-        };
+    fn put_state(&self, fence: &Fence, state: SessionState) {
         self.outbox.put(fence, RowContent::State(state));
         self.outbox.wake();
     }

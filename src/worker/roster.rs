@@ -459,11 +459,14 @@ impl Roster {
 }
 
 fn state(entry: &Entry, attempts_max: u32) -> SessionState {
-    let status = match entry.stage {
-        Stage::Live if entry.error.is_none() => Status::Live,
-        _ if entry.attempts >= attempts_max => Status::Failed,
-        _ if entry.attempts > 0 || entry.was_live => Status::Reconnecting,
-        _ => Status::Connecting,
+    let status = if entry.stage == Stage::Live && entry.error.is_none() {
+        Status::Live
+    } else if entry.attempts >= attempts_max {
+        Status::Failed
+    } else if entry.attempts > 0 || entry.was_live {
+        Status::Reconnecting
+    } else {
+        Status::Connecting
     };
     SessionState {
         status,

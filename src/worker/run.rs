@@ -42,7 +42,7 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connections to Postgres beside those for claims and hints: the writer, the coordinator, and
 /// two for commands.
-const DATABASE_CONNECTIONS: u32 = 4;
+const DATABASE_CONNECTIONS: usize = 4;
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -196,20 +196,16 @@ async fn start_postgres(
             Ok(lock) => return Ok(Some(lock)),
             Err(error) => error,
         };
-        match &error {
-            PgError::Pooler(pooler) => {
-                return Err(StartError::Config(format!("DATABASE_URL: {pooler}")));
-            }
-            error if error.is_transient() && Instant::now() < deadline => {
-                warn!(error = %with_causes(error), "Postgres cannot be used yet");
-            }
-            error => {
-                return Err(StartError::Dependency {
-                    what: "Postgres",
-                    reason: with_causes(error),
-                });
-            }
+        if let PgError::Pooler(pooler) = &error {
+            return Err(StartError::Config(format!("DATABASE_URL: {pooler}")));
         }
+        if !error.is_transient() || Instant::now() >= deadline {
+            return Err(StartError::Dependency {
+                what: "Postgres",
+                reason: with_causes(&error),
+            });
+        }
+        warn!(error = %with_causes(&error), "Postgres cannot be used yet");
         tokio::select! {
             () = tokio::time::sleep(START_PAUSE) => {}
             () = stages.soft.cancelled() => return Ok(None),
@@ -321,7 +317,7 @@ async fn work(
     );
     let (pg, listening) = (config.pg.clone(), tasks.hints.clone());
     spawn(&mut tasks.set, "hints", async move {
-        hints.listen(&pg, &listening).await
+        hints.listen(&pg, &listening).await;
     });
 
     let watched = Watched {

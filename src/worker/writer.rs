@@ -22,6 +22,9 @@ use crate::pg::deals::{self, DealWrite};
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// How often the last rows are tried.
+const LAST_TRIES: u32 = 8;
+
 /// What a write found out about its sessions.
 #[derive(Debug)]
 pub(super) enum Finding {
@@ -50,20 +53,27 @@ impl Writer {
                 () = self.outbox.woken() => false,
                 () = stop.cancelled() => true,
             };
-            let written = self.round().await;
             if last {
-                if !written {
-                    error!("the last rows could not be written");
-                }
-                return;
+                return self.finish().await;
             }
-            if !written {
+            if !self.round().await {
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_PAUSE) => self.outbox.wake(),
                     () = stop.cancelled() => {}
                 }
             }
         }
+    }
+
+    /// The last rows: without them a session that has ended looks live until somebody claims it.
+    async fn finish(&self) {
+        for _ in 0..LAST_TRIES {
+            if self.round().await {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        error!("the last rows could not be written");
     }
 
     /// Writes all that waits; whether that worked.

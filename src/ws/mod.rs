@@ -46,9 +46,10 @@ pub enum SocketError {
 
 impl From<Error> for SocketError {
     fn from(error: Error) -> Self {
-        match error {
-            Error::ConnectionClosed | Error::AlreadyClosed => Self::Closed { code: None },
-            other => Self::Broken(Box::new(other)),
+        if matches!(error, Error::ConnectionClosed | Error::AlreadyClosed) {
+            Self::Closed { code: None }
+        } else {
+            Self::Broken(Box::new(error))
         }
     }
 }

@@ -276,7 +276,7 @@ fn the_file_is_read_and_the_process_wins() {
     };
     let required: String = REQUIRED
         .iter()
-        .map(|(name, value)| format!("{name}={value}\n"))
+        .flat_map(|(name, value)| [name, "=", value, "\n"])
         .collect();
     let more = "PORT=1\nMAX_SESSIONS=7\nexport WORKER_ID='w $1'\nRECONNECT_MAX_ATTEMPTS=3\n";
     assert_eq!(

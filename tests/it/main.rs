@@ -10,8 +10,16 @@
 
 mod support;
 
+mod amqp_consumer;
+mod amqp_poison;
+mod amqp_publisher;
+mod amqp_rig;
+mod amqp_topology;
 mod bindings;
 mod config;
+mod e2e_faults;
+mod e2e_start;
+mod e2e_startup;
 mod health;
 mod pg_cache;
 mod pg_cache_fence;

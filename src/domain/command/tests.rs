@@ -28,7 +28,7 @@ fn with(field: &str, json: Option<&str>) -> String {
     let mut text = serde_json::to_string(&object).expect("json");
     if let Some(json) = json {
         text.pop();
-        text.push_str(&format!(",\"{field}\":{json}}}"));
+        text = format!("{text},\"{field}\":{json}}}");
     }
     text
 }

@@ -10,6 +10,8 @@
 
 mod link;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::collections::HashMap;

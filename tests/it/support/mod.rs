@@ -1,7 +1,8 @@
 //! What the tests stand on: a database and a vhost for each test, and waiting for a condition.
 //!
-//! It knows the servers, not the bridge: nothing in here uses the library under test.
+//! But for `fleet`, which runs the bridge itself, it knows the servers and not the library under test.
 
+pub(crate) mod fleet;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;

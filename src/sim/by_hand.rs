@@ -1,0 +1,188 @@
+//! What a person at a terminal, or the broker itself, does to an account outside any API client.
+
+use std::time::Duration;
+
+use crate::ctrader::wire;
+
+use super::broker::Broker;
+use super::envelope::Refusal;
+use super::money;
+use super::num::raw_f64;
+use super::order_spec::OrderSpec;
+use super::orders::{Placed, Terms};
+use super::protection::OrderChange;
+use super::spec::Side;
+
+/// Operations made by hand, as a trader or the broker would outside any API client. Their events come
+/// at once, with no gap between ACCEPTED and FILLED.
+impl Broker {
+    /// Opens at the market; the position's id.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn open_market(
+        &mut self,
+        account: i64,
+        symbol: &str,
+        side: Side,
+        volume: i64,
+    ) -> Result<i64, Refusal> {
+        self.place_order(account, &OrderSpec::market(symbol, side, volume))
+            .map(|placed| placed.position)
+    }
+
+    /// Places any order.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn place_order(&mut self, account: i64, order: &OrderSpec) -> Result<Placed, Refusal> {
+        let id = self.hand_id();
+        self.place(account, order, id.as_deref(), Duration::ZERO)
+    }
+
+    /// Closes part (`Some(volume)`) or all of a position.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn close_position(
+        &mut self,
+        account: i64,
+        position: i64,
+        volume: Option<i64>,
+    ) -> Result<i64, Refusal> {
+        let id = self.hand_id();
+        self.submit_close(account, position, volume, id.as_deref(), Duration::ZERO)
+    }
+
+    /// Replaces a position's levels, raw; `None` removes one.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn amend_levels(
+        &mut self,
+        account: i64,
+        position: i64,
+        stop_loss: Option<i64>,
+        take_profit: Option<i64>,
+    ) -> Result<(), Refusal> {
+        let id = self.hand_id();
+        self.set_levels(
+            account,
+            position,
+            (stop_loss, take_profit),
+            false,
+            id.as_deref(),
+        )
+    }
+
+    /// Changes a pending order.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn amend_order(
+        &mut self,
+        account: i64,
+        order: i64,
+        change: OrderChange,
+    ) -> Result<(), Refusal> {
+        let id = self.hand_id();
+        self.change_order(account, order, change, id.as_deref())
+    }
+
+    /// Cancels a pending order.
+    ///
+    /// # Errors
+    /// The refusal a client would have got.
+    pub fn cancel_order(&mut self, account: i64, order: i64) -> Result<(), Refusal> {
+        let id = self.hand_id();
+        self.drop_order(account, order, false, id.as_deref())
+    }
+
+    /// A pending order's time is over.
+    ///
+    /// # Errors
+    /// If there is no such order.
+    pub fn expire_order(&mut self, account: i64, order: i64) -> Result<(), Refusal> {
+        self.drop_order(account, order, true, None)
+    }
+
+    /// A trailing stop moves: 2107 only; no update timestamp advances.
+    pub fn trail_stop(&mut self, account: i64, position_id: i64, stop: i64) {
+        let now_ms = self.wall_ms();
+        let Some(book) = self.accounts.get_mut(&account) else {
+            return;
+        };
+        let Some(position) = book.positions.get_mut(&position_id) else {
+            return;
+        };
+        position.stop_loss = Some(stop);
+        position.trailing = true;
+        let order_id = position.protection.unwrap_or_default();
+        if let Some(order) = book.orders.get_mut(&order_id) {
+            order.stop_price = Some(raw_f64(stop));
+        }
+        let event = wire::ProtoOaTrailingSlChangedEvent {
+            payload_type: None,
+            ctid_trader_account_id: account,
+            position_id,
+            order_id,
+            stop_price: raw_f64(stop),
+            utc_last_update_timestamp: now_ms,
+        };
+        self.publish(account, 2107, None, &event);
+    }
+
+    /// A position's stop loss or take profit is hit at the price of now: one FILLED by the server.
+    pub fn hit_protection(&mut self, account: i64, position_id: i64) {
+        let Some(book) = self.accounts.get(&account) else {
+            return;
+        };
+        let Some(position) = book.positions.get(&position_id) else {
+            return;
+        };
+        let Some(order) = position.protection else {
+            return;
+        };
+        let symbol = self
+            .venues
+            .get(book.venue)
+            .and_then(|venue| venue.symbols.get(&position.symbol));
+        let Some(price) = symbol.and_then(|symbol| money::closing_price(symbol, position.side))
+        else {
+            return;
+        };
+        self.trigger(account, order, price, price);
+    }
+
+    /// The broker closes part or all of a position for want of margin.
+    pub fn stop_out(&mut self, account: i64, position_id: i64, volume: Option<i64>) {
+        let order_id = self.fresh_id(account);
+        let now_ms = self.wall_ms();
+        let Some(book) = self.accounts.get(&account) else {
+            return;
+        };
+        let Some(position) = book.positions.get(&position_id) else {
+            return;
+        };
+        let symbol = self
+            .venues
+            .get(book.venue)
+            .and_then(|venue| venue.symbols.get(&position.symbol));
+        let Some(price) = symbol.and_then(|symbol| money::closing_price(symbol, position.side))
+        else {
+            return;
+        };
+        let volume = volume.unwrap_or(position.volume).min(position.volume);
+        let mut order = super::closing::closing_order(position, order_id, volume, now_ms);
+        order.is_stop_out = Some(true);
+        self.execute(
+            account,
+            order,
+            Terms {
+                price,
+                id: None,
+                server: true,
+            },
+        );
+    }
+}

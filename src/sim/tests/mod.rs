@@ -1,0 +1,164 @@
+//! The simulator against the worked example, the event sequences and the state machines.
+
+mod sessions;
+mod trading;
+mod worked;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::*;
+use crate::ctrader::wire;
+
+/// A client of the sans-IO broker that remembers what it got.
+struct Client {
+    broker: Broker,
+    now: Instant,
+}
+
+/// One received message: payload type, clientMsgId, body.
+type Received = (u32, Option<String>, Bytes);
+
+impl Client {
+    fn new(world: Builder) -> Self {
+        let now = Instant::now();
+        Self {
+            broker: world.build(now, 1_750_000_000_000),
+            now,
+        }
+    }
+
+    fn connect(&mut self, environment: Environment) -> ConnId {
+        self.broker.connect(environment, self.now)
+    }
+
+    fn send(&mut self, conn: ConnId, kind: u32, id: &str, body: &impl Message) {
+        let message = wire::ProtoMessage {
+            payload_type: kind,
+            payload: Some(body.encode_to_vec().into()),
+            client_msg_id: Some(id.to_owned()),
+        };
+        self.broker
+            .handle_message(conn, message.encode_to_vec().into(), self.now);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.broker.handle_timeout(self.now);
+    }
+
+    /// Everything sent to a connection since the last look.
+    fn drain(&mut self) -> Vec<(ConnId, Received)> {
+        let mut all = Vec::new();
+        while let Some(output) = self.broker.poll_output() {
+            if let Output::Send(conn, frame) = output {
+                let message = wire::ProtoMessage::decode(frame).expect("an envelope");
+                all.push((
+                    conn,
+                    (
+                        message.payload_type,
+                        message.client_msg_id,
+                        message.payload.unwrap_or_default(),
+                    ),
+                ));
+            }
+        }
+        all
+    }
+
+    fn received(&mut self) -> Vec<Received> {
+        self.drain()
+            .into_iter()
+            .map(|(_, received)| received)
+            .collect()
+    }
+
+    fn app(&mut self, conn: ConnId) {
+        let body = wire::ProtoOaApplicationAuthReq {
+            payload_type: None,
+            client_id: CLIENT_ID.to_owned(),
+            client_secret: CLIENT_SECRET.to_owned(),
+        };
+        self.send(conn, 2100, "app", &body);
+    }
+
+    fn account(&mut self, conn: ConnId, account: i64, token: &str) {
+        let body = wire::ProtoOaAccountAuthReq {
+            payload_type: None,
+            ctid_trader_account_id: account,
+            access_token: token.to_owned(),
+        };
+        self.send(conn, 2102, "auth", &body);
+    }
+
+    /// A demo connection with one account authorised.
+    fn session(&mut self, account: i64, token: &str) -> ConnId {
+        let conn = self.connect(Environment::Demo);
+        self.app(conn);
+        self.account(conn, account, token);
+        let kinds: Vec<u32> = self.received().iter().map(|received| received.0).collect();
+        assert_eq!(kinds, [2101, 2103]);
+        conn
+    }
+
+    /// Error code of the only message received.
+    fn error(&mut self) -> String {
+        let received = self.received();
+        assert_eq!(received.len(), 1, "{received:?}");
+        let (kind, _, body) = received.into_iter().next().expect("one message");
+        match kind {
+            2142 => {
+                wire::ProtoOaErrorRes::decode(body)
+                    .expect("an error")
+                    .error_code
+            }
+            2132 => {
+                wire::ProtoOaOrderErrorEvent::decode(body)
+                    .expect("an error")
+                    .error_code
+            }
+            50 => {
+                wire::ProtoErrorRes::decode(body)
+                    .expect("an error")
+                    .error_code
+            }
+            other => panic!("{other} is no error"),
+        }
+    }
+
+    /// Execution events received: (type, by the server, position status, order id's presence, clientMsgId).
+    fn executions(&mut self) -> Vec<(wire::ProtoOaExecutionEvent, Option<String>)> {
+        let events = self
+            .received()
+            .into_iter()
+            .filter(|received| received.0 == 2126);
+        events
+            .map(|(_, id, body)| {
+                (
+                    wire::ProtoOaExecutionEvent::decode(body).expect("an event"),
+                    id,
+                )
+            })
+            .collect()
+    }
+
+    fn truth(&self, account: i64) -> AccountTruth {
+        self.broker.truth(account).expect("the account exists")
+    }
+}
+
+fn shape(events: &[(wire::ProtoOaExecutionEvent, Option<String>)]) -> Vec<(i32, bool)> {
+    events
+        .iter()
+        .map(|(event, _)| (event.execution_type, event.is_server_event.unwrap_or(false)))
+        .collect()
+}
+
+fn nothing_but(account: i64) -> wire::ProtoOaTraderReq {
+    wire::ProtoOaTraderReq {
+        payload_type: None,
+        ctid_trader_account_id: account,
+    }
+}
