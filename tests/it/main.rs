@@ -13,4 +13,7 @@ mod support;
 mod bindings;
 mod config;
 mod health;
+mod pair_events;
+mod pair_quotes;
+mod pair_truth;
 mod support_works;

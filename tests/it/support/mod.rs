@@ -1,7 +1,9 @@
-//! What the tests stand on: a database and a vhost for each test, and waiting for a condition.
+//! What the tests stand on: a database and a vhost for each test, waiting for a condition, and a
+//! connection joined to the simulator.
 //!
-//! It knows the servers, not the bridge: nothing in here uses the library under test.
+//! But for [`pair`] it knows the servers, not the bridge, and uses nothing of the library under test.
 
+pub(crate) mod pair;
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod services;
