@@ -308,7 +308,15 @@ impl Session {
             .flatten()
             .collect();
         self.subscribe(&quoted, complete, out);
-        complete && self.asked.is_empty() && self.warm(now)
+        if complete && self.asked.is_empty() {
+            return self.warm(now);
+        }
+        // What it needs now is on its way: the wait for first quotes begins anew after that, and
+        // its deadline must not stay behind, or it would be due for ever.
+        if matches!(self.phase, Phase::Warming(_)) {
+            self.phase = Phase::Loading;
+        }
+        false
     }
 
     fn subscribe(&mut self, quoted: &BTreeSet<SymbolId>, complete: bool, out: &mut Vec<Request>) {
