@@ -134,12 +134,26 @@ impl Connection {
         };
         let catalog = self.catalogs.entry(broker.clone()).or_default();
         match need {
+            Need::Symbols(asked) if asked.len() > 1 => {
+                let singles = catalog.split(asked);
+                for single in singles {
+                    self.ask_broker(account, single);
+                }
+                return;
+            }
             Need::Assets => catalog.set_assets(Vec::new()),
             Need::SymbolList => catalog.set_list(Vec::new()),
             Need::Symbols(asked) => catalog.set_symbols(asked, &[]),
             Need::Chain(from, to) => catalog.set_chain(*from, *to, &[]),
         }
         self.advance_all_of(&broker, now);
+    }
+
+    fn ask_broker(&mut self, account: AccountId, need: Need) {
+        if let Some(session) = self.sessions.get(&account) {
+            let ask = session.ask(Ask::Broker(need));
+            self.push(ask);
+        }
     }
 
     pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {
