@@ -70,6 +70,10 @@ pub(super) struct Session {
     pub(super) currency: Option<String>,
     subscribed: BTreeSet<SymbolId>,
     asked: BTreeSet<SymbolId>,
+    /// Unsubscription asked for and not yet answered: not to be subscribed before that.
+    leaving: BTreeSet<SymbolId>,
+    /// Subscribed anew once already, since the server said they were subscribed.
+    renewed: BTreeSet<SymbolId>,
     hints: VecDeque<SymbolId>,
     /// Symbols whose quotes change what the row says.
     priced: BTreeSet<SymbolId>,
@@ -94,6 +98,8 @@ impl Session {
             currency: None,
             subscribed: BTreeSet::new(),
             asked: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            renewed: BTreeSet::new(),
             hints: VecDeque::new(),
             priced: BTreeSet::new(),
             changed: false,
@@ -235,6 +241,26 @@ impl Session {
         self.subscribed.extend(symbols);
     }
 
+    pub(super) fn handle_unsubscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
+        self.leaving.retain(|symbol| !symbols.contains(symbol));
+    }
+
+    /// Who is already subscribed gets no first quote, and in a quiet market none for days: it
+    /// subscribes anew, once.
+    pub(super) fn handle_already_subscribed(
+        &mut self,
+        symbols: &BTreeSet<SymbolId>,
+    ) -> Option<Request> {
+        if symbols.is_subset(&self.renewed) {
+            self.handle_subscribed(symbols);
+            return None;
+        }
+        self.renewed.extend(symbols);
+        self.asked.retain(|symbol| !symbols.contains(symbol));
+        self.leaving.extend(symbols);
+        Some(self.ask(Ask::Unsubscribe(symbols.clone())))
+    }
+
     /// The server knows no such symbol: it is held as subscribed, so that nobody asks for ever.
     pub(super) fn handle_unsubscribable(&mut self, symbols: &BTreeSet<SymbolId>) {
         self.handle_subscribed(symbols);
@@ -308,7 +334,7 @@ impl Session {
             .flatten()
             .collect();
         self.subscribe(&quoted, complete, out);
-        if complete && self.asked.is_empty() {
+        if complete && quoted.is_subset(&self.subscribed) {
             return self.warm(now);
         }
         // What it needs now is on its way: the wait for first quotes begins anew after that, and
@@ -322,7 +348,11 @@ impl Session {
     fn subscribe(&mut self, quoted: &BTreeSet<SymbolId>, complete: bool, out: &mut Vec<Request>) {
         let missing: BTreeSet<SymbolId> = quoted
             .iter()
-            .filter(|id| !self.subscribed.contains(id) && !self.asked.contains(id))
+            .filter(|id| {
+                !self.subscribed.contains(id)
+                    && !self.asked.contains(id)
+                    && !self.leaving.contains(id)
+            })
             .copied()
             .collect();
         // One request for all of them, once the chains are known too.
@@ -336,6 +366,7 @@ impl Session {
                 self.subscribed.remove(id);
                 self.market.quotes.remove(id);
             }
+            self.leaving.extend(&idle);
             out.push(self.ask(Ask::Unsubscribe(idle)));
         }
     }

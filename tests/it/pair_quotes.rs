@@ -211,14 +211,15 @@ fn a_session_that_needs_more_while_it_warms_up_waits_without_spinning() {
 #[test]
 fn a_subscription_that_was_there_already_is_renewed_for_its_quotes() {
     // As after a new authorisation on the same socket: nothing is sent to those who subscribed before.
-    let spec = AccountSpec::new(ACCOUNT)
-        .position(long(501, "EURUSD"))
-        .position(long(502, "S10"));
-    let mut pair = Pair::new(world(spec));
-    pair.broker
-        .refuse(Some(2127), 1, Refusal::new("ALREADY_SUBSCRIBED"));
-    pair.go_live(ACCOUNT, "token");
-    pair.assert_truth(ACCOUNT);
+    let one = AccountSpec::new(ACCOUNT).position(long(501, "S10"));
+    let two = one.clone().position(long(502, "EURUSD"));
+    for spec in [one, two] {
+        let mut pair = Pair::new(world(spec));
+        let refusal = Refusal::new("ALREADY_SUBSCRIBED");
+        pair.broker.refuse(Some(2127), 1, refusal);
+        pair.go_live(ACCOUNT, "token");
+        pair.assert_truth(ACCOUNT);
+    }
 }
 
 #[test]

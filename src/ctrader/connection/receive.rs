@@ -1,5 +1,6 @@
 //! What comes in on a connection: answers to our requests, and what cTrader says unasked.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -110,7 +111,11 @@ impl Connection {
                 self.advance(account, now);
                 return;
             }
-            Ask::Unsubscribe(_) | Ask::Broker(_) => return,
+            Ask::Unsubscribe(symbols) => {
+                self.handle_unsubscribed(account, &symbols, now);
+                return;
+            }
+            Ask::Broker(_) => return,
             Ask::Trader => {
                 let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
                     return;
@@ -136,6 +141,18 @@ impl Connection {
             Some(Err(malformed)) => self.end(account, malformed.into(), now),
             None => {}
         }
+    }
+
+    pub(super) fn handle_unsubscribed(
+        &mut self,
+        account: AccountId,
+        symbols: &BTreeSet<SymbolId>,
+        now: Instant,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&account) {
+            session.handle_unsubscribed(symbols);
+        }
+        self.advance(account, now);
     }
 
     fn handle_catalog(&mut self, account: AccountId, need: &Need, frame: &Frame, now: Instant) {

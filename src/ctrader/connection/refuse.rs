@@ -74,7 +74,7 @@ impl Connection {
         match ask {
             // Logged out is what was wanted.
             Ask::Logout => self.end(account, Down::LoggedOut, now),
-            Ask::Unsubscribe(_) => {}
+            Ask::Unsubscribe(symbols) => self.handle_unsubscribed(account, &symbols, now),
             // This socket never authorised the account with this token, or its session would be
             // there: so somebody else's token did, and proves nothing for this one.
             Ask::Authorise if disposition == Disposition::Success => {
@@ -98,7 +98,8 @@ impl Connection {
         }
     }
 
-    /// One id of several may have been the reason: they are asked one by one then.
+    /// What was subscribed before is renewed. Else one id of several may have been the reason: they
+    /// are asked one by one then.
     fn handle_subscribe_refusal(
         &mut self,
         account: AccountId,
@@ -109,6 +110,13 @@ impl Connection {
         let Some(session) = self.sessions.get_mut(&account) else {
             return;
         };
+        if disposition == Disposition::Success {
+            match session.handle_already_subscribed(symbols) {
+                Some(renewal) => self.push(renewal),
+                None => self.advance(account, now),
+            }
+            return;
+        }
         if symbols.len() > 1 {
             let singles: Vec<Request> = symbols
                 .iter()
@@ -119,11 +127,7 @@ impl Connection {
             }
             return;
         }
-        if disposition == Disposition::Success {
-            session.handle_subscribed(symbols);
-        } else {
-            session.handle_unsubscribable(symbols);
-        }
+        session.handle_unsubscribable(symbols);
         self.advance(account, now);
     }
 
