@@ -75,6 +75,8 @@ pub(super) struct Session {
     /// Subscribed anew once already, since the server said they were subscribed.
     renewed: BTreeSet<SymbolId>,
     hints: VecDeque<SymbolId>,
+    /// Deals that wait for their symbol's name, or for one before them.
+    deals: VecDeque<Deal>,
     /// Symbols whose quotes change what the row says.
     priced: BTreeSet<SymbolId>,
     /// Whether the row says something else than when it was last taken.
@@ -101,6 +103,7 @@ impl Session {
             leaving: BTreeSet::new(),
             renewed: BTreeSet::new(),
             hints: VecDeque::new(),
+            deals: VecDeque::new(),
             priced: BTreeSet::new(),
             changed: false,
             event_at: now,
@@ -135,7 +138,7 @@ impl Session {
         &mut self,
         wire: ProtoOaTrader,
         now: Instant,
-    ) -> Result<Vec<Deal>, Malformed> {
+    ) -> Result<(), Malformed> {
         self.trader = Some(convert::trader(wire)?);
         self.begin(now)
     }
@@ -144,15 +147,15 @@ impl Session {
         &mut self,
         wire: ProtoOaReconcileRes,
         now: Instant,
-    ) -> Result<Vec<Deal>, Malformed> {
+    ) -> Result<(), Malformed> {
         self.reconciled = Some(wire);
         self.begin(now)
     }
 
     /// Once both halves of the snapshot are there: the account, and the events since.
-    fn begin(&mut self, now: Instant) -> Result<Vec<Deal>, Malformed> {
+    fn begin(&mut self, now: Instant) -> Result<(), Malformed> {
         let Some((trader, snapshot)) = self.trader.clone().zip(self.reconciled.take()) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let digits = trader.money_digits;
         let positions: Result<Vec<_>, _> = snapshot
@@ -165,19 +168,14 @@ impl Session {
         self.trader = None;
         self.changed = true;
         self.event_at = now;
-        let mut deals = Vec::new();
         for event in std::mem::take(&mut self.buffered) {
-            deals.extend(self.handle_event(event, now)?);
+            self.handle_event(event, now)?;
         }
-        Ok(deals)
+        Ok(())
     }
 
     /// Applies an event, or keeps it until the snapshot is there.
-    pub(super) fn handle_event(
-        &mut self,
-        event: WireEvent,
-        now: Instant,
-    ) -> Result<Option<Deal>, Malformed> {
+    pub(super) fn handle_event(&mut self, event: WireEvent, now: Instant) -> Result<(), Malformed> {
         let Some(account) = &mut self.account else {
             if self.buffered.len() == BUFFERED_MAX {
                 return Err(Malformed::OutOfRange(
@@ -185,15 +183,13 @@ impl Session {
                 ));
             }
             self.buffered.push(event);
-            return Ok(None);
+            return Ok(());
         };
         let digits = account.trader().money_digits;
-        let mut deal = None;
         let event = match event {
             WireEvent::Execution(wire) => {
                 if let Some(wire) = &wire.deal {
-                    let symbol = self.market.symbols.get(&SymbolId(wire.symbol_id));
-                    deal = Some(convert::deal(wire, digits, symbol.map(AsRef::as_ref))?);
+                    self.deals.push_back(convert::deal(wire, digits)?);
                 }
                 let execution = convert::execution(*wire, digits)?;
                 if let Some(order) = &execution.order {
@@ -219,7 +215,27 @@ impl Session {
             self.changed = true;
             self.event_at = now;
         }
-        Ok(deal)
+        Ok(())
+    }
+
+    /// Deals in their order, as far as the broker has said what their symbols are.
+    pub(super) fn take_deals(&mut self, catalog: &Catalog) -> Vec<Deal> {
+        let settled = self
+            .deals
+            .iter()
+            .take_while(|deal| catalog.symbol(deal.symbol_id) != Known::NotYet)
+            .count();
+        let ready = self.deals.drain(..settled);
+        ready.map(|deal| named(deal, catalog)).collect()
+    }
+
+    /// All deals that are left, named or not: the session ends.
+    pub(super) fn into_deals(self, catalog: Option<&Catalog>) -> Vec<Deal> {
+        let named = |deal| match catalog {
+            Some(catalog) => named(deal, catalog),
+            None => deal,
+        };
+        self.deals.into_iter().map(named).collect()
     }
 
     pub(super) fn handle_spot(&mut self, wire: &ProtoOaSpotEvent, now: Instant) {
@@ -283,7 +299,9 @@ impl Session {
         let deposit = account.trader().deposit_asset;
         let held: BTreeSet<SymbolId> = account.symbols().collect();
         let wanted: BTreeSet<SymbolId> = held.iter().chain(&self.hints).copied().collect();
-        let needs = catalog.ask_for(&wanted, deposit);
+        let named = self.deals.iter().map(|deal| deal.symbol_id);
+        let asked_for: BTreeSet<SymbolId> = wanted.iter().copied().chain(named).collect();
+        let needs = catalog.ask_for(&asked_for, deposit);
         out.extend(
             needs
                 .into_iter()
@@ -389,6 +407,13 @@ impl Session {
         };
         self.changed |= self.phase == Phase::Live;
         self.phase == Phase::Live
+    }
+}
+
+fn named(deal: Deal, catalog: &Catalog) -> Deal {
+    match catalog.symbol(deal.symbol_id) {
+        Known::Here(symbol) => convert::name_deal(deal, symbol),
+        Known::NotYet | Known::Absent => deal,
     }
 }
 

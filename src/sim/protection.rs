@@ -232,9 +232,7 @@ impl Broker {
         order.expiration_timestamp = change.expiration_ms.or(order.expiration_timestamp);
         order.utc_last_update_timestamp = Some(now_ms);
         let order = order.clone();
-        let held = order
-            .position_id
-            .and_then(|id| book.positions.get(&id));
+        let held = order.position_id.and_then(|id| book.positions.get(&id));
         let position = match held {
             Some(position) => book.wire_position(position),
             None => book.wire_unborn(&order, false),
@@ -284,9 +282,7 @@ impl Broker {
             )
         };
         finish(&mut order, status, now_ms);
-        let held = order
-            .position_id
-            .and_then(|id| book.positions.get(&id));
+        let held = order.position_id.and_then(|id| book.positions.get(&id));
         let position = match held {
             Some(position) => book.wire_position(position),
             None => book.wire_unborn(&order, true),

@@ -94,7 +94,7 @@ impl Connection {
     }
 
     fn handle_account_answer(&mut self, account: AccountId, ask: Ask, frame: &Frame, now: Instant) {
-        let deals = match ask {
+        let taken = match ask {
             Ask::Authorise => {
                 self.handle_account_authorised(account);
                 return;
@@ -133,11 +133,8 @@ impl Connection {
                     .map(|session| session.handle_reconcile(answer, now))
             }
         };
-        match deals {
-            Some(Ok(deals)) => {
-                self.emit_deals(account, deals);
-                self.advance(account, now);
-            }
+        match taken {
+            Some(Ok(())) => self.advance(account, now),
             Some(Err(malformed)) => self.end(account, malformed.into(), now),
             None => {}
         }
@@ -286,10 +283,7 @@ impl Connection {
             return;
         };
         match session.handle_event(event, now) {
-            Ok(deal) => {
-                self.emit_deals(account, deal);
-                self.advance(account, now);
-            }
+            Ok(()) => self.advance(account, now),
             Err(malformed) => self.end(account, malformed.into(), now),
         }
     }
