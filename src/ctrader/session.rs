@@ -154,8 +154,13 @@ impl Session {
 
     /// Once both halves of the snapshot are there: the account, and the events since.
     fn begin(&mut self, now: Instant) -> Result<(), Malformed> {
-        let Some((trader, snapshot)) = self.trader.clone().zip(self.reconciled.take()) else {
-            return Ok(());
+        let (trader, snapshot) = match (self.trader.take(), self.reconciled.take()) {
+            (Some(trader), Some(snapshot)) => (trader, snapshot),
+            // The first half stays until the other is there, whichever it is.
+            (trader, snapshot) => {
+                (self.trader, self.reconciled) = (trader, snapshot);
+                return Ok(());
+            }
         };
         let digits = trader.money_digits;
         let positions: Result<Vec<_>, _> = snapshot
@@ -165,7 +170,6 @@ impl Session {
             .collect();
         let orders: Result<Vec<_>, _> = snapshot.order.into_iter().map(convert::order).collect();
         self.account = Some(Account::new(trader, positions?, orders?));
-        self.trader = None;
         self.changed = true;
         self.event_at = now;
         for event in std::mem::take(&mut self.buffered) {
