@@ -245,13 +245,13 @@ impl Connection {
             }
             Ok(Type::ProtoOaAccountDisconnectEvent) => {
                 if let Some(event) = self.read::<ProtoOaAccountDisconnectEvent>(frame) {
-                    self.handle_dropped(AccountId(event.ctid_trader_account_id), now);
+                    self.handle_ended(AccountId(event.ctid_trader_account_id), Down::Dropped, now);
                 }
             }
             Ok(Type::ProtoOaAccountsTokenInvalidatedEvent) => {
                 if let Some(event) = self.read::<ProtoOaAccountsTokenInvalidatedEvent>(frame) {
                     for account in event.ctid_trader_account_ids {
-                        self.end(AccountId(account), Down::TokenInvalidated, now);
+                        self.handle_ended(AccountId(account), Down::TokenInvalidated, now);
                     }
                 }
             }
@@ -302,20 +302,15 @@ impl Connection {
         self.advance_all_of(&broker, now);
     }
 
-    fn handle_dropped(&mut self, account: AccountId, now: Instant) {
-        let closing = self
-            .sessions
-            .get(&account)
-            .is_some_and(|session| session.phase == Phase::Closing);
-        self.end(
-            account,
-            if closing {
-                Down::LoggedOut
-            } else {
-                Down::Dropped
-            },
-            now,
-        );
+    /// The server ended a session of the account.
+    fn handle_ended(&mut self, account: AccountId, down: Down, now: Instant) {
+        match self.sessions.get(&account).map(|session| session.phase) {
+            // Its authorisation is not answered, so this can only be about the session before it:
+            // a log-out, or an invalidated token, is followed by a second word about it.
+            None | Some(Phase::Authorising) => {}
+            Some(Phase::Closing) => self.end(account, Down::LoggedOut, now),
+            Some(Phase::Loading | Phase::Warming(_) | Phase::Live) => self.end(account, down, now),
+        }
     }
 
     fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {
