@@ -36,6 +36,9 @@ pub enum Malformed {
     /// An enum has a number that the schema does not.
     #[error("{0} is unknown")]
     UnknownEnum(&'static str),
+    /// Its bytes are no such message.
+    #[error("{0} cannot be read")]
+    Unreadable(&'static str),
     /// A number is outside of what it can be.
     #[error("{0} is out of range")]
     OutOfRange(&'static str),

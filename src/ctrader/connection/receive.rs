@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 
 use super::{Connection, ConnectionError, Down, Event};
+use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
@@ -19,6 +20,16 @@ use crate::ctrader::wire::{
     ProtoOaTraderUpdatedEvent, ProtoOaTrailingSlChangedEvent,
 };
 use crate::domain::ids::{AccountId, SymbolId};
+
+/// Why a session ends whose request was answered with something else than the answer.
+const UNREADABLE_ANSWER: Malformed = Malformed::Unreadable("an answer");
+
+/// The account that an event concerns: the same field in all of them.
+#[derive(Clone, PartialEq, Message)]
+struct Concerned {
+    #[prost(int64, optional, tag = "2")]
+    account: Option<i64>,
+}
 
 impl Connection {
     pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {
@@ -70,6 +81,9 @@ impl Connection {
             Purpose::Application => self.handle_application_authorised(),
             Purpose::Token { ticket } => {
                 let Some(answer) = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame) else {
+                    let unreadable = Err(Refusal::with_code("UNREADABLE_ANSWER"));
+                    self.events
+                        .push_back(Event::TokenVerified(ticket, unreadable));
                     return;
                 };
                 let covered = answer.ctid_trader_account.iter();
@@ -85,7 +99,13 @@ impl Connection {
             } => {
                 if let Ask::Broker(need) = ask {
                     // Good for all accounts of the broker, even when the one that asked has left.
-                    self.handle_catalog(account, &need, frame, now);
+                    let current = self.is_current(account, generation);
+                    if !self.handle_catalog(account, &need, frame, now) {
+                        self.forget_need(&need);
+                        if current {
+                            self.end(account, UNREADABLE_ANSWER.into(), now);
+                        }
+                    }
                 } else if self.is_current(account, generation) {
                     self.handle_account_answer(account, ask, frame, now);
                 }
@@ -118,7 +138,7 @@ impl Connection {
             Ask::Broker(_) => return,
             Ask::Trader => {
                 let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
-                    return;
+                    return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
                     .get_mut(&account)
@@ -126,7 +146,7 @@ impl Connection {
             }
             Ask::Reconcile => {
                 let Some(answer) = self.read::<ProtoOaReconcileRes>(frame) else {
-                    return;
+                    return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
                     .get_mut(&account)
@@ -152,15 +172,22 @@ impl Connection {
         self.advance(account, now);
     }
 
-    fn handle_catalog(&mut self, account: AccountId, need: &Need, frame: &Frame, now: Instant) {
+    /// Returns whether the answer could be read.
+    fn handle_catalog(
+        &mut self,
+        account: AccountId,
+        need: &Need,
+        frame: &Frame,
+        now: Instant,
+    ) -> bool {
         // The answer is the asking account's broker's, and an account has one broker for ever.
         let Some(broker) = self.sessions.get(&account).and_then(Session::broker) else {
-            return;
+            return true;
         };
         match need {
             Need::Assets => {
                 let Some(answer) = self.read::<ProtoOaAssetListRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -169,7 +196,7 @@ impl Connection {
             }
             Need::SymbolList => {
                 let Some(answer) = self.read::<ProtoOaSymbolsListRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -178,7 +205,7 @@ impl Connection {
             }
             Need::Symbols(asked) => {
                 let Some(answer) = self.read::<ProtoOaSymbolByIdRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -187,7 +214,7 @@ impl Connection {
             }
             Need::Chain(from, to) => {
                 let Some(answer) = self.read::<ProtoOaSymbolsForConversionRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs.entry(broker.clone()).or_default().set_chain(
                     *from,
@@ -197,6 +224,7 @@ impl Connection {
             }
         }
         self.advance_all_of(&broker, now);
+        true
     }
 
     /// An event, or an answer that nobody waits for any more.
@@ -209,19 +237,19 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaExecutionEvent) => {
-                if let Some(event) = self.read::<ProtoOaExecutionEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaExecutionEvent>(frame, now) {
                     let account = AccountId(event.ctid_trader_account_id);
                     self.handle_event(account, WireEvent::Execution(Box::new(event)), now);
                 }
             }
             Ok(Type::ProtoOaTraderUpdateEvent) => {
-                if let Some(event) = self.read::<ProtoOaTraderUpdatedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaTraderUpdatedEvent>(frame, now) {
                     let account = AccountId(event.ctid_trader_account_id);
                     self.handle_event(account, WireEvent::Trader(Box::new(event.trader)), now);
                 }
             }
             Ok(Type::ProtoOaMarginChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaMarginChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaMarginChangedEvent>(frame, now) {
                     self.handle_event(
                         AccountId(event.ctid_trader_account_id),
                         WireEvent::Margin(event),
@@ -230,7 +258,7 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaTrailingSlChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaTrailingSlChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaTrailingSlChangedEvent>(frame, now) {
                     self.handle_event(
                         AccountId(event.ctid_trader_account_id),
                         WireEvent::TrailingStop(event),
@@ -239,12 +267,12 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaSymbolChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaSymbolChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaSymbolChangedEvent>(frame, now) {
                     self.handle_symbol_changed(&event, now);
                 }
             }
             Ok(Type::ProtoOaAccountDisconnectEvent) => {
-                if let Some(event) = self.read::<ProtoOaAccountDisconnectEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaAccountDisconnectEvent>(frame, now) {
                     self.handle_ended(AccountId(event.ctid_trader_account_id), Down::Dropped, now);
                 }
             }
@@ -311,6 +339,22 @@ impl Connection {
             Some(Phase::Closing) => self.end(account, Down::LoggedOut, now),
             Some(Phase::Loading | Phase::Warming(_) | Phase::Live) => self.end(account, down, now),
         }
+    }
+
+    /// An event that cannot be read may have changed the account in ways nobody knows: only a new
+    /// snapshot helps, of this account if its id can be made out, else of all.
+    fn read_event<M: Message + Default>(&mut self, frame: &Frame, now: Instant) -> Option<M> {
+        let event = self.read(frame);
+        if event.is_none() {
+            let mut concerned = Concerned::default();
+            // What was read before the damage stays.
+            let _ = concerned.merge(frame.payload.clone());
+            match concerned.account {
+                Some(id) => self.end(AccountId(id), Malformed::Unreadable("an event").into(), now),
+                None => self.fail(ConnectionError::Malformed),
+            }
+        }
+        event
     }
 
     fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {
