@@ -204,8 +204,10 @@ impl Connection {
         if let Some(session) = self.sessions.get_mut(&account) {
             session.phase = Phase::Closing;
             let logout = session.ask(Ask::Logout);
+            let broker = session.broker();
             self.drop_waiting(account);
             self.push(logout);
+            self.leave_questions(broker, now);
         }
         self.pump(now);
     }
@@ -418,6 +420,11 @@ impl Connection {
         let deals = session.into_deals(catalog);
         self.emit_deals(account, deals);
         self.events.push_back(Event::Down(account, down));
+        self.leave_questions(broker, now);
+    }
+
+    /// What an account that leaves had asked its broker, others ask.
+    fn leave_questions(&mut self, broker: Option<String>, now: Instant) {
         if let Some(broker) = broker {
             if let Some(catalog) = self.catalogs.get_mut(&broker) {
                 catalog.forget_all();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Event};
+use super::{Connection, ConnectionError, Down, Event, Pending};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
@@ -37,6 +37,13 @@ impl Connection {
             .client_msg_id
             .as_deref()
             .and_then(|tag| self.ids.number(tag));
+        // An id alone makes no answer: events carry ids of those who caused them.
+        let answers = |pending: &Pending| {
+            frame.payload_type == ERROR_RES
+                || frame.payload_type == frame::number(Type::ProtoOaErrorRes)
+                || frame.payload_type == pending.request.answer_type()
+        };
+        let own = own.filter(|id| self.pending.get(id).is_some_and(answers));
         let answered = own.and_then(|id| self.pending.remove(&id));
         match (answered, frame.payload_type) {
             (answered, ERROR_RES) => match ProtoErrorRes::decode(frame.payload.clone()) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Connection, ConnectionError, Down, Event, Pending};
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::Session;
+use crate::ctrader::session::{Phase, Session};
 use crate::domain::ids::{AccountId, SymbolId};
 
 /// How long a payload type rests when the server says "too often" and not for how long.
@@ -34,7 +34,9 @@ impl Connection {
                 .unwrap_or(FREQUENCY_PAUSE)
                 .max(FREQUENCY_PAUSE);
             self.throttle.block(request.payload_type, now + pause);
-            self.push(request);
+            if self.is_wanted(&request) {
+                self.push(request);
+            }
             return;
         }
         let disposition = refusal.disposition();
@@ -60,6 +62,21 @@ impl Connection {
                     self.forget_need(&need);
                 }
             }
+        }
+    }
+
+    /// Whether a request still has a purpose: a session that logs out wants nothing else any more.
+    fn is_wanted(&self, request: &Request) -> bool {
+        match &request.purpose {
+            Purpose::Application
+            | Purpose::Token { .. }
+            | Purpose::Account {
+                ask: Ask::Logout, ..
+            } => true,
+            Purpose::Account { account, .. } => self
+                .sessions
+                .get(account)
+                .is_some_and(|session| session.phase != Phase::Closing),
         }
     }
 
