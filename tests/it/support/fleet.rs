@@ -55,6 +55,9 @@ pub(crate) struct CacheRow {
     pub(crate) positions: Value,
     pub(crate) orders: Value,
     pub(crate) age: f64,
+    /// When it was written, by [`Fleet::clock`].
+    pub(crate) updated: f64,
+    pub(crate) event_at: Option<String>,
     pub(crate) epoch: i64,
     pub(crate) seq: i64,
 }
@@ -231,6 +234,7 @@ impl Fleet {
         let row = sqlx::query(
             "select is_connected, status, last_error, positions::text as positions, orders::text as orders, epoch, seq,
                     extract(epoch from clock_timestamp() - updated_at)::float8 as age,
+                    extract(epoch from updated_at)::float8 as updated, event_at::text as event_at,
                     array[balance::text, equity::text, unrealized_gross::text, unrealized_net::text, used_margin::text,
                           free_margin::text, margin_level::text, bonus::text] as amounts
              from public.ctrader_cache where user_key = $1 and account_id = $2",
@@ -255,9 +259,20 @@ impl Fleet {
             positions: json("positions"),
             orders: json("orders"),
             age: row.get("age"),
+            updated: row.get("updated"),
+            event_at: row.get("event_at"),
             epoch: row.get("epoch"),
             seq: row.get("seq"),
         })
+    }
+
+    /// Seconds since the epoch by the clock that the rows' times are of: how long something took is
+    /// what two times of it say, not when a busy test came to look.
+    pub(crate) async fn clock(&self) -> f64 {
+        sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
+            .fetch_one(self.db.pool())
+            .await
+            .expect("the clock can be read")
     }
 
     /// Waits until a row is as the condition says.
@@ -363,6 +378,20 @@ impl Worker {
         let status = self.ended(DEADLINE).await;
         assert_eq!(status.code(), Some(0), "{}", self.log());
         self.log()
+    }
+
+    /// What became of a command, once the worker has applied it.
+    pub(crate) async fn outcome(&self, id: Uuid) -> String {
+        let id = id.to_string();
+        eventually("the command to be applied", DEADLINE, async || {
+            // The last line may be half written.
+            self.log().lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let about_it = line["message"] == "command" && line["id"] == id.as_str();
+                about_it.then(|| line["outcome"].as_str().unwrap_or_default().to_owned())
+            })
+        })
+        .await
     }
 
     /// What it has logged.
