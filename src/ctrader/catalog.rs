@@ -116,6 +116,17 @@ impl Catalog {
         self.asked.remove(need);
     }
 
+    /// One id of several may be the reason of a refusal: they are asked one by one then.
+    pub(super) fn split(&mut self, asked: &BTreeSet<SymbolId>) -> Vec<Need> {
+        self.forget(&Need::Symbols(asked.clone()));
+        let singles: Vec<Need> = asked
+            .iter()
+            .map(|id| Need::Symbols(BTreeSet::from([*id])))
+            .collect();
+        self.asked.extend(singles.iter().cloned());
+        singles
+    }
+
     /// An account left, and its questions with it: others ask again what they need. At worst
     /// something is asked twice.
     pub(super) fn forget_all(&mut self) {

@@ -36,6 +36,9 @@ pub enum Malformed {
     /// An enum has a number that the schema does not.
     #[error("{0} is unknown")]
     UnknownEnum(&'static str),
+    /// Its bytes are no such message.
+    #[error("{0} cannot be read")]
+    Unreadable(&'static str),
     /// A number is outside of what it can be.
     #[error("{0} is out of range")]
     OutOfRange(&'static str),
@@ -273,19 +276,15 @@ fn close_digits(
     money_digits(close.money_digits.or(deal.money_digits), account)
 }
 
-/// A deal, as it is stored; `symbol` is known or not.
+/// A deal, as it is stored but for its symbol's name and digits: see [`name_deal`].
 ///
 /// # Errors
 /// When an id is missing, or an enum, a time or its digits make no sense.
-pub fn deal(
-    wire: &ProtoOaDeal,
-    account_digits: u8,
-    symbol: Option<&Symbol>,
-) -> Result<Deal, Malformed> {
+pub fn deal(wire: &ProtoOaDeal, account_digits: u8) -> Result<Deal, Malformed> {
     let digits = money_digits(wire.money_digits, account_digits)?;
     let status = ProtoOaDealStatus::try_from(wire.deal_status)
         .map_err(|_| Malformed::UnknownEnum("dealStatus"))?;
-    let shown = |value: Option<f64>| price(value).map(|price| display_price(price, symbol));
+    let shown = |value: Option<f64>| price(value).map(|price| display_price(price, None));
     let closing = match &wire.close_position_detail {
         None => None,
         Some(close) => {
@@ -303,7 +302,7 @@ pub fn deal(
         deal_id: DealId(id(wire.deal_id, "dealId")?),
         order_id: OrderId(wire.order_id),
         position_id: PositionId(wire.position_id),
-        symbol: symbol.and_then(|symbol| symbol.name.clone()),
+        symbol: None,
         symbol_id: SymbolId(id(wire.symbol_id, "symbolId")?),
         side: side(wire.trade_side)?,
         status: status.as_str_name(),
@@ -317,6 +316,21 @@ pub fn deal(
         commission: wire.commission.map(|units| money(units, digits)),
         closing,
     })
+}
+
+/// Gives a deal its symbol's name, and its prices the symbol's digits.
+#[must_use]
+pub fn name_deal(deal: Deal, symbol: &Symbol) -> Deal {
+    let shown = |price: Decimal| display_price(price, Some(symbol));
+    Deal {
+        symbol: symbol.name.clone(),
+        price: deal.price.map(shown),
+        closing: deal.closing.map(|closing| Closing {
+            entry_price: closing.entry_price.map(shown),
+            ..closing
+        }),
+        ..deal
+    }
 }
 
 /// A price as a person reads it: the symbol's digits, or as few as it has.

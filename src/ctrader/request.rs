@@ -65,6 +65,13 @@ pub(super) struct Request {
     pub(super) priority: Priority,
 }
 
+impl Request {
+    /// The payload type of its answer: the one after its own, for all that the bridge asks.
+    pub(super) const fn answer_type(&self) -> u32 {
+        self.payload_type + 1
+    }
+}
+
 fn request(
     purpose: Purpose,
     payload_type: ProtoOaPayloadType,

@@ -70,7 +70,13 @@ pub(super) struct Session {
     pub(super) currency: Option<String>,
     subscribed: BTreeSet<SymbolId>,
     asked: BTreeSet<SymbolId>,
+    /// Unsubscription asked for and not yet answered: not to be subscribed before that.
+    leaving: BTreeSet<SymbolId>,
+    /// Subscribed anew once already, since the server said they were subscribed.
+    renewed: BTreeSet<SymbolId>,
     hints: VecDeque<SymbolId>,
+    /// Deals that wait for their symbol's name, or for one before them.
+    deals: VecDeque<Deal>,
     /// Symbols whose quotes change what the row says.
     priced: BTreeSet<SymbolId>,
     /// Whether the row says something else than when it was last taken.
@@ -94,7 +100,10 @@ impl Session {
             currency: None,
             subscribed: BTreeSet::new(),
             asked: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            renewed: BTreeSet::new(),
             hints: VecDeque::new(),
+            deals: VecDeque::new(),
             priced: BTreeSet::new(),
             changed: false,
             event_at: now,
@@ -129,7 +138,7 @@ impl Session {
         &mut self,
         wire: ProtoOaTrader,
         now: Instant,
-    ) -> Result<Vec<Deal>, Malformed> {
+    ) -> Result<(), Malformed> {
         self.trader = Some(convert::trader(wire)?);
         self.begin(now)
     }
@@ -138,15 +147,20 @@ impl Session {
         &mut self,
         wire: ProtoOaReconcileRes,
         now: Instant,
-    ) -> Result<Vec<Deal>, Malformed> {
+    ) -> Result<(), Malformed> {
         self.reconciled = Some(wire);
         self.begin(now)
     }
 
     /// Once both halves of the snapshot are there: the account, and the events since.
-    fn begin(&mut self, now: Instant) -> Result<Vec<Deal>, Malformed> {
-        let Some((trader, snapshot)) = self.trader.clone().zip(self.reconciled.take()) else {
-            return Ok(Vec::new());
+    fn begin(&mut self, now: Instant) -> Result<(), Malformed> {
+        let (trader, snapshot) = match (self.trader.take(), self.reconciled.take()) {
+            (Some(trader), Some(snapshot)) => (trader, snapshot),
+            // The first half stays until the other is there, whichever it is.
+            (trader, snapshot) => {
+                (self.trader, self.reconciled) = (trader, snapshot);
+                return Ok(());
+            }
         };
         let digits = trader.money_digits;
         let positions: Result<Vec<_>, _> = snapshot
@@ -156,22 +170,16 @@ impl Session {
             .collect();
         let orders: Result<Vec<_>, _> = snapshot.order.into_iter().map(convert::order).collect();
         self.account = Some(Account::new(trader, positions?, orders?));
-        self.trader = None;
         self.changed = true;
         self.event_at = now;
-        let mut deals = Vec::new();
         for event in std::mem::take(&mut self.buffered) {
-            deals.extend(self.handle_event(event, now)?);
+            self.handle_event(event, now)?;
         }
-        Ok(deals)
+        Ok(())
     }
 
     /// Applies an event, or keeps it until the snapshot is there.
-    pub(super) fn handle_event(
-        &mut self,
-        event: WireEvent,
-        now: Instant,
-    ) -> Result<Option<Deal>, Malformed> {
+    pub(super) fn handle_event(&mut self, event: WireEvent, now: Instant) -> Result<(), Malformed> {
         let Some(account) = &mut self.account else {
             if self.buffered.len() == BUFFERED_MAX {
                 return Err(Malformed::OutOfRange(
@@ -179,15 +187,13 @@ impl Session {
                 ));
             }
             self.buffered.push(event);
-            return Ok(None);
+            return Ok(());
         };
         let digits = account.trader().money_digits;
-        let mut deal = None;
         let event = match event {
             WireEvent::Execution(wire) => {
                 if let Some(wire) = &wire.deal {
-                    let symbol = self.market.symbols.get(&SymbolId(wire.symbol_id));
-                    deal = Some(convert::deal(wire, digits, symbol.map(AsRef::as_ref))?);
+                    self.deals.push_back(convert::deal(wire, digits)?);
                 }
                 let execution = convert::execution(*wire, digits)?;
                 if let Some(order) = &execution.order {
@@ -213,7 +219,27 @@ impl Session {
             self.changed = true;
             self.event_at = now;
         }
-        Ok(deal)
+        Ok(())
+    }
+
+    /// Deals in their order, as far as the broker has said what their symbols are.
+    pub(super) fn take_deals(&mut self, catalog: &Catalog) -> Vec<Deal> {
+        let settled = self
+            .deals
+            .iter()
+            .take_while(|deal| catalog.symbol(deal.symbol_id) != Known::NotYet)
+            .count();
+        let ready = self.deals.drain(..settled);
+        ready.map(|deal| named(deal, catalog)).collect()
+    }
+
+    /// All deals that are left, named or not: the session ends.
+    pub(super) fn into_deals(self, catalog: Option<&Catalog>) -> Vec<Deal> {
+        let named = |deal| match catalog {
+            Some(catalog) => named(deal, catalog),
+            None => deal,
+        };
+        self.deals.into_iter().map(named).collect()
     }
 
     pub(super) fn handle_spot(&mut self, wire: &ProtoOaSpotEvent, now: Instant) {
@@ -233,6 +259,26 @@ impl Session {
     pub(super) fn handle_subscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
         self.asked.retain(|symbol| !symbols.contains(symbol));
         self.subscribed.extend(symbols);
+    }
+
+    pub(super) fn handle_unsubscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
+        self.leaving.retain(|symbol| !symbols.contains(symbol));
+    }
+
+    /// Who is already subscribed gets no first quote, and in a quiet market none for days: it
+    /// subscribes anew, once.
+    pub(super) fn handle_already_subscribed(
+        &mut self,
+        symbols: &BTreeSet<SymbolId>,
+    ) -> Option<Request> {
+        if symbols.is_subset(&self.renewed) {
+            self.handle_subscribed(symbols);
+            return None;
+        }
+        self.renewed.extend(symbols);
+        self.asked.retain(|symbol| !symbols.contains(symbol));
+        self.leaving.extend(symbols);
+        Some(self.ask(Ask::Unsubscribe(symbols.clone())))
     }
 
     /// The server knows no such symbol: it is held as subscribed, so that nobody asks for ever.
@@ -257,7 +303,9 @@ impl Session {
         let deposit = account.trader().deposit_asset;
         let held: BTreeSet<SymbolId> = account.symbols().collect();
         let wanted: BTreeSet<SymbolId> = held.iter().chain(&self.hints).copied().collect();
-        let needs = catalog.ask_for(&wanted, deposit);
+        let named = self.deals.iter().map(|deal| deal.symbol_id);
+        let asked_for: BTreeSet<SymbolId> = wanted.iter().copied().chain(named).collect();
+        let needs = catalog.ask_for(&asked_for, deposit);
         out.extend(
             needs
                 .into_iter()
@@ -308,13 +356,25 @@ impl Session {
             .flatten()
             .collect();
         self.subscribe(&quoted, complete, out);
-        complete && self.asked.is_empty() && self.warm(now)
+        if complete && quoted.is_subset(&self.subscribed) {
+            return self.warm(now);
+        }
+        // What it needs now is on its way: the wait for first quotes begins anew after that, and
+        // its deadline must not stay behind, or it would be due for ever.
+        if matches!(self.phase, Phase::Warming(_)) {
+            self.phase = Phase::Loading;
+        }
+        false
     }
 
     fn subscribe(&mut self, quoted: &BTreeSet<SymbolId>, complete: bool, out: &mut Vec<Request>) {
         let missing: BTreeSet<SymbolId> = quoted
             .iter()
-            .filter(|id| !self.subscribed.contains(id) && !self.asked.contains(id))
+            .filter(|id| {
+                !self.subscribed.contains(id)
+                    && !self.asked.contains(id)
+                    && !self.leaving.contains(id)
+            })
             .copied()
             .collect();
         // One request for all of them, once the chains are known too.
@@ -328,6 +388,7 @@ impl Session {
                 self.subscribed.remove(id);
                 self.market.quotes.remove(id);
             }
+            self.leaving.extend(&idle);
             out.push(self.ask(Ask::Unsubscribe(idle)));
         }
     }
@@ -350,6 +411,13 @@ impl Session {
         };
         self.changed |= self.phase == Phase::Live;
         self.phase == Phase::Live
+    }
+}
+
+fn named(deal: Deal, catalog: &Catalog) -> Deal {
+    match catalog.symbol(deal.symbol_id) {
+        Known::Here(symbol) => convert::name_deal(deal, symbol),
+        Known::NotYet | Known::Absent => deal,
     }
 }
 

@@ -12,7 +12,7 @@ use super::account::{Account, MarginRule};
 use super::deal::Side;
 use super::decimal::{Decimal, div_half_away, pow10};
 use super::ids::SymbolId;
-use super::market::{Market, Rate, SPOT_SCALE, Symbol};
+use super::market::{Market, Rate, SPOT_SCALE};
 use super::position::{Position, VOLUME_SCALE, WIRE_PRICE_SCALE};
 
 /// Digits of the margin level, in percent.
@@ -115,7 +115,7 @@ fn value_position(position: &Position, account: &Account, market: &Market) -> Po
         .zip(position.entry)
         .and_then(|((symbol, close), entry)| {
             let rate = market.rate(symbol, trader.deposit_asset)?;
-            gross_profit(position, symbol, entry, close, rate, digits)
+            gross_profit(position, entry, close, rate, digits)
         })
         .map(|units| Decimal::new(units, digits));
     PositionValue {
@@ -132,14 +132,13 @@ fn value_position(position: &Position, account: &Account, market: &Market) -> Po
 /// 10^-`digits` of the deposit asset; `None` when it does not fit.
 fn gross_profit(
     position: &Position,
-    symbol: &Symbol,
     entry: Decimal,
     close: i64,
     rate: Rate,
     digits: u8,
 ) -> Option<i128> {
-    // The entry is a double on the wire: it is rounded to the symbol's digits here, once.
-    let entry = entry.rescale(symbol.digits).rescale(WIRE_PRICE_SCALE).units;
+    // A volume-weighted entry has more digits than its symbol: all that the wire brought count.
+    let entry = entry.rescale(WIRE_PRICE_SCALE).units;
     let close = i128::from(close).checked_mul(pow10(WIRE_PRICE_SCALE - SPOT_SCALE))?;
     let difference = match position.side {
         Side::Buy => close.checked_sub(entry)?,

@@ -355,14 +355,14 @@ fn json<T: serde::Serialize + Clone>(
 const WRITE_FULL: &str = concat!(
     include_str!("cache/write_full.sql"),
     include_str!("cache/tell_sessions.sql"),
-    include_str!("cache/refusals.sql"),
+    include_str!("cache/refused_upserts.sql"),
 );
 const WRITE_STATE: &str = concat!(
     include_str!("cache/write_state.sql"),
     include_str!("cache/tell_sessions.sql"),
-    include_str!("cache/refusals.sql"),
+    include_str!("cache/refused_upserts.sql"),
 );
 const WRITE_HEARTBEAT: &str = concat!(
     include_str!("cache/write_heartbeat.sql"),
-    include_str!("cache/refusals.sql"),
+    include_str!("cache/refused_updates.sql"),
 );

@@ -141,11 +141,11 @@ impl Database {
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn new(config: &PgConfig, connections: u32) -> Result<Self, PgError> {
+    pub fn new(config: &PgConfig, connections: usize) -> Result<Self, PgError> {
         config.options()?;
         let shared = Shared {
             config: config.clone(),
-            places: Arc::new(Semaphore::new(connections as usize)),
+            places: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
         };
         Ok(Self {

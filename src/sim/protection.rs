@@ -228,7 +228,11 @@ impl Broker {
         order.expiration_timestamp = change.expiration_ms.or(order.expiration_timestamp);
         order.utc_last_update_timestamp = Some(now_ms);
         let order = order.clone();
-        let position = book.wire_unborn(&order, false);
+        let held = order.position_id.and_then(|id| book.positions.get(&id));
+        let position = match held {
+            Some(position) => book.wire_position(position),
+            None => book.wire_unborn(&order, false),
+        };
         let parts = Parts {
             position: Some(position),
             order: Some(order),
@@ -274,7 +278,11 @@ impl Broker {
             )
         };
         finish(&mut order, status, now_ms);
-        let position = book.wire_unborn(&order, true);
+        let held = order.position_id.and_then(|id| book.positions.get(&id));
+        let position = match held {
+            Some(position) => book.wire_position(position),
+            None => book.wire_unborn(&order, true),
+        };
         self.end_order(account, order.clone());
         let parts = Parts {
             position: Some(position),

@@ -124,17 +124,39 @@ impl Keeper {
                     Some(ClaimRequest::Acquire(slots, answer)) => {
                         let mut claimed = Vec::new();
                         for batch in slots.chunks(REQUEST_SLOTS_MAX) {
-                            claimed.extend(within(connection.acquire(&self.worker_id, batch)).await?);
+                            let got = within(connection.acquire(&self.worker_id, batch)).await;
+                            claimed.extend(unless_lost(got, &mut connection).await?);
                         }
                         // Nobody waits for the answer any more: nobody would run these slots.
                         if let Err(unwanted) = answer.send(claimed) {
                             let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
-                            within(connection.release(&slots)).await?;
+                            let released = within(connection.release(&slots)).await;
+                            unless_lost(released, &mut connection).await?;
                         }
                     }
-                    Some(ClaimRequest::Release(slots)) => within(connection.release(&slots)).await?,
+                    Some(ClaimRequest::Release(slots)) => {
+                        let released = within(connection.release(&slots)).await;
+                        unless_lost(released, &mut connection).await?;
+                    }
                 },
             }
+        }
+    }
+}
+
+/// A claim or a release may fail by itself (somebody else holds a row for too long, say) and
+/// leave all claims as they were: a proof tells. What was not done is asked for again by the sweep.
+async fn unless_lost<T: Default>(
+    answer: Result<T, PgError>,
+    connection: &mut LockConnection,
+) -> Result<T, PgError> {
+    match answer {
+        Ok(done) => Ok(done),
+        Err(PgError::TimedOut(limit)) => Err(PgError::TimedOut(limit)),
+        Err(failed) => {
+            within(connection.ping()).await?;
+            warn!(error = %failed, "claims could not be changed");
+            Ok(T::default())
         }
     }
 }

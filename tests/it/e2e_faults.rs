@@ -66,7 +66,7 @@ async fn an_unplugged_server_is_said_within_three_seconds_and_all_is_true_after_
     tokio::time::sleep_until((unplugged + Duration::from_secs(5)).into()).await;
     fleet.sim.plug_in().await.expect("the ports are free");
     fleet.until_live(USER, 1001).await;
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::market_pause);
     let row = fleet.until_true(USER, 1001).await;
     assert_eq!(row.positions.as_array().map(Vec::len), Some(2));
     assert_eq!(row.last_error, None);
@@ -82,7 +82,7 @@ async fn a_server_that_falls_silent_is_said_within_three_seconds() {
     )
     .await;
     // The socket stays open, and nothing comes through it any more.
-    fleet.sim.with(|broker| broker.half_open_all());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::half_open_all);
     let row = fleet
         .until_row("the row to say so", SAYS_SO_WITHIN, USER, 1001, |row| {
             !row.connected

@@ -16,6 +16,7 @@ fn amounts(texts: [&str; 8]) -> [Option<String>; 8] {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "five steps of one example")]
 async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
     let mut fleet = Fleet::new(worked_example()).await;
     let worker = fleet.worker().await;
@@ -59,7 +60,7 @@ async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
             (json!("703"), json!(-66.18), json!(-68.63), json!(433.20)),
         ]
     );
-    fleet.sim.with(|broker| broker.worked_t1a());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::worked_t1a);
     step(
         "T1a",
         [
@@ -67,7 +68,7 @@ async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
         ],
     )
     .await;
-    fleet.sim.with(|broker| broker.worked_t1b());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::worked_t1b);
     step(
         "T1b",
         [
@@ -75,7 +76,7 @@ async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
         ],
     )
     .await;
-    fleet.sim.with(|broker| broker.worked_t2());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::worked_t2);
     step(
         "T2",
         [
@@ -90,7 +91,7 @@ async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
         ],
     )
     .await;
-    fleet.sim.with(|broker| broker.worked_t3());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::worked_t3);
     step(
         "T3",
         [
@@ -151,7 +152,7 @@ async fn a_start_makes_the_row_live_with_every_column_true() {
         fleet.session(USER, 1001).await,
         Some(("running".to_owned(), "live".to_owned()))
     );
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::market_pause);
     let row = fleet.until_true(USER, 1001).await;
 
     let position = &row.positions[0];
@@ -271,7 +272,7 @@ async fn a_connected_row_is_never_older_than_two_and_a_half_seconds() {
     let moving = oldest_over(Duration::from_secs(8)).await;
     assert!(moving <= 2.5, "{moving}");
 
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(mahspeccy_bridge::sim::Broker::market_pause);
     let before = fleet.until_true(USER, 1001).await;
     let quiet = oldest_over(Duration::from_secs(8)).await;
     assert!(quiet <= 2.5, "{quiet}");

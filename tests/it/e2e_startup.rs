@@ -5,6 +5,7 @@ use std::time::Duration;
 use mahspeccy_bridge::sim::{AccountSpec, CLIENT_SECRET, Simulator};
 
 use super::support::fleet::{DEADLINE, Fleet, free_port};
+use super::support::pgbouncer::{PgBouncer, PoolMode};
 use super::support::wait::eventually;
 
 fn quiet() -> mahspeccy_bridge::sim::Builder {
@@ -110,6 +111,29 @@ async fn a_wrong_password_is_refused_at_once_and_never_shown() {
 }
 
 #[tokio::test]
+async fn a_transaction_pooler_is_refused_by_what_it_does_and_a_session_pooler_serves() {
+    let mut fleet = Fleet::new(quiet()).await;
+    let transactions = PgBouncer::start(fleet.db.url(), PoolMode::Transaction, 10);
+    let mut call = fleet.call(&["worker"]);
+    call.env("DATABASE_URL", transactions.url());
+    let (code, said) = ends(call, DEADLINE).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(
+        said.contains("transaction pooler") && said.contains("5432"),
+        "{said}"
+    );
+
+    let sessions = PgBouncer::start(fleet.db.url(), PoolMode::Session, 20);
+    let worker = fleet.worker_with(&[("DATABASE_URL", sessions.url())]).await;
+    fleet
+        .connect("pooled@example.org", 1001, "token-a-8c1f")
+        .await;
+    fleet.start("pooled@example.org", None).await;
+    fleet.until_live("pooled@example.org", 1001).await;
+    worker.drain().await;
+}
+
+#[tokio::test]
 async fn a_broker_that_stays_away_past_the_deadline_ends_the_start() {
     let fleet = Fleet::new(quiet()).await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -122,7 +146,7 @@ async fn a_broker_that_stays_away_past_the_deadline_ends_the_start() {
     );
     // Its own port: two workers of one test could not both have the default.
     call.env("PORT", free_port().to_string());
-    let (code, said) = ends(call, Duration::from_secs(60)).await;
+    let (code, said) = ends(call, Duration::from_mins(1)).await;
     assert_eq!(code, Some(69), "{said}");
     assert!(
         said.contains("RabbitMQ") && !said.contains("hunter2"),

@@ -203,7 +203,10 @@ async fn owners_that_write_at_once_leave_one_of_them_in_the_row() {
                 // Two share an epoch here, which claims forbid: even then no row goes backwards.
                 let writes = batch(&keys, seq * 3 + worker, |_| full());
                 let report = write(&mut conn, &writes, &worker.to_string()).await;
-                assert!(report.failed.is_empty() && report.missing.is_empty());
+                assert!(
+                    report.failed.is_empty() && report.missing.is_empty(),
+                    "{report:?}"
+                );
             }
         });
     }

@@ -409,7 +409,7 @@ async fn commands_in_any_order_and_at_once_end_in_the_state_of_the_latest() {
         // Each command goes to one worker, some to two.
         let mut workers = vec![Vec::new(); 4];
         for command in &commands {
-            for _ in 0..1 + usize::from(rng.random_ratio(1, 8)) {
+            for _ in 0..=usize::from(rng.random_ratio(1, 8)) {
                 workers[rng.random_range(0..4)].push(command.clone());
             }
         }

@@ -204,8 +204,10 @@ impl Connection {
         if let Some(session) = self.sessions.get_mut(&account) {
             session.phase = Phase::Closing;
             let logout = session.ask(Ask::Logout);
+            let broker = session.broker();
             self.drop_waiting(account);
             self.push(logout);
+            self.leave_questions(broker, now);
         }
         self.pump(now);
     }
@@ -371,7 +373,10 @@ impl Connection {
             return;
         };
         let mut asks = Vec::new();
-        let live = session.advance(self.catalogs.entry(broker).or_default(), &mut asks, now);
+        let catalog = self.catalogs.entry(broker).or_default();
+        let live = session.advance(catalog, &mut asks, now);
+        let deals = session.take_deals(catalog);
+        self.emit_deals(account, deals);
         for ask in asks {
             self.push(ask);
         }
@@ -410,8 +415,17 @@ impl Connection {
             !matches!(&pending.request.purpose, Purpose::Account { account: of, ask, .. }
                 if *of == account && *ask != Ask::Logout)
         });
+        let broker = session.broker();
+        let catalog = broker.as_ref().and_then(|name| self.catalogs.get(name));
+        let deals = session.into_deals(catalog);
+        self.emit_deals(account, deals);
         self.events.push_back(Event::Down(account, down));
-        if let Some(broker) = session.broker() {
+        self.leave_questions(broker, now);
+    }
+
+    /// What an account that leaves had asked its broker, others ask.
+    fn leave_questions(&mut self, broker: Option<String>, now: Instant) {
+        if let Some(broker) = broker {
             if let Some(catalog) = self.catalogs.get_mut(&broker) {
                 catalog.forget_all();
             }

@@ -1,10 +1,12 @@
 //! What comes in on a connection: answers to our requests, and what cTrader says unasked.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Event};
+use super::{Connection, ConnectionError, Down, Event, Pending};
+use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
@@ -19,12 +21,29 @@ use crate::ctrader::wire::{
 };
 use crate::domain::ids::{AccountId, SymbolId};
 
+/// Why a session ends whose request was answered with something else than the answer.
+const UNREADABLE_ANSWER: Malformed = Malformed::Unreadable("an answer");
+
+/// The account that an event concerns: the same field in all of them.
+#[derive(Clone, PartialEq, Message)]
+struct Concerned {
+    #[prost(int64, optional, tag = "2")]
+    account: Option<i64>,
+}
+
 impl Connection {
     pub(super) fn handle_frame(&mut self, frame: &Frame, now: Instant) {
         let own = frame
             .client_msg_id
             .as_deref()
             .and_then(|tag| self.ids.number(tag));
+        // An id alone makes no answer: events carry ids of those who caused them.
+        let answers = |pending: &Pending| {
+            frame.payload_type == ERROR_RES
+                || frame.payload_type == frame::number(Type::ProtoOaErrorRes)
+                || frame.payload_type == pending.request.answer_type()
+        };
+        let own = own.filter(|id| self.pending.get(id).is_some_and(answers));
         let answered = own.and_then(|id| self.pending.remove(&id));
         match (answered, frame.payload_type) {
             (answered, ERROR_RES) => match ProtoErrorRes::decode(frame.payload.clone()) {
@@ -69,6 +88,9 @@ impl Connection {
             Purpose::Application => self.handle_application_authorised(),
             Purpose::Token { ticket } => {
                 let Some(answer) = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame) else {
+                    let unreadable = Err(Refusal::with_code("UNREADABLE_ANSWER"));
+                    self.events
+                        .push_back(Event::TokenVerified(ticket, unreadable));
                     return;
                 };
                 let covered = answer.ctid_trader_account.iter();
@@ -84,7 +106,13 @@ impl Connection {
             } => {
                 if let Ask::Broker(need) = ask {
                     // Good for all accounts of the broker, even when the one that asked has left.
-                    self.handle_catalog(account, &need, frame, now);
+                    let current = self.is_current(account, generation);
+                    if !self.handle_catalog(account, &need, frame, now) {
+                        self.forget_need(&need);
+                        if current {
+                            self.end(account, UNREADABLE_ANSWER.into(), now);
+                        }
+                    }
                 } else if self.is_current(account, generation) {
                     self.handle_account_answer(account, ask, frame, now);
                 }
@@ -93,7 +121,7 @@ impl Connection {
     }
 
     fn handle_account_answer(&mut self, account: AccountId, ask: Ask, frame: &Frame, now: Instant) {
-        let deals = match ask {
+        let taken = match ask {
             Ask::Authorise => {
                 self.handle_account_authorised(account);
                 return;
@@ -110,10 +138,14 @@ impl Connection {
                 self.advance(account, now);
                 return;
             }
-            Ask::Unsubscribe(_) | Ask::Broker(_) => return,
+            Ask::Unsubscribe(symbols) => {
+                self.handle_unsubscribed(account, &symbols, now);
+                return;
+            }
+            Ask::Broker(_) => return,
             Ask::Trader => {
                 let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
-                    return;
+                    return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
                     .get_mut(&account)
@@ -121,32 +153,48 @@ impl Connection {
             }
             Ask::Reconcile => {
                 let Some(answer) = self.read::<ProtoOaReconcileRes>(frame) else {
-                    return;
+                    return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
                     .get_mut(&account)
                     .map(|session| session.handle_reconcile(answer, now))
             }
         };
-        match deals {
-            Some(Ok(deals)) => {
-                self.emit_deals(account, deals);
-                self.advance(account, now);
-            }
+        match taken {
+            Some(Ok(())) => self.advance(account, now),
             Some(Err(malformed)) => self.end(account, malformed.into(), now),
             None => {}
         }
     }
 
-    fn handle_catalog(&mut self, account: AccountId, need: &Need, frame: &Frame, now: Instant) {
+    pub(super) fn handle_unsubscribed(
+        &mut self,
+        account: AccountId,
+        symbols: &BTreeSet<SymbolId>,
+        now: Instant,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&account) {
+            session.handle_unsubscribed(symbols);
+        }
+        self.advance(account, now);
+    }
+
+    /// Returns whether the answer could be read.
+    fn handle_catalog(
+        &mut self,
+        account: AccountId,
+        need: &Need,
+        frame: &Frame,
+        now: Instant,
+    ) -> bool {
         // The answer is the asking account's broker's, and an account has one broker for ever.
         let Some(broker) = self.sessions.get(&account).and_then(Session::broker) else {
-            return;
+            return true;
         };
         match need {
             Need::Assets => {
                 let Some(answer) = self.read::<ProtoOaAssetListRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -155,7 +203,7 @@ impl Connection {
             }
             Need::SymbolList => {
                 let Some(answer) = self.read::<ProtoOaSymbolsListRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -164,7 +212,7 @@ impl Connection {
             }
             Need::Symbols(asked) => {
                 let Some(answer) = self.read::<ProtoOaSymbolByIdRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
@@ -173,7 +221,7 @@ impl Connection {
             }
             Need::Chain(from, to) => {
                 let Some(answer) = self.read::<ProtoOaSymbolsForConversionRes>(frame) else {
-                    return;
+                    return false;
                 };
                 self.catalogs.entry(broker.clone()).or_default().set_chain(
                     *from,
@@ -183,6 +231,7 @@ impl Connection {
             }
         }
         self.advance_all_of(&broker, now);
+        true
     }
 
     /// An event, or an answer that nobody waits for any more.
@@ -195,19 +244,19 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaExecutionEvent) => {
-                if let Some(event) = self.read::<ProtoOaExecutionEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaExecutionEvent>(frame, now) {
                     let account = AccountId(event.ctid_trader_account_id);
                     self.handle_event(account, WireEvent::Execution(Box::new(event)), now);
                 }
             }
             Ok(Type::ProtoOaTraderUpdateEvent) => {
-                if let Some(event) = self.read::<ProtoOaTraderUpdatedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaTraderUpdatedEvent>(frame, now) {
                     let account = AccountId(event.ctid_trader_account_id);
                     self.handle_event(account, WireEvent::Trader(Box::new(event.trader)), now);
                 }
             }
             Ok(Type::ProtoOaMarginChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaMarginChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaMarginChangedEvent>(frame, now) {
                     self.handle_event(
                         AccountId(event.ctid_trader_account_id),
                         WireEvent::Margin(event),
@@ -216,7 +265,7 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaTrailingSlChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaTrailingSlChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaTrailingSlChangedEvent>(frame, now) {
                     self.handle_event(
                         AccountId(event.ctid_trader_account_id),
                         WireEvent::TrailingStop(event),
@@ -225,19 +274,19 @@ impl Connection {
                 }
             }
             Ok(Type::ProtoOaSymbolChangedEvent) => {
-                if let Some(event) = self.read::<ProtoOaSymbolChangedEvent>(frame) {
+                if let Some(event) = self.read_event::<ProtoOaSymbolChangedEvent>(frame, now) {
                     self.handle_symbol_changed(&event, now);
                 }
             }
             Ok(Type::ProtoOaAccountDisconnectEvent) => {
-                if let Some(event) = self.read::<ProtoOaAccountDisconnectEvent>(frame) {
-                    self.handle_dropped(AccountId(event.ctid_trader_account_id), now);
+                if let Some(event) = self.read_event::<ProtoOaAccountDisconnectEvent>(frame, now) {
+                    self.handle_ended(AccountId(event.ctid_trader_account_id), Down::Dropped, now);
                 }
             }
             Ok(Type::ProtoOaAccountsTokenInvalidatedEvent) => {
                 if let Some(event) = self.read::<ProtoOaAccountsTokenInvalidatedEvent>(frame) {
                     for account in event.ctid_trader_account_ids {
-                        self.end(AccountId(account), Down::TokenInvalidated, now);
+                        self.handle_ended(AccountId(account), Down::TokenInvalidated, now);
                     }
                 }
             }
@@ -269,10 +318,7 @@ impl Connection {
             return;
         };
         match session.handle_event(event, now) {
-            Ok(deal) => {
-                self.emit_deals(account, deal);
-                self.advance(account, now);
-            }
+            Ok(()) => self.advance(account, now),
             Err(malformed) => self.end(account, malformed.into(), now),
         }
     }
@@ -291,20 +337,31 @@ impl Connection {
         self.advance_all_of(&broker, now);
     }
 
-    fn handle_dropped(&mut self, account: AccountId, now: Instant) {
-        let closing = self
-            .sessions
-            .get(&account)
-            .is_some_and(|session| session.phase == Phase::Closing);
-        self.end(
-            account,
-            if closing {
-                Down::LoggedOut
-            } else {
-                Down::Dropped
-            },
-            now,
-        );
+    /// The server ended a session of the account.
+    fn handle_ended(&mut self, account: AccountId, down: Down, now: Instant) {
+        match self.sessions.get(&account).map(|session| session.phase) {
+            // Its authorisation is not answered, so this can only be about the session before it:
+            // a log-out, or an invalidated token, is followed by a second word about it.
+            None | Some(Phase::Authorising) => {}
+            Some(Phase::Closing) => self.end(account, Down::LoggedOut, now),
+            Some(Phase::Loading | Phase::Warming(_) | Phase::Live) => self.end(account, down, now),
+        }
+    }
+
+    /// An event that cannot be read may have changed the account in ways nobody knows: only a new
+    /// snapshot helps, of this account if its id can be made out, else of all.
+    fn read_event<M: Message + Default>(&mut self, frame: &Frame, now: Instant) -> Option<M> {
+        let event = self.read(frame);
+        if event.is_none() {
+            let mut concerned = Concerned::default();
+            // What was read before the damage stays.
+            let _ = concerned.merge(frame.payload.clone());
+            match concerned.account {
+                Some(id) => self.end(AccountId(id), Malformed::Unreadable("an event").into(), now),
+                None => self.fail(ConnectionError::Malformed),
+            }
+        }
+        event
     }
 
     fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {

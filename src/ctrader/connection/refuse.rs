@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Connection, ConnectionError, Down, Event, Pending};
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::Session;
+use crate::ctrader::session::{Phase, Session};
 use crate::domain::ids::{AccountId, SymbolId};
 
 /// How long a payload type rests when the server says "too often" and not for how long.
@@ -34,7 +34,9 @@ impl Connection {
                 .unwrap_or(FREQUENCY_PAUSE)
                 .max(FREQUENCY_PAUSE);
             self.throttle.block(request.payload_type, now + pause);
-            self.push(request);
+            if self.is_wanted(&request) {
+                self.push(request);
+            }
             return;
         }
         let disposition = refusal.disposition();
@@ -63,6 +65,21 @@ impl Connection {
         }
     }
 
+    /// Whether a request still has a purpose: a session that logs out wants nothing else any more.
+    fn is_wanted(&self, request: &Request) -> bool {
+        match &request.purpose {
+            Purpose::Application
+            | Purpose::Token { .. }
+            | Purpose::Account {
+                ask: Ask::Logout, ..
+            } => true,
+            Purpose::Account { account, .. } => self
+                .sessions
+                .get(account)
+                .is_some_and(|session| session.phase != Phase::Closing),
+        }
+    }
+
     fn handle_account_refusal(
         &mut self,
         account: AccountId,
@@ -74,7 +91,7 @@ impl Connection {
         match ask {
             // Logged out is what was wanted.
             Ask::Logout => self.end(account, Down::LoggedOut, now),
-            Ask::Unsubscribe(_) => {}
+            Ask::Unsubscribe(symbols) => self.handle_unsubscribed(account, &symbols, now),
             // This socket never authorised the account with this token, or its session would be
             // there: so somebody else's token did, and proves nothing for this one.
             Ask::Authorise if disposition == Disposition::Success => {
@@ -98,7 +115,8 @@ impl Connection {
         }
     }
 
-    /// One id of several may have been the reason: they are asked one by one then.
+    /// What was subscribed before is renewed. Else one id of several may have been the reason: they
+    /// are asked one by one then.
     fn handle_subscribe_refusal(
         &mut self,
         account: AccountId,
@@ -109,6 +127,13 @@ impl Connection {
         let Some(session) = self.sessions.get_mut(&account) else {
             return;
         };
+        if disposition == Disposition::Success {
+            match session.handle_already_subscribed(symbols) {
+                Some(renewal) => self.push(renewal),
+                None => self.advance(account, now),
+            }
+            return;
+        }
         if symbols.len() > 1 {
             let singles: Vec<Request> = symbols
                 .iter()
@@ -119,11 +144,7 @@ impl Connection {
             }
             return;
         }
-        if disposition == Disposition::Success {
-            session.handle_subscribed(symbols);
-        } else {
-            session.handle_unsubscribable(symbols);
-        }
+        session.handle_unsubscribable(symbols);
         self.advance(account, now);
     }
 
@@ -134,12 +155,26 @@ impl Connection {
         };
         let catalog = self.catalogs.entry(broker.clone()).or_default();
         match need {
+            Need::Symbols(asked) if asked.len() > 1 => {
+                let singles = catalog.split(asked);
+                for single in singles {
+                    self.ask_broker(account, single);
+                }
+                return;
+            }
             Need::Assets => catalog.set_assets(Vec::new()),
             Need::SymbolList => catalog.set_list(Vec::new()),
             Need::Symbols(asked) => catalog.set_symbols(asked, &[]),
             Need::Chain(from, to) => catalog.set_chain(*from, *to, &[]),
         }
         self.advance_all_of(&broker, now);
+    }
+
+    fn ask_broker(&mut self, account: AccountId, need: Need) {
+        if let Some(session) = self.sessions.get(&account) {
+            let ask = session.ask(Ask::Broker(need));
+            self.push(ask);
+        }
     }
 
     pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {

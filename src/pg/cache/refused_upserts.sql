@@ -1,9 +1,9 @@
--- Ends all three: the rows that were not written, and why. Usually none: `not in` is the one form that the
--- planner always hashes, whatever it takes the arrays' lengths to be.
+-- Ends write_full and write_state: the rows that were not written, and why. Usually none.
+-- `not in` is the form that the planner always hashes, whatever it takes the arrays' lengths to be.
 )
 select i.ord, case
     when o.epoch is distinct from i.epoch then 'fenced'
-    when c.epoch is null then 'missing'
+    when (i.user_key, i.account_id) not in (select k.user_key, k.account_id from owned k) then 'missing'
     when c.epoch = i.epoch and c.seq >= i.seq then 'stale'
     -- Another epoch wrote the row, or somebody did while this statement ran: the look back does not
     -- see that.

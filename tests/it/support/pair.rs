@@ -1,0 +1,425 @@
+//! Our `Connection` and the simulated cTrader, joined by a link that carries bytes and nothing else.
+//!
+//! Time is virtual: an `Instant` that moves by addition, from one thing that is due to the next, so
+//! that ten minutes of silence take milliseconds. Chance comes from one seed; a test that fails
+//! prints it, and `SIM_SEED=n` runs it again with that one.
+
+mod figures;
+mod link;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mahspeccy_bridge::ctrader::connection::{
+    Connection, ConnectionConfig, ConnectionError, Down, Event, Transmit,
+};
+use mahspeccy_bridge::ctrader::wire;
+use mahspeccy_bridge::domain::deal::Deal;
+use mahspeccy_bridge::domain::ids::AccountId;
+use mahspeccy_bridge::domain::row::AccountRow;
+use mahspeccy_bridge::domain::secret::Secret;
+use mahspeccy_bridge::sim::{
+    Broker, Builder, CLIENT_ID, CLIENT_SECRET, ConnId, Environment, Output,
+};
+use prost::Message;
+use time::OffsetDateTime;
+
+pub(crate) use link::{Chance, Tamper, Weather};
+use link::{Link, Packet, Way};
+
+/// The server's wall clock at the start, milliseconds since the epoch.
+const WALL_START_MS: i64 = 1_750_000_000_000;
+
+/// So many steps without time moving are a loop that spins.
+const STEPS_AT_ONE_TIME_MAX: u32 = 10_000;
+
+/// The seed of this run: `SIM_SEED`, or the test's own.
+pub(crate) fn seed_or(own: u64) -> u64 {
+    chosen_seed().unwrap_or(own)
+}
+
+/// The seed that `SIM_SEED` chooses.
+pub(crate) fn chosen_seed() -> Option<u64> {
+    let text = std::env::var("SIM_SEED").ok()?;
+    Some(text.parse().expect("SIM_SEED is a number"))
+}
+
+/// Both ends and the link between them.
+pub(crate) struct Pair {
+    /// The simulator; operations by hand go through [`Pair::hand`].
+    pub(crate) broker: Broker,
+    /// Ours.
+    pub(crate) client: Connection,
+    /// What happened at our end, and when, deals included.
+    pub(crate) events: Vec<(Duration, Event)>,
+    /// Payload types that we sent, and when.
+    pub(crate) sent: Vec<(Duration, u32)>,
+    /// When we pinged.
+    pub(crate) pings: Vec<Duration>,
+    /// What happens to the bytes.
+    pub(crate) link: Link,
+    /// Whether the server's shell answers pings.
+    pub(crate) answers_pings: bool,
+    /// Whether the socket is still there.
+    pub(crate) connected: bool,
+    /// The socket at the simulator.
+    pub(crate) conn: ConnId,
+    now: Instant,
+    start: Instant,
+    seed: u64,
+    sockets: u64,
+    config: ConnectionConfig,
+    steps_now: u32,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with SIM_SEED={}", self.seed);
+        }
+    }
+}
+
+impl Pair {
+    /// A world whose socket has just opened, on a good link.
+    pub(crate) fn new(world: Builder) -> Self {
+        Self::seeded(seed_or(1), world)
+    }
+
+    /// The same with a seed of its own.
+    pub(crate) fn seeded(seed: u64, world: Builder) -> Self {
+        Self::configured(
+            seed,
+            world,
+            ConnectionConfig {
+                client_id: CLIENT_ID.to_owned(),
+                client_secret: Secret::new(CLIENT_SECRET),
+                request_rate: 45,
+                history_rate: 4,
+            },
+        )
+    }
+
+    /// The same with another application or other rates.
+    pub(crate) fn configured(seed: u64, world: Builder, config: ConnectionConfig) -> Self {
+        let start = Instant::now();
+        let mut broker = world.seed(seed).build(start, WALL_START_MS);
+        let conn = broker.connect(Environment::Demo, start);
+        let mut pair = Self {
+            broker,
+            client: Connection::new(&config, seed, start),
+            events: Vec::new(),
+            sent: Vec::new(),
+            pings: Vec::new(),
+            link: Link::new(seed),
+            answers_pings: true,
+            connected: true,
+            conn,
+            now: start,
+            start,
+            seed,
+            sockets: 1,
+            config,
+            steps_now: 0,
+        };
+        pair.drain();
+        pair
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.now - self.start
+    }
+
+    /// The time that both ends are told.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    // ── what a test does ─────────────────────────────────────────────────────────────────────
+
+    /// Opens a session.
+    pub(crate) fn open(&mut self, account: i64, token: &str) {
+        self.client
+            .open(AccountId(account), Secret::new(token), self.now);
+        self.drain();
+    }
+
+    /// Closes a session.
+    pub(crate) fn close(&mut self, account: i64) {
+        self.client.close(AccountId(account), self.now);
+        self.drain();
+    }
+
+    /// Opens a session and waits until it is live and everything has come in.
+    pub(crate) fn go_live(&mut self, account: i64, token: &str) {
+        self.open(account, token);
+        self.wait_live(account);
+    }
+
+    /// Waits until a session is live and everything has come in.
+    pub(crate) fn wait_live(&mut self, account: i64) {
+        self.drive_until("the session to be live", Duration::from_secs(30), |pair| {
+            pair.is_live(account)
+        });
+        self.settle();
+    }
+
+    /// Does something at the simulator, now.
+    pub(crate) fn hand<T>(&mut self, operation: impl FnOnce(&mut Broker) -> T) -> T {
+        self.broker.handle_timeout(self.now);
+        let done = operation(&mut self.broker);
+        self.drain();
+        done
+    }
+
+    /// Does something by hand, waits until it has come in, and holds the row against the truth.
+    pub(crate) fn step_by_hand<T>(
+        &mut self,
+        account: i64,
+        operation: impl FnOnce(&mut Broker) -> T,
+    ) -> T {
+        let done = self.hand(operation);
+        self.settle();
+        self.assert_truth(account);
+        self.assert_deals(account);
+        done
+    }
+
+    /// Puts bytes on the link as if the server had sent them.
+    pub(crate) fn inject(&mut self, bytes: Bytes) {
+        self.link.carry(Way::In, Packet::Frame(bytes), self.now);
+    }
+
+    /// The same with a message of this payload type.
+    pub(crate) fn inject_message(&mut self, kind: u32, id: Option<&str>, body: &impl Message) {
+        let envelope = wire::ProtoMessage {
+            payload_type: kind,
+            payload: Some(body.encode_to_vec().into()),
+            client_msg_id: id.map(str::to_owned),
+        };
+        self.inject(envelope.encode_to_vec().into());
+    }
+
+    /// The socket is gone; a new one opens, with a connection that knows nothing.
+    pub(crate) fn reconnect(&mut self) {
+        self.broker.handle_timeout(self.now);
+        self.broker.disconnected(self.conn);
+        self.drain();
+        self.link.cut();
+        self.events.clear();
+        self.sockets += 1;
+        self.conn = self.broker.connect(Environment::Demo, self.now);
+        self.client = Connection::new(&self.config, self.seed ^ (self.sockets << 32), self.now);
+        self.connected = true;
+        self.drain();
+    }
+
+    // ── time ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Goes to the next thing that is due, and does it.
+    pub(crate) fn step(&mut self) {
+        let next = self.next_at();
+        if next > self.now {
+            self.now = next;
+            self.steps_now = 0;
+        }
+        self.steps_now += 1;
+        assert!(
+            self.steps_now < STEPS_AT_ONE_TIME_MAX,
+            "time stands still at {:?}: ours is due {:?}, the simulator {:?}",
+            self.elapsed(),
+            self.client
+                .poll_timeout()
+                .map(|at| at.checked_duration_since(self.start)),
+            self.broker
+                .poll_timeout()
+                .map(|at| at.checked_duration_since(self.start)),
+        );
+        while let Some((way, packet)) = self.link.take(self.now) {
+            self.deliver(way, packet);
+            self.drain();
+        }
+        if self.connected && self.client.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.client.handle_timeout(self.now);
+            self.drain();
+        }
+        if self.broker.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.broker.handle_timeout(self.now);
+            self.drain();
+        }
+    }
+
+    /// Steps until a condition holds.
+    pub(crate) fn drive_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) {
+        let deadline = self.now + limit;
+        while !holds(self) {
+            assert!(
+                self.next_at() <= deadline,
+                "waited {limit:?} for {what}; events: {:?}",
+                self.events
+            );
+            self.step();
+        }
+    }
+
+    /// Lets that much time pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.next_at() <= end {
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Lets everything that is on its way arrive, and its answers.
+    pub(crate) fn settle(&mut self) {
+        self.run(Duration::from_secs(1));
+    }
+
+    fn next_at(&self) -> Instant {
+        let ours = self.client.poll_timeout().filter(|_| self.connected);
+        [self.link.next_at(), ours, self.broker.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("the simulator always has something due")
+    }
+
+    fn deliver(&mut self, way: Way, packet: Packet) {
+        match (way, packet) {
+            (Way::Out, Packet::Frame(bytes)) => {
+                self.broker.handle_message(self.conn, bytes, self.now);
+            }
+            (Way::Out, Packet::Ping) if self.answers_pings => {
+                self.link.carry(Way::In, Packet::Pong, self.now);
+            }
+            (Way::In, _) if !self.connected => {}
+            (Way::In, Packet::Frame(bytes)) => self.client.handle_message(bytes, self.now),
+            (Way::In, Packet::Pong) => self.client.handle_pong(self.now),
+            (Way::In, Packet::Closed) => self.connected = false,
+            (Way::Out, Packet::Ping | Packet::Pong | Packet::Closed) | (Way::In, Packet::Ping) => {}
+        }
+    }
+
+    /// Takes everything out of both ends.
+    pub(crate) fn drain(&mut self) {
+        let at = self.elapsed();
+        while let Some(transmit) = self.client.poll_transmit() {
+            let packet = match transmit {
+                Transmit::Message(bytes) => {
+                    let envelope =
+                        wire::ProtoMessage::decode(bytes.clone()).expect("ours is well-formed");
+                    self.sent.push((at, envelope.payload_type));
+                    Packet::Frame(bytes)
+                }
+                Transmit::Ping => {
+                    self.pings.push(at);
+                    Packet::Ping
+                }
+            };
+            self.link.carry(Way::Out, packet, self.now);
+        }
+        while let Some(event) = self.client.poll_event() {
+            if matches!(event, Event::Failed(_)) {
+                self.connected = false;
+            }
+            self.events.push((at, event));
+        }
+        while let Some(output) = self.broker.poll_output() {
+            match output {
+                Output::Send(conn, bytes) if conn == self.conn => {
+                    self.link.carry(Way::In, Packet::Frame(bytes), self.now);
+                }
+                Output::Close(conn, _) if conn == self.conn => {
+                    self.link.carry(Way::In, Packet::Closed, self.now);
+                }
+                Output::Freeze(conn) if conn == self.conn => self.link.freeze(),
+                Output::Send(..) | Output::Close(..) | Output::Freeze(_) => {}
+            }
+        }
+    }
+
+    // ── what a test looks at ─────────────────────────────────────────────────────────────────
+
+    /// The row of a live account.
+    pub(crate) fn row(&mut self, account: i64) -> Option<AccountRow> {
+        self.take_row(account, true)
+    }
+
+    /// The row of a live account, if it says something new or `always`.
+    pub(crate) fn take_row(&mut self, account: i64, always: bool) -> Option<AccountRow> {
+        let start = self.start;
+        let wall = |at: Instant| wall_start() + (at - start);
+        self.client.take_row(AccountId(account), always, wall)
+    }
+
+    /// Whether a session follows the stream.
+    pub(crate) fn is_live(&mut self, account: i64) -> bool {
+        self.row(account).is_some()
+    }
+
+    /// The equity in the row, as it is printed.
+    pub(crate) fn equity(&mut self, account: i64) -> Option<String> {
+        let row = self.row(account).expect("the session is live");
+        row.equity.map(|equity| equity.to_string())
+    }
+
+    /// Why a session ended, each time it did.
+    pub(crate) fn downs(&self, account: i64) -> Vec<Down> {
+        let events = self.events.iter().filter_map(|(_, event)| match event {
+            Event::Down(of, down) if of.0 == account => Some(down.clone()),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    /// How often a session went live.
+    pub(crate) fn lives(&self, account: i64) -> usize {
+        let live = Event::Live(AccountId(account));
+        self.events
+            .iter()
+            .filter(|(_, event)| *event == live)
+            .count()
+    }
+
+    /// Why the connection is of no more use.
+    pub(crate) fn failure(&self) -> Option<ConnectionError> {
+        self.events.iter().find_map(|(_, event)| match event {
+            Event::Failed(error) => Some(error.clone()),
+            _ => None,
+        })
+    }
+
+    /// When the socket was doubted (`false`) and believed again (`true`).
+    pub(crate) fn doubts(&self) -> Vec<(Duration, bool)> {
+        let events = self.events.iter().filter_map(|(at, event)| match event {
+            Event::Following(following) => Some((*at, *following)),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    /// Deals of an account as they came.
+    pub(crate) fn deals(&self, account: i64) -> Vec<&Deal> {
+        let events = self.events.iter().filter_map(|(_, event)| match event {
+            Event::Deal(of, deal) if of.0 == account => Some(deal.as_ref()),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    /// How often we sent a payload type.
+    pub(crate) fn sent_of(&self, kind: u32) -> usize {
+        self.sent.iter().filter(|(_, of)| *of == kind).count()
+    }
+}
+
+fn wall_start() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(WALL_START_MS / 1_000).expect("a time")
+}
