@@ -42,7 +42,7 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connections to Postgres beside those for claims and hints: the writer, the coordinator, and
 /// two for commands.
-const DATABASE_CONNECTIONS: u32 = 4;
+const DATABASE_CONNECTIONS: usize = 4;
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);

@@ -1,13 +1,11 @@
-//! What the tests stand on: a database and a vhost for each test, waiting for a condition, and a
-//! connection joined to the simulator.
+//! What the tests stand on: a database and a vhost for each test, and waiting for a condition.
 //!
-//! But for `fleet`, which runs the bridge itself, it knows the servers and not the library under test.
+//! But for `fleet`, which runs the bridge itself, and `pair`, which drives the protocol's two ends, it
+//! knows the servers and nothing of the library under test.
 
 pub(crate) mod fleet;
-pub(crate) mod pgbouncer;
-//! But for [`pair`] it knows the servers, not the bridge, and uses nothing of the library under test.
-
 pub(crate) mod pair;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod services;
