@@ -328,6 +328,7 @@ impl Link {
             match event {
                 Event::Ready => {
                     *failures = 0;
+                    roster.handle_ready();
                     self.status.set_connected(true);
                     info!(link = self.name, "connected to cTrader");
                 }

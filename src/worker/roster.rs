@@ -88,7 +88,16 @@ pub(super) struct Roster {
     leaving: BTreeSet<AccountId>,
     tickets: BTreeMap<u64, SessionKey>,
     next_ticket: u64,
+    /// Since when the connection was lost, or none came to be, until one is ready again.
+    outage: Option<Outage>,
     says: Vec<Say>,
+}
+
+/// Why there is no connection, for sessions that begin meanwhile.
+#[derive(Debug)]
+struct Outage {
+    attempts: u32,
+    error: String,
 }
 
 impl Roster {
@@ -100,6 +109,7 @@ impl Roster {
             leaving: BTreeSet::new(),
             tickets: BTreeMap::new(),
             next_ticket: 0,
+            outage: None,
             says: Vec::new(),
         }
     }
@@ -114,6 +124,11 @@ impl Roster {
         now: Instant,
     ) {
         let key = assignment.fence.key.clone();
+        // What keeps the others from being opened keeps this one too, perhaps for minutes.
+        let (attempts, error) = match &self.outage {
+            Some(outage) => (outage.attempts, Some(outage.error.clone())),
+            None => (0, None),
+        };
         if let Some(entry) = self.entries.get_mut(&key) {
             let same_token = entry.assignment.token == assignment.token;
             entry.assignment = assignment;
@@ -122,8 +137,8 @@ impl Roster {
                 self.say(&key);
                 return;
             }
-            entry.attempts = 0;
-            entry.error = None;
+            entry.attempts = attempts;
+            entry.error = error;
             if matches!(entry.stage, Stage::Waiting(_)) {
                 entry.stage = Stage::Ready;
             }
@@ -132,8 +147,8 @@ impl Roster {
                 assignment,
                 offered: None,
                 stage: Stage::Ready,
-                attempts: 0,
-                error: None,
+                attempts,
+                error,
                 was_live: false,
                 row_due: false,
             };
@@ -186,6 +201,11 @@ impl Roster {
         self.open_ready(Some(link), now);
     }
 
+    /// The connection is ready for sessions.
+    pub(super) fn handle_ready(&mut self) {
+        self.outage = None;
+    }
+
     /// The connection is gone, or none came to be.
     ///
     /// `hopeless`: trying again soon is of no use.
@@ -195,6 +215,11 @@ impl Roster {
         } else {
             0
         };
+        let before = self.outage.as_ref().map_or(0, |outage| outage.attempts);
+        self.outage = Some(Outage {
+            attempts: before.saturating_add(1).max(attempts_min),
+            error: error.to_owned(),
+        });
         self.bearers.clear();
         self.leaving.clear();
         self.tickets.clear();
