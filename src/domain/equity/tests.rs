@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::domain::account::{Balance, Bonus, Event, Execution, Trader};
 use crate::domain::ids::{AssetId, PositionId};
-use crate::domain::market::{Chain, Quote};
+use crate::domain::market::{Chain, Quote, Symbol};
 use crate::domain::position::PositionStatus;
 
 const EUR: AssetId = AssetId(1);
