@@ -45,25 +45,6 @@ async fn over_tls_a_server_is_trusted_by_the_authority_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_file_of_variables_is_read_and_real_variables_win() {
-    let mut fleet = Fleet::new(world()).await;
-    std::fs::write(
-        fleet.directory().join(".env"),
-        "CTRADER_CLIENT_ID=sim-client\nCTRADER_CLIENT_SECRET='sim-secret'\nWORKER_ID=from-the-file\nPORT=1\n",
-    )
-    .expect("it can be written");
-    // An empty variable counts as one that is not set.
-    let unset = [("CTRADER_CLIENT_ID", ""), ("CTRADER_CLIENT_SECRET", "")];
-    let worker = fleet.worker_with(&unset).await;
-    fleet.connect(USER, 1001, "token-a").await;
-    fleet.start(USER, None).await;
-    fleet.until_live(USER, 1001).await;
-    let health: Value = serde_json::from_str(&worker.get("/health").await.1).expect("json");
-    assert_eq!(health["workerId"], worker.id.as_str());
-    worker.drain().await;
-}
-
-#[tokio::test]
 async fn commands_published_before_the_first_worker_are_applied_by_it() {
     let mut fleet = Fleet::new(world()).await;
     fleet.connect(USER, 1001, "token-a").await;
@@ -161,9 +142,16 @@ async fn a_port_that_is_taken_is_a_fault_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn an_idle_worker_ends_by_itself_when_it_may() {
+async fn an_idle_worker_ends_by_itself_when_the_file_of_variables_says_so() {
     let mut fleet = Fleet::new(world()).await;
-    let mut worker = fleet.worker_with(&[("IDLE_EXIT_SECS", "4")]).await;
+    std::fs::write(
+        fleet.directory().join(".env"),
+        "IDLE_EXIT_SECS=4\nWORKER_ID=from-the-file\nPORT=1\n",
+    )
+    .expect("it can be written");
+    let mut worker = fleet.worker().await;
+    let health: Value = serde_json::from_str(&worker.get("/health").await.1).expect("json");
+    assert_eq!(health["workerId"], worker.id.as_str(), "real variables win");
     fleet.connect(USER, 1001, "token-a").await;
     fleet.start(USER, None).await;
     let live = fleet.until_live(USER, 1001).await;

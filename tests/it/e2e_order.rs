@@ -111,9 +111,9 @@ async fn the_latest_of_three_commands_decides_in_every_order_and_however_often()
                 never || found == [(5, expected.to_owned())],
                 "{case} {order:?}: {found:?}"
             );
-            for again in 0..3 {
-                let outcome = published_again(&fleet, &worker, &user, at, commands[again]).await;
-                assert_ne!(outcome, "applied", "{case} {order:?} {again}");
+            for command in commands {
+                let outcome = published_again(&fleet, &worker, &user, at, command).await;
+                assert_ne!(outcome, "applied", "{case} {order:?} {command:?}");
             }
             assert_eq!(desired(&fleet, &user).await, found, "{case} {order:?}");
         }

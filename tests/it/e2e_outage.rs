@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mahspeccy_bridge::sim::{AccountSpec, PositionSpec, Side, Simulator, raw};
+use mahspeccy_bridge::sim::{AccountSpec, Broker, PositionSpec, Side, Simulator, raw};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ async fn said_since(fleet: &Fleet, since: f64) {
 /// All that the row says is so again, by itself.
 async fn comes_back(fleet: &Fleet) {
     fleet.until_live(USER, 1001).await;
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(Broker::market_pause);
     let row = fleet.until_true(USER, 1001).await;
     assert_eq!(row.positions.as_array().map(Vec::len), Some(2));
     assert_eq!(row.positions[0]["volume"], json!(30_000));
@@ -96,7 +96,7 @@ async fn five_seconds_unplugged_are_said_in_time_and_made_up_for() {
 async fn five_seconds_of_silence_are_said_in_time_and_made_up_for() {
     let (fleet, worker) = live().await;
     let silent_at = fleet.clock().await;
-    fleet.sim.with(|broker| broker.half_open_all());
+    fleet.sim.with(Broker::half_open_all);
     fleet.sim.stop_accepting();
     said_since(&fleet, silent_at).await;
     trade(&fleet);
@@ -118,7 +118,7 @@ async fn a_link_that_breaks_again_and_again_is_true_after_the_last_time() {
         if round % 2 == 0 {
             fleet.sim.kill_sockets();
         } else {
-            fleet.sim.with(|broker| broker.say_bye());
+            fleet.sim.with(Broker::say_bye);
         }
         fleet.sim.with(|broker| broker.deposit(1001, 100));
         fleet

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::domain::ids::UserId;
-use mahspeccy_bridge::sim::{AccountSpec, PositionSpec, Side, Simulator, raw};
+use mahspeccy_bridge::sim::{AccountSpec, Broker, PositionSpec, Side, Simulator, raw};
 use serde_json::{Value, json};
 use sqlx::Row;
 
@@ -183,7 +183,7 @@ async fn a_row_stays_fresh_and_a_heartbeat_changes_nothing_but_its_age() {
         moving.iter().map(|row| &row.amounts[1]).collect();
     assert!(equities.len() > 1, "{moving:?}");
 
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(Broker::market_pause);
     let last = fleet.until_true(USER, 1001).await;
     let quiet = watched(&fleet, Duration::from_secs(11)).await;
     assert!(quiet.len() >= 4, "{quiet:?}");

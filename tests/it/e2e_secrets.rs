@@ -183,48 +183,39 @@ fn closed() -> String {
 }
 
 #[tokio::test]
-async fn a_broker_that_refuses_the_password_is_said_without_it() {
+async fn dependencies_that_stay_away_or_refuse_are_said_without_their_passwords() {
     let fleet = Fleet::new(world()).await;
-    let mut url = services::amqp_url();
-    url.set_path(fleet.vhost.name());
-    url.set_username("nobody-here").expect("a name");
-    url.set_password(Some("amqp-password-90ab"))
+    let mut refusing = services::amqp_url();
+    refusing.set_path(fleet.vhost.name());
+    refusing.set_username("nobody-here").expect("a name");
+    refusing
+        .set_password(Some("amqp-password-90ab"))
         .expect("a password");
-    let call = |arguments: &[&str]| {
+    let away = format!("postgres://lance:pg-password-5d1c@{}/x", closed());
+    let (refusing, away) = (
+        ("AMQP_URL", refusing.as_str()),
+        ("DATABASE_URL", away.as_str()),
+    );
+    let ends = async |arguments: &[&str], variable: (&str, &str), within: u64| {
         let mut call = fleet.call(arguments);
-        call.env("AMQP_URL", url.as_str())
+        call.env(variable.0, variable.1)
             .env("PORT", free_port().to_string())
             .env("RUST_LOG", "trace")
             .env("CTRADER_CLIENT_SECRET", "client-secret-3e7f");
-        call
-    };
-    // The worker keeps trying up to its deadline, 30 s: a user may be on the way.
-    for (arguments, within) in [
-        (&["start", USER][..], 20),
-        (&["stop", USER, "--account", "1001"][..], 20),
-        (&["worker"][..], 45),
-    ] {
-        let (code, said) = said(call(arguments), Duration::from_secs(within)).await;
+        let (code, said) = said(call, Duration::from_secs(within)).await;
         assert_eq!(code, Some(69), "{arguments:?}: {said}");
         assert_silent(&said, &[]);
         let lower = said.to_ascii_lowercase();
         assert!(lower.contains("refused"), "{arguments:?}: {said}");
-    }
-}
-
-#[tokio::test]
-async fn a_database_that_is_away_is_waited_for_and_then_said_without_its_password() {
-    let fleet = Fleet::new(world()).await;
-    let url = format!("postgres://lance:pg-password-5d1c@{}/x", closed());
-    for (arguments, within) in [(&["migrate"][..], 20), (&["worker"][..], 45)] {
-        let mut call = fleet.call(arguments);
-        call.env("DATABASE_URL", &url)
-            .env("PORT", free_port().to_string())
-            .env("RUST_LOG", "trace");
-        let (code, said) = said(call, Duration::from_secs(within)).await;
-        assert_eq!(code, Some(69), "{arguments:?}: {said}");
-        assert_silent(&said, &[]);
-    }
+    };
+    // Workers wait up to their deadline of 30 s, the others don't; side by side, to wait once.
+    tokio::join!(
+        ends(&["start", USER], refusing, 20),
+        ends(&["stop", USER, "--account", "1001"], refusing, 20),
+        ends(&["migrate"], away, 20),
+        ends(&["worker"], refusing, 45),
+        ends(&["worker"], away, 45),
+    );
 }
 
 #[tokio::test]

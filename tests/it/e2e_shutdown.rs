@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mahspeccy_bridge::sim::{AccountSpec, Builder, PositionSpec, Side, Simulator, raw};
+use mahspeccy_bridge::sim::{AccountSpec, Broker, Builder, PositionSpec, Side, Simulator, raw};
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -110,7 +110,7 @@ async fn a_drain_waits_for_a_silent_server_no_longer_than_it_must() {
     let mut fleet = Fleet::new(world()).await;
     let worker = fleet.worker().await;
     start_all(&fleet).await;
-    fleet.sim.with(|broker| broker.half_open_all());
+    fleet.sim.with(Broker::half_open_all);
     let began = Instant::now();
     worker.drain().await;
     let took = began.elapsed();
@@ -172,7 +172,7 @@ async fn what_a_killed_worker_ran_is_taken_over_by_the_next_within_seconds() {
         assert!(took < 10.0, "{took} s");
         assert_eq!(row.epoch, before.epoch + 1);
     }
-    fleet.sim.with(|broker| broker.market_pause());
+    fleet.sim.with(Broker::market_pause);
     for (user, id, _) in USERS {
         fleet.until_true(user, id).await;
         let owner: Option<String> = sqlx::query_scalar(

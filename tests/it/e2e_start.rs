@@ -4,12 +4,33 @@ use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::sim::presets::{WORKED_ACCOUNT, WORKED_TOKEN, worked_example};
 use mahspeccy_bridge::sim::{AccountSpec, OrderSpec, PositionSpec, Side, Simulator, raw};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
 
 const USER: &str = "lance@example.org";
+
+/// The contract's, of a position.
+const POSITION_FIELDS: &str = "positionId symbol symbolId side volume lots entryPrice currentPrice stopLoss \
+    takeProfit swap commission grossProfit netProfit usedMargin openedAt label comment";
+
+/// The contract's, of an order.
+const ORDER_FIELDS: &str = "orderId positionId symbol symbolId side type volume lots limitPrice stopPrice stopLoss \
+    takeProfit expiresAt createdAt label comment";
+
+fn words(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    words.sort_unstable();
+    words
+}
+
+fn fields(json: &Value) -> Vec<&str> {
+    let object = json.as_object().expect("an object");
+    let mut names: Vec<&str> = object.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
 
 fn amounts(texts: [&str; 8]) -> [Option<String>; 8] {
     texts.map(|text| Some(text.to_owned()))
@@ -156,35 +177,7 @@ async fn a_start_makes_the_row_live_with_every_column_true() {
     let row = fleet.until_true(USER, 1001).await;
 
     let position = &row.positions[0];
-    let mut names: Vec<&str> = position
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect();
-    names.sort_unstable();
-    let mut contract = [
-        "positionId",
-        "symbol",
-        "symbolId",
-        "side",
-        "volume",
-        "lots",
-        "entryPrice",
-        "currentPrice",
-        "stopLoss",
-        "takeProfit",
-        "swap",
-        "commission",
-        "grossProfit",
-        "netProfit",
-        "usedMargin",
-        "openedAt",
-        "label",
-        "comment",
-    ];
-    contract.sort_unstable();
-    assert_eq!(names, contract);
+    assert_eq!(fields(position), words(POSITION_FIELDS));
     assert_eq!(position["positionId"], json!("11"));
     assert_eq!(position["symbol"], json!("EURUSD"));
     assert_eq!(position["side"], json!("BUY"));
@@ -194,33 +187,7 @@ async fn a_start_makes_the_row_live_with_every_column_true() {
     assert_eq!(position["stopLoss"].as_f64(), Some(1.05));
 
     let order = &row.orders[0];
-    let mut names: Vec<&str> = order
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect();
-    names.sort_unstable();
-    let mut contract = [
-        "orderId",
-        "positionId",
-        "symbol",
-        "symbolId",
-        "side",
-        "type",
-        "volume",
-        "lots",
-        "limitPrice",
-        "stopPrice",
-        "stopLoss",
-        "takeProfit",
-        "expiresAt",
-        "createdAt",
-        "label",
-        "comment",
-    ];
-    contract.sort_unstable();
-    assert_eq!(names, contract);
+    assert_eq!(fields(order), words(ORDER_FIELDS));
     assert_eq!(
         (&order["type"], &order["side"]),
         (&json!("LIMIT"), &json!("SELL"))
