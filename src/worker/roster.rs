@@ -5,11 +5,13 @@
 //! shares the stream only after cTrader itself said that their own token covers the account:
 //! nobody sees an account by somebody else's right.
 
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ctrader::connection::{Connection, Down};
-use crate::ctrader::error::{Disposition, Refusal};
+use crate::ctrader::error::Refusal;
 use crate::domain::backoff;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::SessionState;
@@ -17,6 +19,7 @@ use crate::domain::secret::Secret;
 use crate::domain::status::Status;
 
 use super::outbox::Fence;
+use verdict::{for_user, needs_help};
 
 /// A session that this worker shall run.
 #[derive(Debug, Clone)]
@@ -88,7 +91,16 @@ pub(super) struct Roster {
     leaving: BTreeSet<AccountId>,
     tickets: BTreeMap<u64, SessionKey>,
     next_ticket: u64,
+    /// Since when the connection was lost, or none came to be, until one is ready again.
+    outage: Option<Outage>,
     says: Vec<Say>,
+}
+
+/// Why there is no connection, for sessions that begin meanwhile.
+#[derive(Debug)]
+struct Outage {
+    attempts: u32,
+    error: String,
 }
 
 impl Roster {
@@ -100,6 +112,7 @@ impl Roster {
             leaving: BTreeSet::new(),
             tickets: BTreeMap::new(),
             next_ticket: 0,
+            outage: None,
             says: Vec::new(),
         }
     }
@@ -114,6 +127,11 @@ impl Roster {
         now: Instant,
     ) {
         let key = assignment.fence.key.clone();
+        // What keeps the others from being opened keeps this one too, perhaps for minutes.
+        let (attempts, error) = match &self.outage {
+            Some(outage) => (outage.attempts, Some(outage.error.clone())),
+            None => (0, None),
+        };
         if let Some(entry) = self.entries.get_mut(&key) {
             let same_token = entry.assignment.token == assignment.token;
             entry.assignment = assignment;
@@ -122,8 +140,8 @@ impl Roster {
                 self.say(&key);
                 return;
             }
-            entry.attempts = 0;
-            entry.error = None;
+            entry.attempts = attempts;
+            entry.error = error;
             if matches!(entry.stage, Stage::Waiting(_)) {
                 entry.stage = Stage::Ready;
             }
@@ -132,8 +150,8 @@ impl Roster {
                 assignment,
                 offered: None,
                 stage: Stage::Ready,
-                attempts: 0,
-                error: None,
+                attempts,
+                error,
                 was_live: false,
                 row_due: false,
             };
@@ -186,6 +204,11 @@ impl Roster {
         self.open_ready(Some(link), now);
     }
 
+    /// The connection is ready for sessions.
+    pub(super) fn handle_ready(&mut self) {
+        self.outage = None;
+    }
+
     /// The connection is gone, or none came to be.
     ///
     /// `hopeless`: trying again soon is of no use.
@@ -195,6 +218,11 @@ impl Roster {
         } else {
             0
         };
+        let before = self.outage.as_ref().map_or(0, |outage| outage.attempts);
+        self.outage = Some(Outage {
+            attempts: before.saturating_add(1).max(attempts_min),
+            error: error.to_owned(),
+        });
         self.bearers.clear();
         self.leaving.clear();
         self.tickets.clear();
@@ -473,43 +501,6 @@ fn state(entry: &Entry, attempts_max: u32) -> SessionState {
         last_error: entry.error.clone(),
         attempts: i32::try_from(entry.attempts).unwrap_or(i32::MAX),
         is_demo: Some(entry.assignment.is_demo),
-    }
-}
-
-/// Whether trying again soon is of no use: somebody has to do something first.
-fn needs_help(down: &Down) -> bool {
-    match down {
-        Down::Refused(refusal) => match refusal.disposition() {
-            Disposition::GiveUp
-            | Disposition::RefreshToken
-            | Disposition::ReauthoriseAccount
-            | Disposition::StopApplication => true,
-            Disposition::Success
-            | Disposition::RetrySoon
-            | Disposition::BackOff
-            | Disposition::ReauthoriseApplication
-            | Disposition::CallerError
-            | Disposition::TradingRefused => false,
-        },
-        Down::LoggedOut
-        | Down::Dropped
-        | Down::TokenInvalidated
-        | Down::TimedOut
-        | Down::Malformed(_)
-        | Down::ForeignAuthorisation => false,
-    }
-}
-
-/// What a user may read about it.
-fn for_user(down: &Down) -> String {
-    match down {
-        Down::Refused(refusal) => refusal.for_user(),
-        Down::LoggedOut => "the session was closed".to_owned(),
-        Down::Dropped => "cTrader dropped the session".to_owned(),
-        Down::TokenInvalidated => "cTrader invalidated the authorisation".to_owned(),
-        Down::TimedOut => "cTrader did not answer in time".to_owned(),
-        Down::Malformed(_) => "cTrader sent something unreadable".to_owned(),
-        Down::ForeignAuthorisation => "the account is in use by another authorisation".to_owned(),
     }
 }
 

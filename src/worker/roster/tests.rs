@@ -240,6 +240,26 @@ fn a_lost_connection_leaves_nothing_live() {
 }
 
 #[test]
+fn a_session_that_begins_in_an_outage_says_so_at_once() {
+    let now = Instant::now();
+    let mut roster = Roster::new(POLICY);
+    roster.start(assignment("a", "token-a"), None, now);
+    roster.handle_disconnected("refused", true);
+    let before = last_status(&mut roster, "a").expect("said");
+    roster.start(assignment("b", "token-b"), None, now);
+    let within = last_status(&mut roster, "b").expect("said");
+    for state in [before, within] {
+        assert_eq!((state.status, state.attempts), (Status::Failed, 3));
+        assert_eq!(state.last_error.as_deref(), Some("refused"));
+    }
+    roster.handle_connected(&mut link(now), now);
+    roster.handle_ready();
+    roster.start(assignment("c", "token-c"), None, now);
+    let state = last_status(&mut roster, "c").expect("said");
+    assert_eq!((state.status, state.last_error), (Status::Connecting, None));
+}
+
+#[test]
 fn silence_is_said_by_the_row_and_so_is_its_end() {
     let now = Instant::now();
     let (mut roster, mut link) = (Roster::new(POLICY), link(now));

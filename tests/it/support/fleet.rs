@@ -97,6 +97,11 @@ impl Fleet {
         command
     }
 
+    /// Where the binary runs.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.logs.path()
+    }
+
     /// A worker that is ready.
     pub(crate) async fn worker(&mut self) -> Worker {
         self.worker_with(&[]).await
