@@ -45,6 +45,8 @@ pub(super) struct Catalog {
     /// `None`: no chain leads there.
     chains: BTreeMap<(AssetId, AssetId), Option<Arc<Chain>>>,
     asked: BTreeSet<Need>,
+    /// Symbols for which the list was asked again.
+    relisted: BTreeSet<SymbolId>,
 }
 
 impl Catalog {
@@ -159,13 +161,22 @@ impl Catalog {
 
     pub(super) fn set_symbols(&mut self, asked: &BTreeSet<SymbolId>, details: &[ProtoOaSymbol]) {
         self.forget(&Need::Symbols(asked.clone()));
+        let mut relist = false;
         for id in asked {
             let full = details.iter().find(|full| full.symbol_id == id.0);
             let light = self.list.as_ref().and_then(|list| list.get(id));
+            // Newer than the list, or hidden from the account that asked for it: once more, then.
+            if full.is_some() && light.is_none() && self.relisted.insert(*id) {
+                relist = true;
+                continue;
+            }
             let symbol = light
                 .zip(full)
                 .and_then(|(light, full)| convert::symbol(light, full).ok());
             self.symbols.insert(*id, symbol.map(Arc::new));
+        }
+        if relist {
+            self.list = None;
         }
     }
 

@@ -95,9 +95,15 @@ fn volume(units: i64) -> Decimal {
     Decimal::new(i128::from(units), VOLUME_SCALE)
 }
 
-/// Milliseconds since the epoch as a time; what no calendar has is none.
+/// The end of the year 9999, in milliseconds: neither JSON nor people go on from there.
+const TIME_MS_MAX: i64 = 253_402_300_799_999;
+
+/// Milliseconds since the epoch as a time; before it, and where no calendar goes, there is none.
 #[must_use]
 pub fn time_ms(ms: i64) -> Option<OffsetDateTime> {
+    if !(0..=TIME_MS_MAX).contains(&ms) {
+        return None;
+    }
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()
 }
 

@@ -14,6 +14,23 @@ use crate::domain::position::{Order, Position, VOLUME_SCALE};
 use crate::domain::row::{AccountRow, OrderRow, PositionRow};
 
 impl Connection {
+    /// The row of a live account as it is now. It stays as due as it was: others may share it.
+    #[must_use]
+    pub fn peek_row(
+        &self,
+        account: AccountId,
+        wall: impl Fn(Instant) -> OffsetDateTime,
+    ) -> Option<AccountRow> {
+        let session = self.live(account)?;
+        session.row(wall(session.event_at))
+    }
+
+    /// Whether an account follows the stream.
+    #[must_use]
+    pub fn is_live(&self, account: AccountId) -> bool {
+        self.live(account).is_some()
+    }
+
     /// The row of a live account, if it says something else than when it was last taken, or if
     /// `always`. `wall` tells what time it was at an instant.
     pub fn take_row(

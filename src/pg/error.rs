@@ -52,7 +52,8 @@ impl PgError {
     }
 
     /// Whether a value of the statement was at fault, so that others may pass without it.
-    pub(super) fn is_about_data(&self) -> bool {
+    #[must_use]
+    pub fn is_about_data(&self) -> bool {
         let Self::Internal(sqlx::Error::Database(err)) = self else {
             return matches!(self, Self::Internal(sqlx::Error::Encode(_)));
         };

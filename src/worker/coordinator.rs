@@ -119,8 +119,13 @@ impl Coordinator {
                     if changed.is_err() {
                         return;
                     }
-                    // Claims do not outlive their connection; the keeper has told the links.
+                    // Claims do not outlive their connection. The keeper has told the links; what was
+                    // started since is told here.
                     self.state.forget();
+                    for link in self.links.all() {
+                        // It is gone only when the worker stops.
+                        let _ = link.send(LinkCommand::ReleaseAll).await;
+                    }
                     self.status.set_sessions(0);
                     Look { all: true, slots: BTreeSet::new() }
                 }
@@ -413,9 +418,12 @@ impl Coordinator {
                 }
             }
             Finding::Missing(keys) => {
-                // Somebody deleted a row: forgetting makes the next look write it anew.
+                // Somebody deleted a row: another command than the one that runs makes the next look
+                // tell the link again, which writes it anew; or lets go of it.
                 for key in keys {
-                    self.state.running.remove(&key);
+                    if let Some(running) = self.state.running.get_mut(&key) {
+                        running.command = Uuid::nil();
+                    }
                     self.state.said.remove(&key);
                     self.hints.slot(key.user.slot());
                 }

@@ -119,14 +119,20 @@ impl Keeper {
                     return within(connection.close()).await;
                 }
                 _ = pings.tick() => within(connection.ping()).await?,
-                request = self.requests.recv() => match request {
-                    None => return Ok(()),
-                    Some(ClaimRequest::Acquire(slots, answer)) => {
-                        let mut claimed = Vec::new();
+                // Without the coordinator there are no requests, and the claims are kept all the same:
+                // the last rows are written under them.
+                Some(request) = self.requests.recv() => match request {
+                    ClaimRequest::Acquire(slots, answer) => {
                         for batch in slots.chunks(REQUEST_SLOTS_MAX) {
                             let got = within(connection.acquire(&self.worker_id, batch)).await;
-                            claimed.extend(unless_lost(got, &mut connection).await?);
+                            unless_lost(got, &mut connection).await?;
                         }
+                        // Also those that could not be released when they were to be.
+                        let held = connection.held();
+                        let claimed: Vec<(Slot, i64)> = slots
+                            .iter()
+                            .filter_map(|slot| held.get(slot).map(|epoch| (*slot, *epoch)))
+                            .collect();
                         // Nobody waits for the answer any more: nobody would run these slots.
                         if let Err(unwanted) = answer.send(claimed) {
                             let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
@@ -134,7 +140,7 @@ impl Keeper {
                             unless_lost(released, &mut connection).await?;
                         }
                     }
-                    Some(ClaimRequest::Release(slots)) => {
+                    ClaimRequest::Release(slots) => {
                         let released = within(connection.release(&slots)).await;
                         unless_lost(released, &mut connection).await?;
                     }

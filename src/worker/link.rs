@@ -94,7 +94,17 @@ impl Link {
             let url = self.url.clone();
             let dial = tokio::spawn(async move { dialer.dial(&url).await });
             let end = match self.wait_for(&mut roster, dial).await {
-                Ok(Ok(socket)) => self.drive(&mut roster, socket, &mut failures).await,
+                Ok(Ok(socket)) => {
+                    let mut draining = None;
+                    let end = self
+                        .drive(&mut roster, socket, &mut failures, &mut draining)
+                        .await;
+                    // However the socket ended meanwhile, nothing is left to log out.
+                    match draining {
+                        Some((done, _)) => Some(End::Drained(Some(done))),
+                        None => end,
+                    }
+                }
                 Ok(Err(dial_error)) => {
                     failures = failures.saturating_add(1);
                     warn!(link = self.name, failures, error = %with_causes(&dial_error), "cannot connect to cTrader");
@@ -202,26 +212,26 @@ impl Link {
         roster: &mut Roster,
         mut socket: Socket,
         failures: &mut u32,
+        draining: &mut Option<(oneshot::Sender<()>, Instant)>,
     ) -> Option<End> {
         let mut connection = Connection::new(&self.connection, rand::random(), Instant::now());
         roster.handle_connected(&mut connection, Instant::now());
         let mut round = interval(self.write_interval);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since = None;
-        let mut draining: Option<(oneshot::Sender<()>, Instant)> = None;
         loop {
             if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
-                self.put_rows(roster, &mut connection, false, |_| true);
+                self.last_words(roster, connection, failures);
                 return Some(End::Socket(socket_error));
             }
             if let Some(failure) = self.handle_events(roster, &mut connection, failures) {
-                self.put_rows(roster, &mut connection, false, |_| true);
+                self.last_words(roster, connection, failures);
                 return Some(End::Failed(failure));
             }
             self.say(roster);
             if roster.row_is_due() {
                 let following = connection.is_following();
-                self.put_due_rows(roster, &mut connection, following);
+                self.put_due_rows(roster, &connection, following);
             }
             let now = Instant::now();
             let drained = draining
@@ -254,15 +264,14 @@ impl Link {
                     Some(LinkCommand::Start(_)) if draining.is_some() => {}
                     Some(command) => {
                         if let Some(done) = self.handle(roster, command, Some(&mut connection)) {
-                            draining = Some((done, Instant::now() + LOGOUT_TIMEOUT));
+                            *draining = Some((done, Instant::now() + LOGOUT_TIMEOUT));
                         }
                     }
                 },
                 _ = round.tick() => self.round(roster, &mut connection),
                 incoming = socket.receive() => {
                     if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
-                        self.handle_events(roster, &mut connection, failures);
-                        self.put_rows(roster, &mut connection, false, |_| true);
+                        self.last_words(roster, connection, failures);
                         return Some(End::Socket(socket_error));
                     }
                 }
@@ -273,6 +282,14 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// The socket is over: what it still had to say, in rows that no longer look live, and in deals.
+    fn last_words(&self, roster: &mut Roster, mut connection: Connection, failures: &mut u32) {
+        self.handle_events(roster, &mut connection, failures);
+        self.put_rows(roster, &connection, false, |_| true);
+        connection.finish();
+        self.handle_events(roster, &mut connection, failures);
     }
 
     /// Carries a command out; gives back whom to answer when the link is drained.
@@ -324,12 +341,13 @@ impl Link {
             let now = Instant::now();
             match event {
                 Event::Ready => {
-                    *failures = 0;
                     roster.handle_ready();
                     self.status.set_connected(true);
                     info!(link = self.name, "connected to cTrader");
                 }
                 Event::Live(account) => {
+                    // Not before: a server may take the application in and still drop us each time.
+                    *failures = 0;
                     info!(link = self.name, %account, "session live");
                     roster.handle_live(account);
                 }

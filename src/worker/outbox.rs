@@ -41,8 +41,10 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
     pub(super) fn put(&self, fence: &Fence, content: RowContent) {
-        let seq = self.next_seq();
         let Fence { key, slot, epoch } = fence.clone();
+        // Under the lock: what is put later has the higher number.
+        let mut waiting = self.lock();
+        let seq = self.next_seq();
         let newer = RowWrite {
             key,
             slot,
@@ -50,7 +52,6 @@ impl Outbox {
             seq,
             content,
         };
-        let mut waiting = self.lock();
         let merged = match waiting.rows.remove(&newer.key) {
             Some(older) => merge(older, newer),
             None => newer,
@@ -115,6 +116,9 @@ impl Outbox {
 
 /// The newer row, with what the older one said and the newer does not say again.
 fn merge(older: RowWrite, newer: RowWrite) -> RowWrite {
+    if older.epoch > newer.epoch {
+        return older;
+    }
     let RowWrite {
         epoch,
         content: old,

@@ -142,8 +142,12 @@ impl Roster {
             }
             entry.attempts = attempts;
             entry.error = error;
-            if matches!(entry.stage, Stage::Waiting(_)) {
+            // Another token proves nothing by what the last one did: whoever shares an account by
+            // theirs is checked anew. The bearer's stream goes on until cTrader ends it.
+            let is_bearer = self.bearers.get(&key.account) == Some(&key);
+            if matches!(entry.stage, Stage::Waiting(_)) || (!same_token && !is_bearer) {
                 entry.stage = Stage::Ready;
+                self.tickets.retain(|_, waiting| *waiting != key);
             }
         } else {
             let entry = Entry {

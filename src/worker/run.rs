@@ -36,9 +36,12 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two tries of that.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
-/// Connections to Postgres beside those for claims and hints: the writer, the coordinator, and
-/// two for commands.
-const DATABASE_CONNECTIONS: usize = 4;
+/// Connections to Postgres beside those for claims and hints: one for the writer and one for the
+/// coordinator.
+const DATABASE_CONNECTIONS: usize = 2;
+
+/// Connections for commands, so that many of them never make a row wait.
+const COMMAND_CONNECTIONS: usize = 2;
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -143,6 +146,8 @@ async fn work(
 ) -> Result<(), StartError> {
     let database = Database::new(&config.pg, DATABASE_CONNECTIONS)
         .map_err(|error| StartError::Config(format!("DATABASE_URL: {error}")))?;
+    let commands_database = Database::new(&config.pg, COMMAND_CONNECTIONS)
+        .map_err(|error| StartError::Config(format!("DATABASE_URL: {error}")))?;
     let outbox = Arc::new(Outbox::default());
     let hints = Arc::new(HintBox::default());
     let mut set = JoinSet::new();
@@ -183,7 +188,7 @@ async fn work(
     let last_command = Arc::new(watch::Sender::new(Instant::now()));
     let (consumer, commands) = Consumer::new(
         config.amqp.clone(),
-        handler(database.clone(), Arc::clone(&last_command)),
+        handler(commands_database.clone(), Arc::clone(&last_command)),
     );
 
     let mut tasks = Tasks {
@@ -227,6 +232,7 @@ async fn work(
     let ended = watched.until_stop(&config, &stages, &mut tasks.set).await;
     watched.status.modify(|snapshot| snapshot.draining = true);
     drain(&mut tasks, config.grace, &stages).await;
+    commands_database.close().await;
     database.close().await;
     ended
 }
@@ -379,11 +385,6 @@ impl Watched {
             {
                 info!("idle for long enough: ending");
                 return Ok(());
-            }
-            if sessions >= config.sessions_max {
-                self.commands.pause();
-            } else {
-                self.commands.resume();
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,15 +15,15 @@ use super::outbox::Outbox;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
 use crate::pg::PgError;
-use crate::pg::cache::{self, WriteReport};
+use crate::pg::cache::{self, Failure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
 
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// How often the last rows are tried.
-const LAST_TRIES: u32 = 8;
+/// How long the last rows are tried; the caller's grace may end it sooner.
+const LAST_TRIES: Duration = Duration::from_secs(30);
 
 /// What a write found out about its sessions.
 #[derive(Debug)]
@@ -67,7 +67,8 @@ impl Writer {
 
     /// The last rows: without them a session that has ended looks live until somebody claims it.
     async fn finish(&self) {
-        for _ in 0..LAST_TRIES {
+        let until = Instant::now() + LAST_TRIES;
+        while Instant::now() < until {
             if self.round().await {
                 return;
             }
@@ -82,9 +83,19 @@ impl Writer {
         if rows.is_empty() && deals.is_empty() {
             return true;
         }
-        let (rows, deals, failure) = match self.write(&rows, &deals).await {
-            Ok((report, None)) => (unwritten(rows, &report), Vec::new(), first_error(report)),
-            Ok((report, Some(failure))) => (unwritten(rows, &report), deals, Some(failure)),
+        let outcome = self.write(&rows, &deals).await;
+        let (rows, deals, failure) = match outcome {
+            Ok((report, inserted)) => {
+                let (rows, rows_failure) = again(rows, report);
+                match inserted {
+                    Ok(()) => (rows, Vec::new(), rows_failure),
+                    Err(failure) if failure.is_about_data() => {
+                        error!(deals = deals.len(), error = %failure, "deals were given up");
+                        (rows, Vec::new(), rows_failure)
+                    }
+                    Err(failure) => (rows, deals, Some(failure)),
+                }
+            }
             Err(failure) => (rows, deals, Some(failure)),
         };
         let Some(failure) = failure else {
@@ -94,13 +105,7 @@ impl Writer {
         };
         warn!(rows = rows.len(), deals = deals.len(), error = %failure, "rows could not be written");
         self.trouble.send_replace(Some(failure.to_string()));
-        if failure.is_transient() {
-            self.outbox.put_back(rows, deals);
-        } else {
-            // The same would fail again, and hold up what comes after: the next state of each
-            // session is written as it comes.
-            error!(rows = rows.len(), deals = deals.len(), error = %failure, "rows were given up");
-        }
+        self.outbox.put_back(rows, deals);
         false
     }
 
@@ -108,7 +113,7 @@ impl Writer {
         &self,
         rows: &[RowWrite],
         deals: &[DealWrite],
-    ) -> Result<(WriteReport, Option<PgError>), PgError> {
+    ) -> Result<(WriteReport, Result<(), PgError>), PgError> {
         let mut lease = self.database.lease().await?;
         let limit = self.database.reply_timeout();
         let written = within(limit, async {
@@ -118,25 +123,22 @@ impl Writer {
         let report = lease.settle(written)?;
         self.tell(rows, &report);
         if deals.is_empty() {
-            return Ok((report, None));
+            return Ok((report, Ok(())));
         }
         let inserted = async {
             let mut lease = self.database.lease().await?;
             let inserted = within(limit, deals::insert(&mut lease, deals)).await;
             lease.settle(inserted)
         };
-        match inserted.await {
-            Ok(inserted) => {
-                debug!(
-                    inserted = inserted.inserted,
-                    known = inserted.known,
-                    fenced = inserted.fenced,
-                    "deals written"
-                );
-                Ok((report, None))
-            }
-            Err(failure) => Ok((report, Some(failure))),
-        }
+        let inserted = inserted.await.map(|inserted| {
+            debug!(
+                inserted = inserted.inserted,
+                known = inserted.known,
+                fenced = inserted.fenced,
+                "deals written"
+            );
+        });
+        Ok((report, inserted))
     }
 
     fn tell(&self, rows: &[RowWrite], report: &WriteReport) {
@@ -159,21 +161,22 @@ impl Writer {
     }
 }
 
-fn unwritten(rows: Vec<RowWrite>, report: &WriteReport) -> Vec<RowWrite> {
-    let failed: BTreeSet<&SessionKey> = report
-        .failed
-        .iter()
-        .flat_map(|failure| &failure.keys)
-        .collect();
-    rows.into_iter()
-        .filter(|row| failed.contains(&row.key))
-        .collect()
-}
-
-fn first_error(report: WriteReport) -> Option<PgError> {
-    report
-        .failed
+/// The rows to be written again, and why they were not. A row whose content is at fault would
+/// fail for ever: it is given up, and the next state of its session is written as it comes.
+fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
+    let mut again = BTreeSet::new();
+    let mut why = None;
+    for Failure { keys, error } in report.failed {
+        if error.is_about_data() {
+            error!(rows = keys.len(), error = %error, "rows were given up");
+        } else {
+            again.extend(keys);
+            why = Some(error);
+        }
+    }
+    let rows = rows
         .into_iter()
-        .next()
-        .map(|failure| failure.error)
+        .filter(|row| again.contains(&row.key))
+        .collect();
+    (rows, why)
 }

@@ -65,6 +65,8 @@ pub struct Connection {
     pending: BTreeMap<u64, Pending>,
     sessions: BTreeMap<AccountId, Session>,
     catalogs: BTreeMap<String, Catalog>,
+    /// What may not be asked before the application is authorised.
+    unasked: Vec<Request>,
     generation: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -85,6 +87,7 @@ impl Connection {
             pending: BTreeMap::new(),
             sessions: BTreeMap::new(),
             catalogs: BTreeMap::new(),
+            unasked: Vec::new(),
             generation: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -138,8 +141,22 @@ impl Connection {
 
     /// Asks which accounts a token covers; [`Event::TokenVerified`] answers with the ticket.
     pub fn verify_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
-        self.push(accounts_of_token(ticket, token));
+        let question = accounts_of_token(ticket, token);
+        if self.ready {
+            self.push(question);
+        } else {
+            self.unasked.push(question);
+        }
         self.pump(now);
+    }
+
+    /// The socket is over: gives up the deals that still waited for their symbol's name.
+    pub fn finish(&mut self) {
+        for (account, session) in std::mem::take(&mut self.sessions) {
+            let catalog = session.broker().and_then(|name| self.catalogs.get(&name));
+            let deals = session.into_deals(catalog);
+            self.emit_deals(account, deals);
+        }
     }
 
     // ── what comes in ────────────────────────────────────────────────────────────────────────
@@ -249,6 +266,13 @@ impl Connection {
         self.throttle.len()
     }
 
+    /// The session of an account that follows the stream, to look at.
+    pub(super) fn live(&self, account: AccountId) -> Option<&Session> {
+        self.sessions
+            .get(&account)
+            .filter(|session| session.phase == Phase::Live)
+    }
+
     /// The session of an account that follows the stream.
     pub(super) fn live_session(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
@@ -269,7 +293,7 @@ impl Connection {
             .values()
             .map(|session| session.ask(Ask::Authorise))
             .collect();
-        for ask in asks {
+        for ask in asks.into_iter().chain(std::mem::take(&mut self.unasked)) {
             self.push(ask);
         }
     }
@@ -339,10 +363,13 @@ impl Connection {
             !matches!(&pending.request.purpose, Purpose::Account { account: of, ask, .. }
                 if *of == account && *ask != Ask::Logout)
         });
+        let closing = session.phase == Phase::Closing;
         let broker = session.broker();
         let catalog = broker.as_ref().and_then(|name| self.catalogs.get(name));
         let deals = session.into_deals(catalog);
         self.emit_deals(account, deals);
+        // One that was logging out is out, however that came about.
+        let down = if closing { Down::LoggedOut } else { down };
         self.events.push_back(Event::Down(account, down));
         self.leave_questions(broker, now);
     }

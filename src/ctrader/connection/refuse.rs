@@ -12,6 +12,9 @@ use crate::domain::ids::{AccountId, SymbolId};
 /// How long a payload type rests when the server says "too often" and not for how long.
 const FREQUENCY_PAUSE: Duration = Duration::from_secs(2);
 
+/// A longer pause than that is no pause but a mistake.
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+
 impl Connection {
     pub(super) fn handle_error(
         &mut self,
@@ -32,7 +35,7 @@ impl Connection {
             let pause = refusal
                 .retry_after
                 .unwrap_or(FREQUENCY_PAUSE)
-                .max(FREQUENCY_PAUSE);
+                .clamp(FREQUENCY_PAUSE, PAUSE_MAX);
             self.throttle.block(request.payload_type, now + pause);
             if self.is_wanted(&request) {
                 self.push(request);

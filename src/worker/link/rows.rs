@@ -24,6 +24,10 @@ impl Link {
         }
         for (account, sessions) in by_account(roster.live()) {
             let always = sessions.iter().any(|session| session.row_due);
+            // One that is logging out follows no more, whoever shares it.
+            if !connection.is_live(account) {
+                continue;
+            }
             let row = connection.take_row(account, always, wall_at);
             for LiveSession { fence, state, .. } in sessions {
                 let content = match &row {
@@ -45,7 +49,7 @@ impl Link {
     pub(super) fn put_due_rows(
         &self,
         roster: &mut Roster,
-        connection: &mut Connection,
+        connection: &Connection,
         following: bool,
     ) {
         let due: Vec<SessionKey> = roster
@@ -60,13 +64,13 @@ impl Link {
     pub(super) fn put_rows(
         &self,
         roster: &mut Roster,
-        connection: &mut Connection,
+        connection: &Connection,
         connected: bool,
         which: impl Fn(&SessionKey) -> bool,
     ) {
         let mut put = Vec::new();
         for session in roster.live().filter(|session| which(&session.fence.key)) {
-            let Some(row) = connection.take_row(session.account, true, wall_at) else {
+            let Some(row) = connection.peek_row(session.account, wall_at) else {
                 continue;
             };
             let mut state = session.state;

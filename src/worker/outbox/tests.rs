@@ -106,3 +106,12 @@ fn another_epoch_owes_the_older_one_nothing() {
         (2, RowContent::State(state(Status::Connecting)))
     );
 }
+
+#[test]
+fn a_lower_epoch_never_replaces_a_higher_one() {
+    let outbox = Outbox::default();
+    outbox.put(&fence(2), full(2));
+    outbox.put(&fence(1), RowContent::State(state(Status::Pending)));
+    let row = only(&outbox);
+    assert_eq!((row.epoch, row.content), (2, full(2)));
+}

@@ -279,3 +279,21 @@ fn silence_is_said_by_the_row_and_so_is_its_end() {
     roster.handle_following(true);
     assert_eq!(statuses(&roster), [Status::Live]);
 }
+
+#[test]
+fn a_new_token_of_one_who_shares_an_account_is_checked_anew() {
+    let now = Instant::now();
+    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    roster.start(assignment("a", "token-a"), Some(&mut link), now);
+    roster.start(assignment("b", "token-b"), Some(&mut link), now);
+    roster.handle_live(ACCOUNT);
+    roster.handle_token_verified(1, &Ok(BTreeSet::from([ACCOUNT])), 0.5, now);
+    sent(&mut link);
+    // A second later, for the request budget.
+    let now = now + Duration::from_secs(1);
+    roster.start(assignment("b", "another"), Some(&mut link), now);
+    assert_eq!(live_users(&roster), [key("a")]);
+    assert_eq!(sent(&mut link), owned(&[("verify", "another")]));
+    roster.handle_token_verified(2, &Ok(BTreeSet::new()), 0.5, now);
+    assert_eq!(live_users(&roster), [key("a")]);
+}
