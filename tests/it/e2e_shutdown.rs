@@ -79,7 +79,7 @@ async fn a_drain_logs_every_account_out_and_writes_the_last_figures_promptly() {
             .await;
     }
     let began = Instant::now();
-    worker.drain().await;
+    let log = worker.drain().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(
@@ -87,7 +87,7 @@ async fn a_drain_logs_every_account_out_and_writes_the_last_figures_promptly() {
         USERS.len()
     );
     assert!(fleet.sim.with(|broker| broker.connections()).is_empty());
-    assert_eq!(locks(&fleet).await, 0);
+    assert_eq!(locks(&fleet).await, 0, "{log}");
     for (user, id, _) in USERS {
         let row = fleet.row(user, id).await.expect("it is there");
         assert_eq!((row.connected, row.status.as_str()), (false, "pending"));
@@ -112,13 +112,13 @@ async fn a_drain_waits_for_a_silent_server_no_longer_than_it_must() {
     start_all(&fleet).await;
     fleet.sim.with(Broker::half_open_all);
     let began = Instant::now();
-    worker.drain().await;
+    let log = worker.drain().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     for (user, id, _) in USERS {
         assert!(!fleet.row(user, id).await.expect("it is there").connected);
     }
-    assert_eq!(locks(&fleet).await, 0);
+    assert_eq!(locks(&fleet).await, 0, "{log}");
 }
 
 #[tokio::test]
