@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::sim::{AccountSpec, Broker, Builder, PositionSpec, Side, Simulator, raw};
 
-use super::support::fleet::{DEADLINE, Fleet};
+use super::support::fleet::{DEADLINE, Fleet, free_port};
 use super::support::wait::eventually;
 
 const USERS: [(&str, i64, &str); 3] = [
@@ -213,4 +213,25 @@ async fn a_paused_worker_that_wakes_up_does_not_overwrite_its_successor() {
     assert_eq!(last.epoch, taken.epoch);
     first.drain().await;
     second.drain().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_still_waits_for_its_dependencies_can_be_stopped() {
+    let mut fleet = Fleet::new(world()).await;
+    let postgres = format!("postgres://nobody@127.0.0.1:{}/x", free_port());
+    let broker = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port());
+    for (variable, url) in [("DATABASE_URL", &postgres), ("AMQP_URL", &broker)] {
+        let mut worker = fleet.spawn(&[(variable, url)]);
+        eventually("it to say what it waits for", DEADLINE, async || {
+            let log = worker.log();
+            log.contains("refused").then_some(()).ok_or(log)
+        })
+        .await;
+        worker.signal("TERM").await;
+        let began = Instant::now();
+        let status = worker.ended(DEADLINE).await;
+        assert_eq!(status.code(), Some(0), "{variable}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{variable} {took:?}");
+    }
 }
