@@ -48,9 +48,13 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    /// Name of an asset; `None` while it is not known.
-    pub(super) fn asset(&self, id: AssetId) -> Option<&str> {
-        self.assets.as_ref()?.get(&id).map(String::as_str)
+    /// Name of an asset.
+    pub(super) fn asset(&self, id: AssetId) -> Known<&str> {
+        Known::of(
+            self.assets
+                .as_ref()
+                .map(|assets| assets.get(&id).map(String::as_str)),
+        )
     }
 
     /// A symbol.

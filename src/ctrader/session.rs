@@ -313,12 +313,19 @@ impl Session {
         );
 
         let mut complete = true;
-        let currency = catalog.asset(deposit);
+        // The name is for people: an account is no less live where the broker keeps it back.
+        let currency = match catalog.asset(deposit) {
+            Known::NotYet => {
+                complete = false;
+                None
+            }
+            Known::Absent => None,
+            Known::Here(name) => Some(name),
+        };
         if self.currency.as_deref() != currency {
             self.currency = currency.map(ToOwned::to_owned);
             self.changed = true;
         }
-        complete &= currency.is_some();
         let mut quoted = BTreeSet::new();
         for id in &wanted {
             match catalog.symbol(*id) {

@@ -4,27 +4,24 @@
 //! Loop: drain what goes out → wait for a command, the socket, the row round or a deadline → one
 //! mutation. Reads are taken in runs, so that a burst of quotes costs one wake-up.
 
-use std::collections::BTreeMap;
+mod rows;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::outbox::{Fence, Outbox};
-use super::roster::{Assignment, LiveSession, RetryPolicy, Roster};
+use super::outbox::Outbox;
+use super::roster::{Assignment, RetryPolicy, Roster};
 use super::status::LinkStatus;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
 use crate::ctrader::error::Disposition;
 use crate::domain::backoff;
-use crate::domain::deal::Deal;
-use crate::domain::ids::{AccountId, SessionKey};
-use crate::domain::row::{RowContent, SessionState};
-use crate::domain::status::Status;
+use crate::domain::ids::SessionKey;
+use crate::domain::row::SessionState;
 use crate::failure::with_causes;
-use crate::pg::deals::DealWrite;
 use crate::ws::dial::Dialer;
 use crate::ws::{Incoming, Socket, SocketError};
 
@@ -365,114 +362,6 @@ impl Link {
         roster.handle_disconnected(reason, hopeless);
         self.say(roster);
     }
-
-    /// A regular round: every live row is written, whole if it changed.
-    fn round(&self, roster: &mut Roster, connection: &mut Connection) {
-        if !connection.is_following() {
-            return;
-        }
-        for (account, sessions) in by_account(roster.live()) {
-            let always = sessions.iter().any(|session| session.row_due);
-            let row = connection.take_row(account, always, wall_at);
-            for LiveSession { fence, state, .. } in sessions {
-                let content = match &row {
-                    Some(row) => RowContent::Full {
-                        state,
-                        connected: true,
-                        account: Box::new(row.clone()),
-                    },
-                    None => RowContent::Heartbeat,
-                };
-                self.outbox.put(fence, content);
-            }
-        }
-        self.outbox.wake();
-    }
-
-    /// Writes the rows that cannot wait for the next round: of sessions that have just become live
-    /// or fallen silent.
-    fn put_due_rows(&self, roster: &mut Roster, connection: &mut Connection, following: bool) {
-        let due: Vec<SessionKey> = roster
-            .live()
-            .filter(|session| session.row_due)
-            .map(|session| session.fence.key.clone())
-            .collect();
-        self.put_rows(roster, connection, following, |key| due.contains(key));
-    }
-
-    /// Writes whole rows of live sessions, with the latest figures there are.
-    fn put_rows(
-        &self,
-        roster: &mut Roster,
-        connection: &mut Connection,
-        connected: bool,
-        which: impl Fn(&SessionKey) -> bool,
-    ) {
-        let mut put = Vec::new();
-        for session in roster.live().filter(|session| which(&session.fence.key)) {
-            let Some(row) = connection.take_row(session.account, true, wall_at) else {
-                continue;
-            };
-            let mut state = session.state;
-            if !connected {
-                state.status = Status::Reconnecting;
-            }
-            self.outbox.put(
-                session.fence,
-                RowContent::Full {
-                    state,
-                    connected,
-                    account: Box::new(row),
-                },
-            );
-            put.push(session.fence.key.clone());
-        }
-        for key in &put {
-            roster.row_put(key);
-        }
-        if !put.is_empty() {
-            self.outbox.wake();
-        }
-    }
-
-    fn put_deal(&self, roster: &Roster, account: AccountId, deal: &Deal) {
-        for fence in roster.fences_of(account) {
-            let Fence { key, slot, epoch } = fence.clone();
-            let write = DealWrite {
-                user: key.user,
-                account,
-                slot,
-                epoch,
-                deal: deal.clone(),
-            };
-            if !self.outbox.put_deal(write) {
-                error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
-            }
-        }
-        self.outbox.wake();
-    }
-
-    fn release_all(&self, roster: &mut Roster, connection: Option<&mut Connection>, now: Instant) {
-        for (fence, is_demo) in roster.stop_all(connection, now) {
-            self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
-        }
-    }
-
-    fn put_state(&self, fence: &Fence, state: SessionState) {
-        self.outbox.put(fence, RowContent::State(state));
-        self.outbox.wake();
-    }
-
-    fn say(&self, roster: &mut Roster) {
-        let says = roster.take_says();
-        if says.is_empty() {
-            return;
-        }
-        for say in says {
-            self.outbox.put(&say.fence, RowContent::State(say.state));
-        }
-        self.outbox.wake();
-    }
 }
 
 fn finish(done: Option<oneshot::Sender<()>>) {
@@ -520,21 +409,6 @@ fn take_in(incoming: Incoming, connection: &mut Connection, now: Instant) {
         Incoming::Pong => connection.handle_pong(now),
         Incoming::Other => connection.handle_other(now),
     }
-}
-
-fn by_account<'a>(
-    live: impl Iterator<Item = LiveSession<'a>>,
-) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {
-    let mut accounts: BTreeMap<AccountId, Vec<LiveSession<'a>>> = BTreeMap::new();
-    for session in live {
-        accounts.entry(session.account).or_default().push(session);
-    }
-    accounts
-}
-
-/// The wall clock's time at a moment that the monotonic clock knows.
-fn wall_at(at: Instant) -> OffsetDateTime {
-    OffsetDateTime::now_utc() - at.elapsed()
 }
 
 /// Whether trying again soon is of no use, and harmful.

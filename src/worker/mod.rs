@@ -18,9 +18,11 @@ mod link;
 mod outbox;
 mod roster;
 mod run;
+mod setup;
 mod status;
 mod tokens;
 mod writer;
 
-pub use run::{StartError, WorkerConfig, run};
+pub use run::run;
+pub use setup::{StartError, WorkerConfig};
 pub use tokens::{KEY_BYTES, TokenError, TokenKey};

@@ -5,11 +5,13 @@
 //! shares the stream only after cTrader itself said that their own token covers the account:
 //! nobody sees an account by somebody else's right.
 
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ctrader::connection::{Connection, Down};
-use crate::ctrader::error::{Disposition, Refusal};
+use crate::ctrader::error::Refusal;
 use crate::domain::backoff;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::SessionState;
@@ -17,6 +19,7 @@ use crate::domain::secret::Secret;
 use crate::domain::status::Status;
 
 use super::outbox::Fence;
+use verdict::{for_user, needs_help};
 
 /// A session that this worker shall run.
 #[derive(Debug, Clone)]
@@ -498,43 +501,6 @@ fn state(entry: &Entry, attempts_max: u32) -> SessionState {
         last_error: entry.error.clone(),
         attempts: i32::try_from(entry.attempts).unwrap_or(i32::MAX),
         is_demo: Some(entry.assignment.is_demo),
-    }
-}
-
-/// Whether trying again soon is of no use: somebody has to do something first.
-fn needs_help(down: &Down) -> bool {
-    match down {
-        Down::Refused(refusal) => match refusal.disposition() {
-            Disposition::GiveUp
-            | Disposition::RefreshToken
-            | Disposition::ReauthoriseAccount
-            | Disposition::StopApplication => true,
-            Disposition::Success
-            | Disposition::RetrySoon
-            | Disposition::BackOff
-            | Disposition::ReauthoriseApplication
-            | Disposition::CallerError
-            | Disposition::TradingRefused => false,
-        },
-        Down::LoggedOut
-        | Down::Dropped
-        | Down::TokenInvalidated
-        | Down::TimedOut
-        | Down::Malformed(_)
-        | Down::ForeignAuthorisation => false,
-    }
-}
-
-/// What a user may read about it.
-fn for_user(down: &Down) -> String {
-    match down {
-        Down::Refused(refusal) => refusal.for_user(),
-        Down::LoggedOut => "the session was closed".to_owned(),
-        Down::Dropped => "cTrader dropped the session".to_owned(),
-        Down::TokenInvalidated => "cTrader invalidated the authorisation".to_owned(),
-        Down::TimedOut => "cTrader did not answer in time".to_owned(),
-        Down::Malformed(_) => "cTrader sent something unreadable".to_owned(),
-        Down::ForeignAuthorisation => "the account is in use by another authorisation".to_owned(),
     }
 }
 

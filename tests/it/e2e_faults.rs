@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mahspeccy_bridge::sim::{AccountSpec, PositionSpec, Refusal, Side, Simulator, raw};
+use mahspeccy_bridge::sim::{AccountSpec, Broker, PositionSpec, Refusal, Side, Simulator, raw};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -331,6 +331,22 @@ async fn another_user_of_an_account_sees_nothing_of_it_without_a_right_of_their_
         })
         .await;
     fleet.until_live(OTHER, 1001).await;
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn an_account_whose_currency_has_no_name_is_live_all_the_same() {
+    let mut fleet = Fleet::new(Simulator::builder().account(account(1001, "token-a"))).await;
+    let unsupported = Refusal::new("UNSUPPORTED_MESSAGE");
+    fleet
+        .sim
+        .with(|broker| broker.refuse(Some(2112), 1_000, unsupported));
+    let worker = fleet.worker().await;
+    fleet.connect(USER, 1001, "token-a").await;
+    fleet.start(USER, None).await;
+    fleet.until_live(USER, 1001).await;
+    fleet.sim.with(Broker::market_pause);
+    fleet.until_true(USER, 1001).await;
     worker.drain().await;
 }
 

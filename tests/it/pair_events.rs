@@ -115,7 +115,7 @@ fn levels_are_amended_and_removed() {
 fn a_level_that_is_hit_closes_the_position() {
     let mut pair = live(eurusd());
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("EURUSD", raw("1.06990"), raw("1.07"))
+        broker.set_quote("EURUSD", raw("1.06990"), raw("1.07"));
     });
     assert!(pair.row(ACCOUNT).expect("it is live").positions.is_empty());
     assert_eq!(pair.deals(ACCOUNT).len(), 1);
@@ -186,7 +186,7 @@ fn pending_orders_expire_or_fill() {
         broker.expire_order(ACCOUNT, limit.order)
     });
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("GBPUSD", raw("1.24990"), raw("1.25"))
+        broker.set_quote("GBPUSD", raw("1.24990"), raw("1.25"));
     });
     let row = pair.row(ACCOUNT).expect("it is live");
     assert!(row.orders.is_empty());
@@ -235,14 +235,14 @@ fn swap_and_margin_and_a_trailing_stop_change_the_position_alone() {
     pair.step_by_hand(ACCOUNT, |broker| broker.swap(ACCOUNT, 501, -33));
     pair.step_by_hand(ACCOUNT, |broker| broker.rollover(ACCOUNT));
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.trail_stop(ACCOUNT, 501, raw("1.08123"))
+        broker.trail_stop(ACCOUNT, 501, raw("1.08123"));
     });
     assert_eq!(
         only_position(&mut pair).stop_loss.map(|p| p.to_string()),
         Some("1.08123".to_owned())
     );
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.change_margin(ACCOUNT, 501, 250_000_000)
+        broker.change_margin(ACCOUNT, 501, 250_000_000);
     });
     assert_eq!(
         pair.row(ACCOUNT).expect("it is live").balance.to_string(),
@@ -267,7 +267,7 @@ fn a_change_of_the_account_keeps_its_balance_and_takes_the_rest() {
 fn a_stop_out_closes_a_part_and_then_the_rest() {
     let mut pair = live(eurusd());
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.stop_out(ACCOUNT, 501, Some(500_000))
+        broker.stop_out(ACCOUNT, 501, Some(500_000));
     });
     assert_eq!(only_position(&mut pair).volume.to_string(), "15000");
     pair.step_by_hand(ACCOUNT, |broker| broker.stop_out(ACCOUNT, 501, None));
@@ -295,7 +295,7 @@ fn a_broker_that_stops_out_by_itself_is_followed() {
         ));
     let mut pair = live(spec);
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("GBPUSD", raw("1.25100"), raw("1.25112"))
+        broker.set_quote("GBPUSD", raw("1.25100"), raw("1.25112"));
     });
     let row = pair.row(ACCOUNT).expect("it is live");
     assert_eq!(row.positions.len(), 1, "the larger one is gone");
@@ -317,6 +317,6 @@ fn a_symbol_that_changes_is_read_again_and_stays_priced() {
     assert_eq!(pair.sent_of(2116), before + 1);
     assert_eq!(pair.sent_of(2129), 0, "and nothing was unsubscribed for it");
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("EURUSD", raw("1.09"), raw("1.0901"))
+        broker.set_quote("EURUSD", raw("1.09"), raw("1.0901"));
     });
 }

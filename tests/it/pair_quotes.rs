@@ -181,7 +181,7 @@ fn a_symbol_without_any_quote_holds_nobody_up_and_leaves_the_equity_open() {
     );
     assert!(row.positions[0].gross_profit.is_some() && row.positions[1].gross_profit.is_none());
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("QUIET", raw("1.2"), raw("1.3"))
+        broker.set_quote("QUIET", raw("1.2"), raw("1.3"));
     });
     assert!(pair.equity(ACCOUNT).is_some());
 }
@@ -263,7 +263,7 @@ fn a_lost_first_quote_delays_the_session_by_two_seconds_and_no_more() {
     });
     assert_eq!(pair.equity(ACCOUNT), None);
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("EURUSD", raw("1.086"), raw("1.0862"))
+        broker.set_quote("EURUSD", raw("1.086"), raw("1.0862"));
     });
 }
 
@@ -280,6 +280,6 @@ fn a_quote_that_cannot_be_read_is_skipped() {
     pair.settle();
     assert!(pair.downs(ACCOUNT).is_empty());
     pair.step_by_hand(ACCOUNT, |broker| {
-        broker.set_quote("EURUSD", raw("1.086"), raw("1.0862"))
+        broker.set_quote("EURUSD", raw("1.086"), raw("1.0862"));
     });
 }

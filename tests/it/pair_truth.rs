@@ -107,7 +107,7 @@ fn a_netted_account_merges_reduces_and_flips() {
     let spec = AccountSpec::new(1001).token("token").netted();
     let mut pair = Pair::new(world([spec]));
     pair.go_live(1001, "token");
-    let mut market = |pair: &mut Pair, side, volume, bid: &str, ask: &str| {
+    let market = |pair: &mut Pair, side, volume, bid: &str, ask: &str| {
         pair.hand(|broker| broker.set_quote("EURUSD", raw(bid), raw(ask)));
         let order = |broker: &mut mahspeccy_bridge::sim::Broker| {
             broker
@@ -199,7 +199,7 @@ fn two_brokers_on_one_connection_share_nothing() {
 fn the_worked_example_comes_out_to_the_cent() {
     let mut pair = Pair::new(worked_example());
     pair.go_live(WORKED_ACCOUNT, WORKED_TOKEN);
-    let mut state = |pair: &mut Pair| {
+    let state = |pair: &mut Pair| {
         pair.settle();
         pair.assert_truth(WORKED_ACCOUNT);
         pair.assert_naive(WORKED_ACCOUNT, ALPHA, "EUR");

@@ -7,6 +7,7 @@
 mod figures;
 mod link;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,13 +36,21 @@ const STEPS_AT_ONE_TIME_MAX: u32 = 10_000;
 
 /// The seed of this run: `SIM_SEED`, or the test's own.
 pub(crate) fn seed_or(own: u64) -> u64 {
-    chosen_seed().unwrap_or(own)
+    chosen("SIM_SEED").unwrap_or(own)
 }
 
-/// The seed that `SIM_SEED` chooses.
-pub(crate) fn chosen_seed() -> Option<u64> {
-    let text = std::env::var("SIM_SEED").ok()?;
-    Some(text.parse().expect("SIM_SEED is a number"))
+/// The seeds of a test that plays many: the one of `SIM_SEED`, or so many, or as many as
+/// `SIM_SEEDS` says.
+pub(crate) fn seeds(usually: u64) -> std::ops::Range<u64> {
+    match chosen("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..chosen("SIM_SEEDS").unwrap_or(usually),
+    }
+}
+
+fn chosen(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("it is a number"))
 }
 
 /// Both ends and the link between them.
@@ -64,6 +73,7 @@ pub(crate) struct Pair {
     pub(crate) connected: bool,
     /// The socket at the simulator.
     pub(crate) conn: ConnId,
+    live: BTreeSet<i64>,
     now: Instant,
     start: Instant,
     seed: u64,
@@ -115,6 +125,7 @@ impl Pair {
             answers_pings: true,
             connected: true,
             conn,
+            live: BTreeSet::new(),
             now: start,
             start,
             seed,
@@ -208,6 +219,7 @@ impl Pair {
         self.drain();
         self.link.cut();
         self.events.clear();
+        self.live.clear();
         self.sockets += 1;
         self.conn = self.broker.connect(Environment::Demo, self.now);
         self.client = Connection::new(&self.config, self.seed ^ (self.sockets << 32), self.now);
@@ -279,7 +291,7 @@ impl Pair {
 
     /// Lets everything that is on its way arrive, and its answers.
     pub(crate) fn settle(&mut self) {
-        self.run(Duration::from_secs(1));
+        self.run(Duration::from_millis(500));
     }
 
     fn next_at(&self) -> Instant {
@@ -326,8 +338,17 @@ impl Pair {
             self.link.carry(Way::Out, packet, self.now);
         }
         while let Some(event) = self.client.poll_event() {
-            if matches!(event, Event::Failed(_)) {
-                self.connected = false;
+            match &event {
+                Event::Failed(_) => {
+                    self.connected = false;
+                    self.live.clear();
+                }
+                Event::Live(account) => assert!(self.live.insert(account.0), "live twice"),
+                Event::Down(account, _) => {
+                    self.live.remove(&account.0);
+                }
+                Event::Ready | Event::Deal(..) | Event::TokenVerified(..) | Event::Following(_) => {
+                }
             }
             self.events.push((at, event));
         }
@@ -359,9 +380,9 @@ impl Pair {
         self.client.take_row(AccountId(account), always, wall)
     }
 
-    /// Whether a session follows the stream.
-    pub(crate) fn is_live(&mut self, account: i64) -> bool {
-        self.row(account).is_some()
+    /// Whether a session follows the stream, as far as we were told.
+    pub(crate) fn is_live(&self, account: i64) -> bool {
+        self.live.contains(&account)
     }
 
     /// The equity in the row, as it is printed.
@@ -372,9 +393,12 @@ impl Pair {
 
     /// Why a session ended, each time it did.
     pub(crate) fn downs(&self, account: i64) -> Vec<Down> {
-        let events = self.events.iter().filter_map(|(_, event)| match event {
-            Event::Down(of, down) if of.0 == account => Some(down.clone()),
-            _ => None,
+        let events = self.events.iter().filter_map(|(_, event)| {
+            if let Event::Down(of, down) = event {
+                (of.0 == account).then(|| down.clone())
+            } else {
+                None
+            }
         });
         events.collect()
     }
@@ -390,26 +414,35 @@ impl Pair {
 
     /// Why the connection is of no more use.
     pub(crate) fn failure(&self) -> Option<ConnectionError> {
-        self.events.iter().find_map(|(_, event)| match event {
-            Event::Failed(error) => Some(error.clone()),
-            _ => None,
+        self.events.iter().find_map(|(_, event)| {
+            if let Event::Failed(error) = event {
+                Some(error.clone())
+            } else {
+                None
+            }
         })
     }
 
     /// When the socket was doubted (`false`) and believed again (`true`).
     pub(crate) fn doubts(&self) -> Vec<(Duration, bool)> {
-        let events = self.events.iter().filter_map(|(at, event)| match event {
-            Event::Following(following) => Some((*at, *following)),
-            _ => None,
+        let events = self.events.iter().filter_map(|(at, event)| {
+            if let Event::Following(following) = event {
+                Some((*at, *following))
+            } else {
+                None
+            }
         });
         events.collect()
     }
 
     /// Deals of an account as they came.
     pub(crate) fn deals(&self, account: i64) -> Vec<&Deal> {
-        let events = self.events.iter().filter_map(|(_, event)| match event {
-            Event::Deal(of, deal) if of.0 == account => Some(deal.as_ref()),
-            _ => None,
+        let events = self.events.iter().filter_map(|(_, event)| {
+            if let Event::Deal(of, deal) = event {
+                (of.0 == account).then_some(deal.as_ref())
+            } else {
+                None
+            }
         });
         events.collect()
     }

@@ -130,8 +130,8 @@ fn of_position_truth(truth: &PositionTruth, money: &impl Fn(i64) -> String) -> H
 /// Equity over margin in percent, four digits, halves away from zero.
 fn level(equity: i64, used_margin: i64) -> Option<String> {
     let used = i128::from(used_margin);
-    let doubled = (used > 0).then(|| i128::from(equity) * 2_000_000 / used)?;
-    let rounded = (doubled + doubled.signum()) / 2;
+    let parts = (used > 0).then(|| i128::from(equity) * 1_000_000)?;
+    let rounded = (parts + parts.signum() * used / 2) / used;
     Some(Decimal::new(rounded, 4).to_string())
 }
 
@@ -149,12 +149,12 @@ const PAIRS: [(&str, &str, &str); 9] = [
 ];
 
 fn bid(broker: &Broker, title: &str, symbol: &str) -> Option<f64> {
-    real(broker.quote(title, symbol)?.0?)
+    Some(real(broker.quote(title, symbol)?.0?))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "prices are far below 2^52")]
-fn real(units: i64) -> Option<f64> {
-    Some(units as f64 / 100_000.0)
+fn real(units: i64) -> f64 {
+    units as f64 / 100_000.0
 }
 
 /// `from` in `to` by the bids, over at most three symbols, the fewest that lead there.
@@ -210,10 +210,10 @@ impl Pair {
                 .map(|(_, _, quote)| *quote)
                 .expect("a symbol of the table");
             let difference = match known.side {
-                Side::Buy => bid.and_then(real).expect("a bid") - known.price,
-                Side::Sell => known.price - ask.and_then(real).expect("an ask"),
+                Side::Buy => real(bid.expect("a bid")) - known.price,
+                Side::Sell => known.price - real(ask.expect("an ask")),
             };
-            let units = real(known.volume * 1_000).expect("a volume");
+            let units = real(known.volume * 1_000);
             let rate = rate(&self.broker, title, quoted_in, currency, 3).expect("a chain");
             let expected = difference * units * rate * scale;
             let gross = held.gross_profit.expect("known").to_string();

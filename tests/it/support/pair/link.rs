@@ -130,7 +130,7 @@ impl Link {
                 Some(bytes) => Packet::Frame(bytes),
                 None => return,
             },
-            other => other,
+            other @ (Packet::Frame(_) | Packet::Ping | Packet::Pong | Packet::Closed) => other,
         };
         if self.chance.per_mille(self.weather.lost) {
             return;
