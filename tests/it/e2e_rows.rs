@@ -7,7 +7,7 @@ use mahspeccy_bridge::sim::{AccountSpec, Broker, PositionSpec, Side, Simulator, 
 use serde_json::{Value, json};
 use sqlx::Row;
 
-use super::support::fleet::{CacheRow, DEADLINE, Fleet};
+use super::support::fleet::{CacheRow, DEADLINE, Fleet, decimal};
 use super::support::wait::eventually;
 
 const USER: &str = "lance@example.org";
@@ -190,5 +190,71 @@ async fn a_row_stays_fresh_and_a_heartbeat_changes_nothing_but_its_age() {
     for row in &quiet {
         assert_eq!(content(row), content(&last));
     }
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn what_is_traded_while_a_row_is_live_is_in_it_and_every_deal_is_appended_once() {
+    let position = PositionSpec::new(11, "EURUSD", Side::Buy, 5_000_000, raw("1.08000"));
+    let world = Simulator::builder()
+        .market_paused()
+        .account(account(1001, "token-a").position(position));
+    let mut fleet = Fleet::new(world).await;
+    let worker = fleet.worker().await;
+    fleet.connect(USER, 1001, "token-a").await;
+    fleet.start(USER, None).await;
+    fleet.until_live(USER, 1001).await;
+    // Some of the events come twice, as they may.
+    let opened = fleet.sim.with(|broker| {
+        broker.duplicate_events(6);
+        let opened = broker
+            .open_market(1001, "GBPUSD", Side::Sell, 1_000_000)
+            .expect("the market is open");
+        for volume in [1_000_000, 2_000_000] {
+            broker
+                .close_position(1001, 11, Some(volume))
+                .expect("it is open");
+        }
+        broker
+            .close_position(1001, opened, None)
+            .expect("it is open");
+        broker
+            .amend_levels(1001, 11, Some(raw("1.05000")), Some(raw("1.12000")))
+            .expect("it is open");
+        broker.deposit(1001, -5_000);
+        broker.swap(1001, 11, -77);
+        opened
+    });
+    let row = fleet.until_true(USER, 1001).await;
+    let position = &row.positions[0];
+    assert_eq!(position["positionId"], json!("11"));
+    assert_eq!(position["volume"], json!(20_000));
+    assert_eq!(position["stopLoss"].as_f64(), Some(1.05));
+    assert_eq!(position["takeProfit"].as_f64(), Some(1.12));
+    assert_eq!(position["swap"].as_f64(), Some(-0.77));
+
+    let expected: Vec<(i64, i64, i64, Option<String>)> = fleet
+        .sim
+        .with(|broker| broker.deals(1001))
+        .into_iter()
+        .map(|deal| {
+            let closing = deal.close_position_detail;
+            let balance = closing.map(|closing| decimal(closing.balance, 2));
+            (deal.deal_id, deal.order_id, deal.position_id, balance)
+        })
+        .collect();
+    assert!(expected.len() >= 4, "{expected:?}");
+    assert!(expected.iter().any(|deal| deal.2 == opened));
+    eventually("every deal to be there", DEADLINE, async || {
+        let deals: Vec<(i64, i64, i64, Option<String>)> = sqlx::query_as(
+            "select deal_id, order_id, position_id, balance_after::text from public.ctrader_deals
+             order by deal_id",
+        )
+        .fetch_all(fleet.db.pool())
+        .await
+        .expect("the deals can be read");
+        (deals == expected).then_some(()).ok_or(deals)
+    })
+    .await;
     worker.drain().await;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::sim::{AccountSpec, Broker, Builder, PositionSpec, Side, Simulator, raw};
 
-use super::support::fleet::{DEADLINE, Fleet};
+use super::support::fleet::{DEADLINE, Fleet, free_port};
 use super::support::wait::eventually;
 
 const USERS: [(&str, i64, &str); 3] = [
@@ -79,7 +79,7 @@ async fn a_drain_logs_every_account_out_and_writes_the_last_figures_promptly() {
             .await;
     }
     let began = Instant::now();
-    worker.drain().await;
+    let log = worker.drain().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(
@@ -87,7 +87,7 @@ async fn a_drain_logs_every_account_out_and_writes_the_last_figures_promptly() {
         USERS.len()
     );
     assert!(fleet.sim.with(|broker| broker.connections()).is_empty());
-    assert_eq!(locks(&fleet).await, 0);
+    assert_eq!(locks(&fleet).await, 0, "{log}");
     for (user, id, _) in USERS {
         let row = fleet.row(user, id).await.expect("it is there");
         assert_eq!((row.connected, row.status.as_str()), (false, "pending"));
@@ -112,13 +112,13 @@ async fn a_drain_waits_for_a_silent_server_no_longer_than_it_must() {
     start_all(&fleet).await;
     fleet.sim.with(Broker::half_open_all);
     let began = Instant::now();
-    worker.drain().await;
+    let log = worker.drain().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     for (user, id, _) in USERS {
         assert!(!fleet.row(user, id).await.expect("it is there").connected);
     }
-    assert_eq!(locks(&fleet).await, 0);
+    assert_eq!(locks(&fleet).await, 0, "{log}");
 }
 
 #[tokio::test]
@@ -213,4 +213,25 @@ async fn a_paused_worker_that_wakes_up_does_not_overwrite_its_successor() {
     assert_eq!(last.epoch, taken.epoch);
     first.drain().await;
     second.drain().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_still_waits_for_its_dependencies_can_be_stopped() {
+    let mut fleet = Fleet::new(world()).await;
+    let postgres = format!("postgres://nobody@127.0.0.1:{}/x", free_port());
+    let broker = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port());
+    for (variable, url) in [("DATABASE_URL", &postgres), ("AMQP_URL", &broker)] {
+        let mut worker = fleet.spawn(&[(variable, url)]);
+        eventually("it to say what it waits for", DEADLINE, async || {
+            let log = worker.log();
+            log.contains("refused").then_some(()).ok_or(log)
+        })
+        .await;
+        worker.signal("TERM").await;
+        let began = Instant::now();
+        let status = worker.ended(DEADLINE).await;
+        assert_eq!(status.code(), Some(0), "{variable}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "{variable} {took:?}");
+    }
 }
