@@ -195,7 +195,8 @@ pub(crate) async fn send(vhost: &TestVhost, commands: &[Command]) {
 
 /// Until so many messages wait in a queue.
 pub(crate) async fn depth(vhost: &TestVhost, queue: &str, count: u32) {
-    eventually("the depth of a queue", DEADLINE, async || {
+    let what = format!("{queue} to hold {count}");
+    eventually(&what, DEADLINE, async || {
         match vhost.queue_depth(queue).await {
             Some(depth) if depth == count => Ok(()),
             other => Err(other),
@@ -204,7 +205,7 @@ pub(crate) async fn depth(vhost: &TestVhost, queue: &str, count: u32) {
     .await;
 }
 
-/// Asserts that nothing is left, neither waiting nor held; for after the consumer has stopped.
+/// Asserts that nothing waits; after the consumer has stopped, that nothing is held either.
 pub(crate) async fn nothing_left(vhost: &TestVhost) {
     depth(vhost, topology::COMMANDS_QUEUE, 0).await;
     depth(vhost, topology::DEAD_QUEUE, 0).await;
