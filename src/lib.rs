@@ -13,6 +13,7 @@ pub mod ws;
 pub mod amqp;
 pub mod pg;
 pub mod http;
+pub mod metrics;
 pub mod config;
 pub mod failure;
 pub mod shutdown;

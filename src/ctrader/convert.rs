@@ -12,7 +12,7 @@ use super::wire::{
     ProtoOaOrderStatus, ProtoOaOrderType, ProtoOaPosition, ProtoOaPositionStatus, ProtoOaSymbol,
     ProtoOaTotalMarginCalculationType, ProtoOaTradeSide, ProtoOaTrader,
 };
-use crate::domain::account::{Balance, Bonus, Execution, MarginRule, Trader};
+use crate::domain::account::{Balance, Bonus, BonusChange, Execution, MarginRule, Trader};
 use crate::domain::deal::{Closing, Deal, Side};
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::{AssetId, DealId, OrderId, PositionId, SymbolId};
@@ -26,6 +26,9 @@ pub const MONEY_DIGITS_FALLBACK: u8 = 2;
 
 /// The most digits that money may claim; 8 is the most that is known to exist.
 const MONEY_DIGITS_MAX: u32 = 15;
+
+/// The status of a deal whose number no schema has.
+const UNKNOWN_STATUS: &str = "UNKNOWN";
 
 /// A message that decodes and still makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +168,7 @@ pub fn position(
         label: text(trade.label),
         comment: text(trade.comment),
         updated_at_ms: wire.utc_last_update_timestamp,
+        trailed_at_ms: None,
     };
     Ok((status, position))
 }
@@ -212,6 +216,17 @@ pub fn order(wire: ProtoOaOrder) -> Result<Order, Malformed> {
     })
 }
 
+/// An order, unless it is of a kind or in a state that is not known: no money depends on it.
+///
+/// # Errors
+/// When an id is missing or its side is unknown.
+pub fn known_order(wire: ProtoOaOrder) -> Result<Option<Order>, Malformed> {
+    match order(wire) {
+        Err(Malformed::UnknownEnum("orderType" | "orderStatus")) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// An execution event's parts. A part that makes no sense fails the whole event: the caller asks
 /// for a new snapshot then.
 ///
@@ -231,7 +246,7 @@ pub fn execution(wire: ProtoOaExecutionEvent, account_digits: u8) -> Result<Exec
             .position
             .map(|wire| position(wire, account_digits))
             .transpose()?,
-        order: wire.order.map(order).transpose()?,
+        order: wire.order.map(known_order).transpose()?.flatten(),
         balance: deal_balance.or(cash_balance),
         bonus: wire
             .bonus_deposit_withdraw
@@ -240,15 +255,22 @@ pub fn execution(wire: ProtoOaExecutionEvent, account_digits: u8) -> Result<Exec
     })
 }
 
-fn bonus(wire: &ProtoOaBonusDepositWithdraw, account_digits: u8) -> Result<Bonus, Malformed> {
+fn bonus(wire: &ProtoOaBonusDepositWithdraw, account_digits: u8) -> Result<BonusChange, Malformed> {
     let digits = money_digits(wire.money_digits, account_digits)?;
-    Ok(Bonus {
-        manager: money(wire.manager_bonus, digits),
-        introducing: money(wire.ib_bonus, digits),
+    Ok(BonusChange {
+        bonus: Bonus {
+            manager: money(wire.manager_bonus, digits),
+            introducing: money(wire.ib_bonus, digits),
+        },
+        place: (wire.change_bonus_timestamp, wire.bonus_history_id),
     })
 }
 
-fn cash_balance(wire: &ProtoOaDepositWithdraw, account_digits: u8) -> Result<Balance, Malformed> {
+/// The balance after a cash operation.
+pub(super) fn cash_balance(
+    wire: &ProtoOaDepositWithdraw,
+    account_digits: u8,
+) -> Result<Balance, Malformed> {
     let digits = money_digits(wire.money_digits, account_digits)?;
     Ok(Balance {
         amount: money(wire.balance, digits),
@@ -257,7 +279,10 @@ fn cash_balance(wire: &ProtoOaDepositWithdraw, account_digits: u8) -> Result<Bal
 }
 
 /// The balance after a deal: only a deal that was executed and closed volume moves it.
-fn deal_balance(wire: &ProtoOaDeal, account_digits: u8) -> Result<Option<Balance>, Malformed> {
+pub(super) fn deal_balance(
+    wire: &ProtoOaDeal,
+    account_digits: u8,
+) -> Result<Option<Balance>, Malformed> {
     let executed = matches!(
         ProtoOaDealStatus::try_from(wire.deal_status),
         Ok(ProtoOaDealStatus::Filled | ProtoOaDealStatus::PartiallyFilled)
@@ -289,7 +314,7 @@ fn close_digits(
 pub fn deal(wire: &ProtoOaDeal, account_digits: u8) -> Result<Deal, Malformed> {
     let digits = money_digits(wire.money_digits, account_digits)?;
     let status = ProtoOaDealStatus::try_from(wire.deal_status)
-        .map_err(|_| Malformed::UnknownEnum("dealStatus"))?;
+        .map_or(UNKNOWN_STATUS, |status| status.as_str_name());
     let shown = |value: Option<f64>| price(value).map(|price| display_price(price, None));
     let closing = match &wire.close_position_detail {
         None => None,
@@ -311,7 +336,7 @@ pub fn deal(wire: &ProtoOaDeal, account_digits: u8) -> Result<Deal, Malformed> {
         symbol: None,
         symbol_id: SymbolId(id(wire.symbol_id, "symbolId")?),
         side: side(wire.trade_side)?,
-        status: status.as_str_name(),
+        status,
         volume: volume(wire.volume),
         filled_volume: volume(wire.filled_volume),
         price: shown(wire.execution_price),
@@ -399,6 +424,14 @@ pub fn margin(
         used,
         money_digits(own_digits, account_digits)?,
     ))
+}
+
+/// Money of a message that brings its digits.
+///
+/// # Errors
+/// When they make no sense.
+pub fn audited(units: i64, digits: u32) -> Result<Decimal, Malformed> {
+    Ok(money(units, money_digits(Some(digits), 0)?))
 }
 
 /// A stop that trailed.

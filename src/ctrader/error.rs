@@ -1,7 +1,7 @@
 //! What cTrader's error codes mean for a session.
 //!
 //! A code is a string with an enum's name, from either of two enums or from none: it is classified
-//! by its text, and what is not known backs off.
+//! by its text in [`TABLE`], and what is not known backs off.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use std::time::Duration;
 pub enum Disposition {
     /// What was asked for is already so.
     Success,
-    /// Ask again soon: it was in somebody's way for a moment.
+    /// Ask again soon, once: it was in somebody's way for a moment.
     RetrySoon,
     /// Ask again with growing pauses.
     BackOff,
+    /// The same, and the pauses are minutes: asking sooner makes it worse.
+    BackOffLong,
     /// The application must authorise itself again, on a new connection.
     ReauthoriseApplication,
     /// The account must be authorised again.
@@ -90,6 +92,9 @@ impl Refusal {
             "CANT_ROUTE_REQUEST" | "CH_SERVER_NOT_REACHABLE" => {
                 "the broker's server cannot be reached".to_owned()
             }
+            "CONNECTIONS_LIMIT_EXCEEDED" => {
+                "cTrader takes no more connections at the moment".to_owned()
+            }
             "SERVER_IS_UNDER_MAINTENANCE" => "cTrader is under maintenance".to_owned(),
             "CH_CLIENT_AUTH_FAILURE" | "CH_OA_CLIENT_NOT_FOUND" => {
                 "cTrader refuses this application: its operator has been told".to_owned()
@@ -99,104 +104,95 @@ impl Refusal {
     }
 }
 
+/// What each code means. Every code of the schema stands here, and those that were met without one.
+const TABLE: &[(&str, Disposition)] = &[
+    // ProtoErrorCode
+    ("UNKNOWN_ERROR", Disposition::BackOff),
+    ("UNSUPPORTED_MESSAGE", Disposition::CallerError),
+    // But see `Refusal::disposition`.
+    ("INVALID_REQUEST", Disposition::CallerError),
+    ("WRONG_PASSWORD", Disposition::GiveUp),
+    ("TIMEOUT_ERROR", Disposition::RetrySoon),
+    ("ENTITY_NOT_FOUND", Disposition::CallerError),
+    // Also what an account gets at the other environment's host, which its grant tells.
+    ("CANT_ROUTE_REQUEST", Disposition::BackOff),
+    ("FRAME_TOO_LONG", Disposition::CallerError),
+    ("MARKET_CLOSED", Disposition::TradingRefused),
+    ("CONCURRENT_MODIFICATION", Disposition::RetrySoon),
+    // This payload type alone waits: see `Connection::handle_error`.
+    ("BLOCKED_PAYLOAD_TYPE", Disposition::BackOff),
+    // ProtoOAErrorCode
+    ("OA_AUTH_TOKEN_EXPIRED", Disposition::RefreshToken),
+    ("ACCOUNT_NOT_AUTHORIZED", Disposition::ReauthoriseAccount),
+    ("RET_NO_SUCH_LOGIN", Disposition::GiveUp),
+    ("ALREADY_LOGGED_IN", Disposition::Success),
+    ("INCORRECT_BOUNDARIES", Disposition::CallerError),
+    ("RET_ACCOUNT_DISABLED", Disposition::GiveUp),
+    ("CONNECTIONS_LIMIT_EXCEEDED", Disposition::BackOffLong),
+    ("WORSE_GSL_NOT_ALLOWED", Disposition::TradingRefused),
+    ("SYMBOL_HAS_HOLIDAY", Disposition::TradingRefused),
+    ("CH_CLIENT_AUTH_FAILURE", Disposition::StopApplication),
+    (
+        "CH_CLIENT_NOT_AUTHENTICATED",
+        Disposition::ReauthoriseApplication,
+    ),
+    ("CH_CLIENT_ALREADY_AUTHENTICATED", Disposition::Success),
+    ("CH_ACCESS_TOKEN_INVALID", Disposition::RefreshToken),
+    ("CH_SERVER_NOT_REACHABLE", Disposition::BackOff),
+    ("CH_CTID_TRADER_ACCOUNT_NOT_FOUND", Disposition::GiveUp),
+    ("CH_OA_CLIENT_NOT_FOUND", Disposition::StopApplication),
+    ("REQUEST_FREQUENCY_EXCEEDED", Disposition::BackOff),
+    ("SERVER_IS_UNDER_MAINTENANCE", Disposition::BackOff),
+    ("CHANNEL_IS_BLOCKED", Disposition::BackOffLong),
+    ("NOT_SUBSCRIBED_TO_SPOTS", Disposition::CallerError),
+    ("ALREADY_SUBSCRIBED", Disposition::Success),
+    ("SYMBOL_NOT_FOUND", Disposition::CallerError),
+    ("UNKNOWN_SYMBOL", Disposition::CallerError),
+    ("NO_QUOTES", Disposition::TradingRefused),
+    ("NOT_ENOUGH_MONEY", Disposition::TradingRefused),
+    ("MAX_EXPOSURE_REACHED", Disposition::TradingRefused),
+    ("POSITION_NOT_FOUND", Disposition::TradingRefused),
+    ("ORDER_NOT_FOUND", Disposition::TradingRefused),
+    ("POSITION_NOT_OPEN", Disposition::TradingRefused),
+    ("POSITION_LOCKED", Disposition::RetrySoon),
+    ("TOO_MANY_POSITIONS", Disposition::TradingRefused),
+    ("TRADING_BAD_VOLUME", Disposition::CallerError),
+    ("TRADING_BAD_STOPS", Disposition::CallerError),
+    ("TRADING_BAD_PRICES", Disposition::CallerError),
+    ("TRADING_BAD_STAKE", Disposition::CallerError),
+    (
+        "PROTECTION_IS_TOO_CLOSE_TO_MARKET",
+        Disposition::CallerError,
+    ),
+    ("TRADING_BAD_EXPIRATION_DATE", Disposition::CallerError),
+    ("PENDING_EXECUTION", Disposition::RetrySoon),
+    ("TRADING_DISABLED", Disposition::TradingRefused),
+    ("TRADING_NOT_ALLOWED", Disposition::TradingRefused),
+    ("UNABLE_TO_CANCEL_ORDER", Disposition::TradingRefused),
+    ("UNABLE_TO_AMEND_ORDER", Disposition::TradingRefused),
+    ("SHORT_SELLING_NOT_ALLOWED", Disposition::TradingRefused),
+    ("NOT_SUBSCRIBED_TO_PNL", Disposition::CallerError),
+    // In no enum.
+    (
+        "POSITION_NOT_FOUND_OR_NOT_OPENED",
+        Disposition::TradingRefused,
+    ),
+    ("ALREADY_CLOSED", Disposition::TradingRefused),
+    (
+        "NO_ENOUGH_MONEY_TO_OPEN_POSITION",
+        Disposition::TradingRefused,
+    ),
+    ("ACCESS_DENIED", Disposition::RefreshToken),
+];
+
 /// Classifies a code.
 #[must_use]
 pub fn disposition(code: &str) -> Disposition {
-    match code {
-        "ALREADY_LOGGED_IN" | "CH_CLIENT_ALREADY_AUTHENTICATED" | "ALREADY_SUBSCRIBED" => {
-            Disposition::Success
-        }
-        "CONCURRENT_MODIFICATION" | "POSITION_LOCKED" | "PENDING_EXECUTION" => {
-            Disposition::RetrySoon
-        }
-        "CH_CLIENT_NOT_AUTHENTICATED" => Disposition::ReauthoriseApplication,
-        "CH_CLIENT_AUTH_FAILURE" | "CH_OA_CLIENT_NOT_FOUND" => Disposition::StopApplication,
-        "ACCOUNT_NOT_AUTHORIZED" => Disposition::ReauthoriseAccount,
-        "OA_AUTH_TOKEN_EXPIRED" | "CH_ACCESS_TOKEN_INVALID" => Disposition::RefreshToken,
-        "RET_NO_SUCH_LOGIN"
-        | "RET_ACCOUNT_DISABLED"
-        | "CH_CTID_TRADER_ACCOUNT_NOT_FOUND"
-        | "WRONG_PASSWORD" => Disposition::GiveUp,
-        "UNSUPPORTED_MESSAGE"
-        | "INVALID_REQUEST"
-        | "ENTITY_NOT_FOUND"
-        | "FRAME_TOO_LONG"
-        | "INCORRECT_BOUNDARIES"
-        | "NOT_SUBSCRIBED_TO_SPOTS"
-        | "SYMBOL_NOT_FOUND"
-        | "UNKNOWN_SYMBOL"
-        | "TRADING_BAD_VOLUME"
-        | "TRADING_BAD_STOPS"
-        | "TRADING_BAD_PRICES"
-        | "TRADING_BAD_STAKE"
-        | "PROTECTION_IS_TOO_CLOSE_TO_MARKET"
-        | "TRADING_BAD_EXPIRATION_DATE" => Disposition::CallerError,
-        "MARKET_CLOSED"
-        | "WORSE_GSL_NOT_ALLOWED"
-        | "SYMBOL_HAS_HOLIDAY"
-        | "NO_QUOTES"
-        | "NOT_ENOUGH_MONEY"
-        | "MAX_EXPOSURE_REACHED"
-        | "POSITION_NOT_FOUND"
-        | "ORDER_NOT_FOUND"
-        | "POSITION_NOT_OPEN"
-        | "TOO_MANY_POSITIONS"
-        | "TRADING_DISABLED"
-        | "TRADING_NOT_ALLOWED"
-        | "UNABLE_TO_CANCEL_ORDER"
-        | "UNABLE_TO_AMEND_ORDER"
-        | "SHORT_SELLING_NOT_ALLOWED" => Disposition::TradingRefused,
-        // UNKNOWN_ERROR, TIMEOUT_ERROR, CANT_ROUTE_REQUEST, BLOCKED_PAYLOAD_TYPE,
-        // CONNECTIONS_LIMIT_EXCEEDED, CH_SERVER_NOT_REACHABLE, REQUEST_FREQUENCY_EXCEEDED,
-        // SERVER_IS_UNDER_MAINTENANCE, CHANNEL_IS_BLOCKED, and what nobody has listed.
-        _ => Disposition::BackOff,
-    }
+    TABLE
+        .iter()
+        .find(|(known, _)| *known == code)
+        .map_or(Disposition::BackOff, |(_, disposition)| *disposition)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ctrader::wire::{ProtoErrorCode, ProtoOaErrorCode};
-
-    #[test]
-    fn a_request_for_an_unauthorised_account_is_known_by_code_or_by_words() {
-        let mut refusal = Refusal::with_code("INVALID_REQUEST");
-        assert_eq!(refusal.disposition(), Disposition::CallerError);
-        refusal.description = Some("Trading account is not authorized".to_owned());
-        assert_eq!(refusal.disposition(), Disposition::ReauthoriseAccount);
-        assert_eq!(
-            disposition("ACCOUNT_NOT_AUTHORIZED"),
-            Disposition::ReauthoriseAccount
-        );
-    }
-
-    #[test]
-    fn only_these_codes_of_the_schema_back_off() {
-        let codes = (0..1_000)
-            .filter_map(|n| ProtoErrorCode::try_from(n).ok())
-            .map(|c| c.as_str_name());
-        let oa = (0..1_000)
-            .filter_map(|n| ProtoOaErrorCode::try_from(n).ok())
-            .map(|c| c.as_str_name());
-        let mut backing_off: Vec<_> = codes
-            .chain(oa)
-            .filter(|code| disposition(code) == Disposition::BackOff)
-            .collect();
-        backing_off.sort_unstable();
-        assert_eq!(
-            backing_off,
-            [
-                "BLOCKED_PAYLOAD_TYPE",
-                "CANT_ROUTE_REQUEST",
-                "CHANNEL_IS_BLOCKED",
-                "CH_SERVER_NOT_REACHABLE",
-                "CONNECTIONS_LIMIT_EXCEEDED",
-                "REQUEST_FREQUENCY_EXCEEDED",
-                "SERVER_IS_UNDER_MAINTENANCE",
-                "TIMEOUT_ERROR",
-                "UNKNOWN_ERROR",
-            ]
-        );
-        assert_eq!(disposition("SOMETHING_NEW"), Disposition::BackOff);
-    }
-}
+mod tests;

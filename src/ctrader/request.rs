@@ -9,12 +9,17 @@ use super::frame::number;
 use super::throttle::Priority;
 use super::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountLogoutReq, ProtoOaApplicationAuthReq, ProtoOaAssetListReq,
-    ProtoOaGetAccountListByAccessTokenReq, ProtoOaPayloadType, ProtoOaReconcileReq,
-    ProtoOaSubscribeSpotsReq, ProtoOaSymbolByIdReq, ProtoOaSymbolsForConversionReq,
-    ProtoOaSymbolsListReq, ProtoOaTraderReq, ProtoOaUnsubscribeSpotsReq,
+    ProtoOaCashFlowHistoryListReq, ProtoOaDealListReq, ProtoOaGetAccountListByAccessTokenReq,
+    ProtoOaGetPositionUnrealizedPnLReq, ProtoOaPayloadType, ProtoOaReconcileReq,
+    ProtoOaRefreshTokenReq, ProtoOaSubscribeSpotsReq, ProtoOaSymbolByIdReq,
+    ProtoOaSymbolsForConversionReq, ProtoOaSymbolsListReq, ProtoOaTraderReq,
+    ProtoOaUnsubscribeSpotsReq,
 };
 use crate::domain::ids::{AccountId, AssetId, SymbolId};
 use crate::domain::secret::Secret;
+
+/// Deals of one answer that we ask for; the server may give fewer, and says so.
+const DEALS_MAX: i32 = 1_000;
 
 /// What is the same for all accounts of a broker, and is asked once for all of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +44,23 @@ pub(super) enum Ask {
     Subscribe(BTreeSet<SymbolId>),
     Unsubscribe(BTreeSet<SymbolId>),
     Broker(Need),
+    /// Authorisation of a live account by a newer token.
+    Reauthorise,
+    /// Positions and orders once more, to see whether the snapshot lagged.
+    Verify,
+    /// The server's own unrealised P&L.
+    Audit,
+    /// Deals of a time.
+    Deals(Window),
+    /// Cash operations of a time.
+    Cash(Window),
+}
+
+/// A time, both ends included, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Window {
+    pub(super) from_ms: i64,
+    pub(super) to_ms: i64,
 }
 
 /// Whom an answer concerns.
@@ -54,6 +76,8 @@ pub(super) enum Purpose {
     },
     /// Which accounts a token covers.
     Token { ticket: u64 },
+    /// A new pair of tokens. It has no deadline: an answer that comes late still counts.
+    Refresh { ticket: u64 },
 }
 
 /// A request before it has an id.
@@ -63,6 +87,8 @@ pub(super) struct Request {
     pub(super) payload_type: u32,
     pub(super) payload: Bytes,
     pub(super) priority: Priority,
+    /// How often it was refused and asked again.
+    pub(super) tries: u32,
 }
 
 impl Request {
@@ -83,6 +109,7 @@ fn request(
         payload_type: number(payload_type),
         payload: message.encode_to_vec().into(),
         priority,
+        tries: 0,
     }
 }
 
@@ -113,14 +140,27 @@ pub(super) fn accounts_of_token(ticket: u64, token: &Secret) -> Request {
     )
 }
 
+/// Spends a refresh token.
+pub(super) fn refresh(ticket: u64, refresh_token: &Secret) -> Request {
+    request(
+        Purpose::Refresh { ticket },
+        ProtoOaPayloadType::ProtoOaRefreshTokenReq,
+        Priority::Authorise,
+        &ProtoOaRefreshTokenReq {
+            refresh_token: refresh_token.expose().to_owned(),
+            ..Default::default()
+        },
+    )
+}
+
 #[expect(clippy::too_many_lines, reason = "one arm a question")]
-/// A request of one account's session. `token` is needed for [`Ask::Authorise`] alone.
+/// A request of one account's session. `token` is needed to authorise alone.
 pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &Secret) -> Request {
     use ProtoOaPayloadType as Type;
     let ctid_trader_account_id = account.0;
     let symbols = |ids: &BTreeSet<SymbolId>| ids.iter().map(|id| id.0).collect();
     let (payload_type, priority, payload) = match &ask {
-        Ask::Authorise => (
+        Ask::Authorise | Ask::Reauthorise => (
             Type::ProtoOaAccountAuthReq,
             Priority::Authorise,
             ProtoOaAccountAuthReq {
@@ -148,9 +188,13 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
             }
             .encode_to_vec(),
         ),
-        Ask::Reconcile => (
+        Ask::Reconcile | Ask::Verify => (
             Type::ProtoOaReconcileReq,
-            Priority::Snapshot,
+            if ask == Ask::Verify {
+                Priority::Check
+            } else {
+                Priority::Snapshot
+            },
             ProtoOaReconcileReq {
                 ctid_trader_account_id,
                 ..Default::default()
@@ -179,7 +223,7 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
         ),
         Ask::Broker(Need::Assets) => (
             Type::ProtoOaAssetListReq,
-            Priority::Prices,
+            Priority::Broker,
             ProtoOaAssetListReq {
                 ctid_trader_account_id,
                 ..Default::default()
@@ -188,7 +232,7 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
         ),
         Ask::Broker(Need::SymbolList) => (
             Type::ProtoOaSymbolsListReq,
-            Priority::Prices,
+            Priority::Broker,
             ProtoOaSymbolsListReq {
                 ctid_trader_account_id,
                 ..Default::default()
@@ -197,7 +241,7 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
         ),
         Ask::Broker(Need::Symbols(ids)) => (
             Type::ProtoOaSymbolByIdReq,
-            Priority::Prices,
+            Priority::Broker,
             ProtoOaSymbolByIdReq {
                 ctid_trader_account_id,
                 symbol_id: symbols(ids),
@@ -207,11 +251,43 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
         ),
         Ask::Broker(Need::Chain(from, to)) => (
             Type::ProtoOaSymbolsForConversionReq,
-            Priority::Prices,
+            Priority::Broker,
             ProtoOaSymbolsForConversionReq {
                 ctid_trader_account_id,
                 first_asset_id: from.0,
                 last_asset_id: to.0,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        Ask::Audit => (
+            Type::ProtoOaGetPositionUnrealizedPnlReq,
+            Priority::Check,
+            ProtoOaGetPositionUnrealizedPnLReq {
+                ctid_trader_account_id,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        Ask::Deals(window) => (
+            Type::ProtoOaDealListReq,
+            Priority::History,
+            ProtoOaDealListReq {
+                ctid_trader_account_id,
+                from_timestamp: Some(window.from_ms),
+                to_timestamp: Some(window.to_ms),
+                max_rows: Some(DEALS_MAX),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        Ask::Cash(window) => (
+            Type::ProtoOaCashFlowHistoryListReq,
+            Priority::History,
+            ProtoOaCashFlowHistoryListReq {
+                ctid_trader_account_id,
+                from_timestamp: window.from_ms,
+                to_timestamp: window.to_ms,
                 ..Default::default()
             }
             .encode_to_vec(),
@@ -226,5 +302,6 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
         payload_type: number(payload_type),
         payload: payload.into(),
         priority,
+        tries: 0,
     }
 }

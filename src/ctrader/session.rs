@@ -1,9 +1,14 @@
 //! One account on a connection: authorise → snapshot → prices → live.
 //!
 //! Events flow from the moment of authorisation, before the snapshot is complete: they are kept
-//! and replayed over it, and their versions tell which of them it already has. What a live account
-//! needs beside (symbols, chains, subscriptions) is worked out anew after each change, so a new
-//! position in a new symbol takes the same path as the first.
+//! and replayed over it, and their versions tell which of them it already has. A version that was
+//! jumped over is an event that was lost: the account is read anew then. `prices` has what it takes
+//! to value the account, `history` the deals that no event told of, `check` the looks at whether
+//! what is shown is so.
+
+mod check;
+mod history;
+mod prices;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,18 +17,32 @@ use super::catalog::{Catalog, Known};
 use super::convert::{self, Malformed};
 use super::request::{Ask, Request, of_account};
 use super::wire::{
-    ProtoOaExecutionEvent, ProtoOaMarginChangedEvent, ProtoOaReconcileRes, ProtoOaSpotEvent,
-    ProtoOaTrader, ProtoOaTrailingSlChangedEvent,
+    ProtoOaExecutionEvent, ProtoOaMarginChangedEvent, ProtoOaReconcileRes, ProtoOaTrader,
+    ProtoOaTrailingSlChangedEvent,
 };
 use crate::domain::account::{Account, Event, Trader};
-use crate::domain::deal::Deal;
-use crate::domain::ids::{AccountId, PositionId, SymbolId};
-use crate::domain::market::{Market, Quote};
+use crate::domain::deal::{Deal, Source};
+use crate::domain::decimal::Decimal;
+use crate::domain::ids::{AccountId, DealId, PositionId, SymbolId};
+use crate::domain::ledger::{self, Ledger, Positions};
+use crate::domain::market::Market;
+use crate::domain::position::VOLUME_SCALE;
 use crate::domain::secret::Secret;
+pub use check::Audit;
+pub(super) use check::Checks;
+pub use history::HistoryReport;
+pub(super) use history::{History, pause as history_pause};
 
-/// How long a session waits for the first quotes of its symbols before it is live without them.
-/// The server sends one right after the subscription, even when the market is closed.
-const WARM_UP: Duration = Duration::from_secs(2);
+/// How long a version that was jumped over may still come: events of one account may overtake each
+/// other by that.
+const OVERTAKING_MAX: Duration = Duration::from_millis(500);
+
+/// A snapshot may lag behind the events by that, and more than was ever seen: what came since is
+/// replayed over it.
+const LAG_MAX: Duration = Duration::from_secs(2);
+
+/// Deals of events remembered, so that one that comes twice is told once.
+const DEALS_SEEN_MAX: usize = 256;
 
 /// Events kept while the snapshot is on its way; an account with more in flight starts again.
 const BUFFERED_MAX: usize = 10_000;
@@ -31,7 +50,8 @@ const BUFFERED_MAX: usize = 10_000;
 /// Symbols of orders that are being executed, subscribed before their position is there.
 const HINTS_MAX: usize = 8;
 
-/// An event as it came, kept until the account's digits are known.
+/// An event as it came, kept until the account's digits are known, and a while for a snapshot that
+/// may lag.
 #[derive(Debug, Clone)]
 pub(super) enum WireEvent {
     Execution(Box<ProtoOaExecutionEvent>),
@@ -65,7 +85,20 @@ pub(super) struct Session {
     trader: Option<Trader>,
     reconciled: Option<ProtoOaReconcileRes>,
     pub(super) account: Option<Account>,
+    /// The account before the snapshot that is on its way.
+    before: Option<Account>,
+    /// What was open when it was last followed, before this session.
+    known: Option<Positions>,
+    /// Events without an account to apply them to.
     buffered: Vec<WireEvent>,
+    /// Events that a snapshot asked for now might not have.
+    recent: VecDeque<(Instant, WireEvent)>,
+    /// Which changes of the balance were seen.
+    ledger: Ledger,
+    /// Since when a change is missing.
+    behind_since: Option<Instant>,
+    pub(super) checks: Checks,
+    pub(super) history: Option<History>,
     pub(super) market: Market,
     pub(super) currency: Option<String>,
     subscribed: BTreeSet<SymbolId>,
@@ -76,7 +109,8 @@ pub(super) struct Session {
     renewed: BTreeSet<SymbolId>,
     hints: VecDeque<SymbolId>,
     /// Deals that wait for their symbol's name, or for one before them.
-    deals: VecDeque<Deal>,
+    deals: VecDeque<(Deal, Source)>,
+    deals_seen: VecDeque<DealId>,
     /// Symbols whose quotes change what the row says.
     priced: BTreeSet<SymbolId>,
     /// Whether the row says something else than when it was last taken.
@@ -86,7 +120,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: AccountId, generation: u64, token: Secret, now: Instant) -> Self {
+    pub(super) fn new(
+        id: AccountId,
+        generation: u64,
+        token: Secret,
+        known: ledger::Known,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             generation,
@@ -95,7 +135,14 @@ impl Session {
             trader: None,
             reconciled: None,
             account: None,
+            before: None,
             buffered: Vec::new(),
+            recent: VecDeque::new(),
+            ledger: Ledger::new(&known),
+            known: known.positions,
+            behind_since: None,
+            checks: Checks::default(),
+            history: None,
             market: Market::default(),
             currency: None,
             subscribed: BTreeSet::new(),
@@ -104,6 +151,7 @@ impl Session {
             renewed: BTreeSet::new(),
             hints: VecDeque::new(),
             deals: VecDeque::new(),
+            deals_seen: VecDeque::new(),
             priced: BTreeSet::new(),
             changed: false,
             event_at: now,
@@ -119,6 +167,7 @@ impl Session {
         let trader = self
             .account
             .as_ref()
+            .or(self.before.as_ref())
             .map(Account::trader)
             .or(self.trader.as_ref())?;
         Some(
@@ -162,25 +211,81 @@ impl Session {
                 return Ok(());
             }
         };
-        let digits = trader.money_digits;
-        let positions: Result<Vec<_>, _> = snapshot
-            .position
-            .into_iter()
-            .map(|wire| convert::position(wire, digits))
-            .collect();
-        let orders: Result<Vec<_>, _> = snapshot.order.into_iter().map(convert::order).collect();
-        self.account = Some(Account::new(trader, positions?, orders?));
-        self.changed = true;
-        self.event_at = now;
-        for event in std::mem::take(&mut self.buffered) {
+        let account = read_snapshot(self.before.as_ref(), trader, snapshot)?;
+        let before = self.before.take();
+        let before = before.as_ref().map(open_positions).or(self.known.take());
+        self.take_over(account, before.as_ref(), now);
+        let buffered = std::mem::take(&mut self.buffered);
+        for event in buffered {
             self.handle_event(event, now)?;
         }
         Ok(())
     }
 
+    /// A snapshot is the account from now on.
+    fn take_over(&mut self, account: Account, before: Option<&Positions>, now: Instant) {
+        let open = open_positions(&account);
+        let version = account.trader().balance_version;
+        self.ledger.handle_snapshot(version, before, &open);
+        self.behind_since = None;
+        self.account = Some(account);
+        self.changed = true;
+        self.event_at = now;
+    }
+
+    /// The account is read anew, since something of it was lost. It follows nothing until then.
+    pub(super) fn read_anew(&mut self, now: Instant) -> [Request; 2] {
+        if let Some(account) = self.account.take() {
+            self.before = Some(account);
+        }
+        self.behind_since = None;
+        self.checks.stop();
+        let recent = self.recent.drain(..);
+        self.buffered = recent
+            .filter(|(at, _)| *at + LAG_MAX >= now)
+            .map(|(_, event)| event)
+            .collect();
+        (self.trader, self.reconciled) = (None, None);
+        self.phase = Phase::Loading;
+        [self.ask(Ask::Trader), self.ask(Ask::Reconcile)]
+    }
+
+    /// What whoever follows the account next should know of it; `None` before there was a snapshot.
+    pub(super) fn known(&self) -> Option<ledger::Known> {
+        let account = self.account.as_ref().or(self.before.as_ref())?;
+        Some(ledger::Known {
+            version: self.ledger.through(),
+            positions: Some(open_positions(account)),
+        })
+    }
+
+    /// Whether an event is missing for longer than it may be late.
+    pub(super) fn has_lost_an_event(&self, now: Instant) -> bool {
+        self.phase == Phase::Live
+            && self
+                .behind_since
+                .is_some_and(|since| since + OVERTAKING_MAX <= now)
+    }
+
+    /// When something is due that no message brings.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Warming(until) => Some(until),
+            Phase::Live => {
+                let behind = self.behind_since.map(|since| since + OVERTAKING_MAX);
+                let history = self.history.as_ref().and_then(History::deadline);
+                [behind, self.checks.deadline(), history]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+            Phase::Authorising | Phase::Loading | Phase::Closing => None,
+        }
+    }
+
     /// Applies an event, or keeps it until the snapshot is there.
     pub(super) fn handle_event(&mut self, event: WireEvent, now: Instant) -> Result<(), Malformed> {
-        let Some(account) = &mut self.account else {
+        if self.account.is_none() {
             if self.buffered.len() == BUFFERED_MAX {
                 return Err(Malformed::OutOfRange(
                     "the number of events before the snapshot",
@@ -188,14 +293,62 @@ impl Session {
             }
             self.buffered.push(event);
             return Ok(());
+        }
+        self.remember(event.clone(), now);
+        if self.apply(event)? {
+            self.changed = true;
+            self.event_at = now;
+        }
+        self.watch_ledger(now);
+        Ok(())
+    }
+
+    /// Notes since when a change is missing.
+    fn watch_ledger(&mut self, now: Instant) {
+        if !self.ledger.is_behind() {
+            self.behind_since = None;
+        } else if self.behind_since.is_none() {
+            self.behind_since = Some(now);
+        }
+    }
+
+    fn remember(&mut self, event: WireEvent, now: Instant) {
+        // While a snapshot is on its way, nothing that it might not have is forgotten.
+        if self.checks.snapshot_sent_at.is_none() && !self.checks.is_verifying() {
+            while self
+                .recent
+                .front()
+                .is_some_and(|(at, _)| *at + LAG_MAX < now)
+            {
+                self.recent.pop_front();
+            }
+        }
+        if self.recent.len() == BUFFERED_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((now, event));
+    }
+
+    /// Applies an event to the account; whether it is different now.
+    fn apply(&mut self, event: WireEvent) -> Result<bool, Malformed> {
+        let Some(account) = &mut self.account else {
+            return Ok(false);
         };
         let digits = account.trader().money_digits;
         let event = match event {
             WireEvent::Execution(wire) => {
                 if let Some(wire) = &wire.deal {
-                    self.deals.push_back(convert::deal(wire, digits)?);
+                    let deal = convert::deal(wire, digits)?;
+                    self.ledger
+                        .see_deal(deal.position_id, deal.closing.is_some());
+                    if first_time(&mut self.deals_seen, deal.deal_id) {
+                        self.deals.push_back((deal, Source::Event));
+                    }
                 }
                 let execution = convert::execution(*wire, digits)?;
+                if let Some(balance) = execution.balance {
+                    self.ledger.see(balance.version);
+                }
                 if let Some(order) = &execution.order {
                     hint(&mut self.hints, order.symbol);
                 }
@@ -212,213 +365,82 @@ impl Session {
             WireEvent::TrailingStop(wire) => {
                 let stop = convert::stop_price(wire.stop_price)
                     .ok_or(Malformed::OutOfRange("stopPrice"))?;
-                Event::TrailingStop(PositionId(wire.position_id), stop)
+                Event::TrailingStop(
+                    PositionId(wire.position_id),
+                    stop,
+                    wire.utc_last_update_timestamp,
+                )
             }
         };
-        if account.apply(event) {
-            self.changed = true;
-            self.event_at = now;
-        }
-        Ok(())
+        let changed = account.apply(event);
+        self.ledger.handle_version(account.trader().balance_version);
+        Ok(changed)
     }
 
     /// Deals in their order, as far as the broker has said what their symbols are.
-    pub(super) fn take_deals(&mut self, catalog: &Catalog) -> Vec<Deal> {
+    pub(super) fn take_deals(&mut self, catalog: &Catalog) -> Vec<(Deal, Source)> {
         let settled = self
             .deals
             .iter()
-            .take_while(|deal| catalog.symbol(deal.symbol_id) != Known::NotYet)
+            .take_while(|(deal, _)| catalog.symbol(deal.symbol_id) != Known::NotYet)
             .count();
         let ready = self.deals.drain(..settled);
-        ready.map(|deal| named(deal, catalog)).collect()
+        ready
+            .map(|(deal, source)| (named(deal, catalog), source))
+            .collect()
     }
 
     /// All deals that are left, named or not: the session ends.
-    pub(super) fn into_deals(self, catalog: Option<&Catalog>) -> Vec<Deal> {
-        let named = |deal| match catalog {
-            Some(catalog) => named(deal, catalog),
-            None => deal,
+    pub(super) fn into_deals(self, catalog: Option<&Catalog>) -> Vec<(Deal, Source)> {
+        let named = |(deal, source)| match catalog {
+            Some(catalog) => (named(deal, catalog), source),
+            None => (deal, source),
         };
         self.deals.into_iter().map(named).collect()
     }
+}
 
-    pub(super) fn handle_spot(&mut self, wire: &ProtoOaSpotEvent, now: Instant) {
-        let symbol = SymbolId(wire.symbol_id);
-        // After an unsubscription some may still come.
-        if !self.subscribed.contains(&symbol) && !self.asked.contains(&symbol) {
-            return;
-        }
-        let quote = self.market.quotes.entry(symbol).or_default();
-        let moved = quote.merge(convert::spot(wire.bid), convert::spot(wire.ask));
-        if moved && self.priced.contains(&symbol) {
-            self.changed = true;
-            self.event_at = now;
-        }
+fn open_positions(account: &Account) -> Positions {
+    let volume = |hundredths| Decimal::new(i128::from(hundredths), VOLUME_SCALE).trim(0);
+    account
+        .positions()
+        .map(|position| (position.id, Some(volume(position.volume))))
+        .collect()
+}
+
+/// The account that a snapshot says, after `before` if there was one.
+fn read_snapshot(
+    before: Option<&Account>,
+    trader: Trader,
+    snapshot: ProtoOaReconcileRes,
+) -> Result<Account, Malformed> {
+    let digits = trader.money_digits;
+    let positions: Result<Vec<_>, _> = snapshot
+        .position
+        .into_iter()
+        .map(|wire| convert::position(wire, digits))
+        .collect();
+    let orders: Result<Vec<_>, _> = snapshot
+        .order
+        .into_iter()
+        .filter_map(|wire| convert::known_order(wire).transpose())
+        .collect();
+    Ok(match before {
+        Some(before) => before.renewed(trader, positions?, orders?),
+        None => Account::new(trader, positions?, orders?),
+    })
+}
+
+/// Whether a deal was not seen yet; from now on it was.
+fn first_time(seen: &mut VecDeque<DealId>, deal: DealId) -> bool {
+    if seen.contains(&deal) {
+        return false;
     }
-
-    pub(super) fn handle_subscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.asked.retain(|symbol| !symbols.contains(symbol));
-        self.subscribed.extend(symbols);
+    if seen.len() == DEALS_SEEN_MAX {
+        seen.pop_front();
     }
-
-    pub(super) fn handle_unsubscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.leaving.retain(|symbol| !symbols.contains(symbol));
-    }
-
-    /// Who is already subscribed gets no first quote, and in a quiet market none for days: it
-    /// subscribes anew, once.
-    pub(super) fn handle_already_subscribed(
-        &mut self,
-        symbols: &BTreeSet<SymbolId>,
-    ) -> Option<Request> {
-        if symbols.is_subset(&self.renewed) {
-            self.handle_subscribed(symbols);
-            return None;
-        }
-        self.renewed.extend(symbols);
-        self.asked.retain(|symbol| !symbols.contains(symbol));
-        self.leaving.extend(symbols);
-        Some(self.ask(Ask::Unsubscribe(symbols.clone())))
-    }
-
-    /// The server knows no such symbol: it is held as subscribed, so that nobody asks for ever.
-    pub(super) fn handle_unsubscribable(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.handle_subscribed(symbols);
-    }
-
-    /// Takes over what the catalog has and asks for what is missing. Returns whether the session
-    /// has just become live.
-    pub(super) fn advance(
-        &mut self,
-        catalog: &mut Catalog,
-        out: &mut Vec<Request>,
-        now: Instant,
-    ) -> bool {
-        let Some(account) = &self.account else {
-            return false;
-        };
-        if matches!(self.phase, Phase::Authorising | Phase::Closing) {
-            return false;
-        }
-        let deposit = account.trader().deposit_asset;
-        let held: BTreeSet<SymbolId> = account.symbols().collect();
-        let wanted: BTreeSet<SymbolId> = held.iter().chain(&self.hints).copied().collect();
-        let named = self.deals.iter().map(|deal| deal.symbol_id);
-        let asked_for: BTreeSet<SymbolId> = wanted.iter().copied().chain(named).collect();
-        let needs = catalog.ask_for(&asked_for, deposit);
-        out.extend(
-            needs
-                .into_iter()
-                .map(|need| of_account(self.id, self.generation, Ask::Broker(need), &self.token)),
-        );
-
-        let mut complete = true;
-        // The name is for people: an account is no less live where the broker keeps it back.
-        let currency = match catalog.asset(deposit) {
-            Known::NotYet => {
-                complete = false;
-                None
-            }
-            Known::Absent => None,
-            Known::Here(name) => Some(name),
-        };
-        if self.currency.as_deref() != currency {
-            self.currency = currency.map(ToOwned::to_owned);
-            self.changed = true;
-        }
-        let mut quoted = BTreeSet::new();
-        for id in &wanted {
-            match catalog.symbol(*id) {
-                Known::NotYet => complete = false,
-                Known::Absent => {}
-                Known::Here(symbol) => {
-                    quoted.insert(*id);
-                    if self.market.symbols.get(id) != Some(symbol) {
-                        self.market.symbols.insert(*id, symbol.clone());
-                        self.changed = true;
-                    }
-                    if symbol.quote != deposit {
-                        match catalog.chain(symbol.quote, deposit) {
-                            Known::NotYet => complete = false,
-                            Known::Absent => {}
-                            Known::Here(chain) => {
-                                quoted.extend(chain.symbols());
-                                if self.market.chains.get(&symbol.quote) != Some(chain) {
-                                    self.market.chains.insert(symbol.quote, chain.clone());
-                                    self.changed = true;
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        let in_positions: BTreeSet<SymbolId> = account
-            .positions()
-            .map(|position| position.symbol)
-            .collect();
-        self.priced = in_positions
-            .iter()
-            .filter_map(|id| self.market.quoted_by(*id, deposit))
-            .flatten()
-            .collect();
-        self.subscribe(&quoted, complete, out);
-        if complete && quoted.is_subset(&self.subscribed) {
-            return self.warm(now);
-        }
-        // What it needs now is on its way: the wait for first quotes begins anew after that, and
-        // its deadline must not stay behind, or it would be due for ever.
-        if matches!(self.phase, Phase::Warming(_)) {
-            self.phase = Phase::Loading;
-        }
-        false
-    }
-
-    fn subscribe(&mut self, quoted: &BTreeSet<SymbolId>, complete: bool, out: &mut Vec<Request>) {
-        let missing: BTreeSet<SymbolId> = quoted
-            .iter()
-            .filter(|id| {
-                !self.subscribed.contains(id)
-                    && !self.asked.contains(id)
-                    && !self.leaving.contains(id)
-            })
-            .copied()
-            .collect();
-        // One request for all of them, once the chains are known too.
-        if complete && !missing.is_empty() {
-            self.asked.extend(&missing);
-            out.push(self.ask(Ask::Subscribe(missing)));
-        }
-        let idle: BTreeSet<SymbolId> = self.subscribed.difference(quoted).copied().collect();
-        if complete && !idle.is_empty() {
-            for id in &idle {
-                self.subscribed.remove(id);
-                self.market.quotes.remove(id);
-            }
-            self.leaving.extend(&idle);
-            out.push(self.ask(Ask::Unsubscribe(idle)));
-        }
-    }
-
-    /// Live as soon as every needed quote is there, or after a while without.
-    fn warm(&mut self, now: Instant) -> bool {
-        let until = match self.phase {
-            Phase::Loading => now + WARM_UP,
-            Phase::Warming(until) => until,
-            Phase::Authorising | Phase::Live | Phase::Closing => return false,
-        };
-        let quoted = self
-            .priced
-            .iter()
-            .all(|id| self.market.quotes.get(id).is_some_and(Quote::is_complete));
-        self.phase = if quoted || now >= until {
-            Phase::Live
-        } else {
-            Phase::Warming(until)
-        };
-        self.changed |= self.phase == Phase::Live;
-        self.phase == Phase::Live
-    }
+    seen.push_back(deal);
+    true
 }
 
 fn named(deal: Deal, catalog: &Catalog) -> Deal {

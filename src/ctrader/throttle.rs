@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 pub enum Priority {
     /// Authorisation and log-out.
     Authorise,
+    /// What all accounts of a broker need: few, and nobody goes live without.
+    Broker,
     /// Balance, positions and orders.
     Snapshot,
-    /// Symbols, conversions and subscriptions.
+    /// Subscriptions.
     Prices,
+    /// Whether what is shown is so: second snapshots and audits.
+    Check,
     /// Deals and cash flow.
     History,
 }

@@ -52,7 +52,7 @@ impl Session {
     fn row(&self, event_at: OffsetDateTime) -> Option<AccountRow> {
         let account = self.account.as_ref()?;
         let trader = account.trader();
-        let value = equity::value(account, &self.market);
+        let value = equity::value_with(account, &self.market, &self.checks.stand_ins);
         let positions = account.positions().zip(&value.positions);
         Some(AccountRow {
             trader_login: trader.login,

@@ -54,6 +54,15 @@ pub struct Bonus {
     pub introducing: Decimal,
 }
 
+/// The bonus after a bonus operation, and which operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BonusChange {
+    /// After the operation.
+    pub bonus: Bonus,
+    /// `changeBonusTimestamp` and `bonusHistoryId`: they order the operations.
+    pub place: (i64, i64),
+}
+
 /// A balance and the version it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balance {
@@ -73,7 +82,7 @@ pub struct Execution {
     /// The balance after a closing deal or a cash operation.
     pub balance: Option<Balance>,
     /// The bonus after a bonus operation.
-    pub bonus: Option<Bonus>,
+    pub bonus: Option<BonusChange>,
 }
 
 /// Something that happened to the account.
@@ -85,8 +94,8 @@ pub enum Event {
     Trader(Box<Trader>),
     /// The server holds another margin for a position.
     Margin(PositionId, Decimal),
-    /// A trailing stop moved.
-    TrailingStop(PositionId, Decimal),
+    /// A trailing stop moved, at that time in milliseconds since the epoch.
+    TrailingStop(PositionId, Decimal, i64),
 }
 
 /// An account between a snapshot and the end of its session.
@@ -97,6 +106,8 @@ pub struct Account {
     orders: BTreeMap<OrderId, Order>,
     ended_positions: VecDeque<PositionId>,
     ended_orders: VecDeque<OrderId>,
+    /// The last bonus operation.
+    bonus_place: Option<(i64, i64)>,
 }
 
 impl Account {
@@ -107,20 +118,50 @@ impl Account {
         positions: impl IntoIterator<Item = (PositionStatus, Position)>,
         orders: impl IntoIterator<Item = Order>,
     ) -> Self {
-        let mut account = Self {
+        let empty = Self {
             trader,
             positions: BTreeMap::new(),
             orders: BTreeMap::new(),
             ended_positions: VecDeque::new(),
             ended_orders: VecDeque::new(),
+            bonus_place: None,
         };
+        empty.filled(positions, orders)
+    }
+
+    /// The account as a later snapshot has it. What was seen to end stays ended, and the later balance
+    /// of the two counts: a snapshot may lag behind the events.
+    #[must_use]
+    pub fn renewed(
+        &self,
+        trader: Trader,
+        positions: impl IntoIterator<Item = (PositionStatus, Position)>,
+        orders: impl IntoIterator<Item = Order>,
+    ) -> Self {
+        let mut empty = Self {
+            trader: self.trader.clone(),
+            positions: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            ended_positions: self.ended_positions.clone(),
+            ended_orders: self.ended_orders.clone(),
+            bonus_place: self.bonus_place,
+        };
+        empty.apply_trader(trader);
+        empty.filled(positions, orders)
+    }
+
+    fn filled(
+        mut self,
+        positions: impl IntoIterator<Item = (PositionStatus, Position)>,
+        orders: impl IntoIterator<Item = Order>,
+    ) -> Self {
         for (status, position) in positions {
-            account.apply_position(status, position);
+            self.apply_position(status, position);
         }
         for order in orders {
-            account.apply_order(order);
+            self.apply_order(order);
         }
-        account
+        self
     }
 
     /// The account entity.
@@ -165,9 +206,8 @@ impl Account {
                 if let Some(balance) = balance {
                     changed |= self.apply_balance(balance);
                 }
-                if let Some(bonus) = bonus {
-                    changed |= self.trader.bonus != bonus;
-                    self.trader.bonus = bonus;
+                if let Some(change) = bonus {
+                    changed |= self.apply_bonus(change);
                 }
                 changed
             }
@@ -177,18 +217,27 @@ impl Account {
                 position.used_margin = used_margin;
                 changed
             }),
-            Event::TrailingStop(id, stop_loss) => {
-                self.positions.get_mut(&id).is_some_and(|position| {
-                    let changed = position.stop_loss != Some(stop_loss);
-                    position.stop_loss = Some(stop_loss);
-                    changed
-                })
-            }
+            Event::TrailingStop(id, stop_loss, at_ms) => self
+                .positions
+                .get_mut(&id)
+                .is_some_and(|position| trail(position, stop_loss, at_ms)),
         }
     }
 
+    fn apply_bonus(&mut self, change: BonusChange) -> bool {
+        let older = self.bonus_place.is_some_and(|last| change.place < last);
+        if older || self.trader.bonus == change.bonus {
+            return false;
+        }
+        self.trader.bonus = change.bonus;
+        self.bonus_place = Some(change.place);
+        true
+    }
+
+    /// Settings count as they come; an earlier balance brings neither itself nor its bonus.
     fn apply_trader(&mut self, trader: Trader) -> bool {
         let before = self.trader.clone();
+        let older = is_older(trader.balance_version, before.balance_version);
         let balance = Balance {
             amount: trader.balance,
             version: trader.balance_version,
@@ -196,6 +245,7 @@ impl Account {
         self.trader = Trader {
             balance: before.balance,
             balance_version: before.balance_version,
+            bonus: if older { before.bonus } else { trader.bonus },
             ..trader
         };
         self.apply_balance(balance);
@@ -225,14 +275,25 @@ impl Account {
             remember(&mut self.ended_positions, id);
             return self.positions.remove(&id).is_some();
         }
-        let stale = self.ended_positions.contains(&id)
-            || self.positions.get(&id).is_some_and(|stored| {
-                is_older(position.updated_at_ms, stored.updated_at_ms) || *stored == position
-            });
-        if !stale {
-            self.positions.insert(id, position);
+        if self.ended_positions.contains(&id) {
+            return false;
         }
-        !stale
+        let mut position = position;
+        if let Some(stored) = self.positions.get(&id) {
+            if is_older(position.updated_at_ms, stored.updated_at_ms) {
+                return false;
+            }
+            // A stop that trailed since is not in an earlier state of the position.
+            if is_older(position.updated_at_ms, stored.trailed_at_ms) {
+                position.stop_loss = stored.stop_loss;
+                position.trailed_at_ms = stored.trailed_at_ms;
+            }
+            if *stored == position {
+                return false;
+            }
+        }
+        self.positions.insert(id, position);
+        true
     }
 
     fn apply_order(&mut self, order: Order) -> bool {
@@ -258,6 +319,19 @@ impl Account {
 /// Whether a version is behind the stored one; what has no version can't be ordered and counts.
 fn is_older(new: Option<i64>, stored: Option<i64>) -> bool {
     new.zip(stored).is_some_and(|(new, stored)| new < stored)
+}
+
+/// A trailing stop's move. It leaves the position's own time of change alone, so it has one of its own.
+fn trail(position: &mut Position, stop_loss: Decimal, at_ms: i64) -> bool {
+    if is_older(Some(at_ms), position.updated_at_ms)
+        || is_older(Some(at_ms), position.trailed_at_ms)
+    {
+        return false;
+    }
+    let changed = position.stop_loss != Some(stop_loss);
+    position.stop_loss = Some(stop_loss);
+    position.trailed_at_ms = Some(at_ms);
+    changed
 }
 
 fn remember<T: PartialEq>(ended: &mut VecDeque<T>, id: T) {

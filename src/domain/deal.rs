@@ -25,6 +25,26 @@ impl Side {
     }
 }
 
+/// How a deal came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The stream told of it.
+    Event,
+    /// It was found in the history.
+    Gap,
+}
+
+impl Source {
+    /// The word in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Gap => "gap",
+        }
+    }
+}
+
 /// One execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deal {

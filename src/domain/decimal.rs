@@ -54,6 +54,13 @@ impl Decimal {
         Self::new(units, scale)
     }
 
+    /// The nearest double, for a metric; no money is computed with it.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a metric needs no more")]
+    pub fn to_f64(self) -> f64 {
+        self.units as f64 / 10f64.powi(i32::from(self.scale))
+    }
+
     /// The same number with no needless zero behind the point, down to `scale_min` digits.
     #[must_use]
     pub fn trim(self, scale_min: u8) -> Self {

@@ -11,7 +11,7 @@ use ethnum::I256;
 use super::account::{Account, MarginRule};
 use super::deal::Side;
 use super::decimal::{Decimal, div_half_away, pow10};
-use super::ids::SymbolId;
+use super::ids::{PositionId, SymbolId};
 use super::market::{Market, Rate, SPOT_SCALE};
 use super::position::{Position, VOLUME_SCALE, WIRE_PRICE_SCALE};
 
@@ -56,15 +56,24 @@ pub struct AccountValue {
     pub margin_level: Option<Decimal>,
 }
 
+/// Gross profits that the server computed, for positions that cannot be valued by quotes.
+pub type StandIns = BTreeMap<PositionId, Decimal>;
+
 /// Values an account by the quotes that are known now.
 #[must_use]
 pub fn value(account: &Account, market: &Market) -> AccountValue {
+    value_with(account, market, &StandIns::new())
+}
+
+/// The same, with the server's own figure where a quote is missing.
+#[must_use]
+pub fn value_with(account: &Account, market: &Market, stand_ins: &StandIns) -> AccountValue {
     let trader = account.trader();
     let digits = trader.money_digits;
     let money = |units: i128| Decimal::new(units, digits);
     let positions: Vec<PositionValue> = account
         .positions()
-        .map(|position| value_position(position, account, market))
+        .map(|position| value_position(position, account, market, stand_ins))
         .collect();
     let sum = |part: fn(&PositionValue) -> Option<Decimal>| -> Option<i128> {
         positions
@@ -97,7 +106,20 @@ pub fn value(account: &Account, market: &Market) -> AccountValue {
     }
 }
 
-fn value_position(position: &Position, account: &Account, market: &Market) -> PositionValue {
+/// Whether the quotes that are known now value a position.
+#[must_use]
+pub fn is_valued(position: &Position, account: &Account, market: &Market) -> bool {
+    value_position(position, account, market, &StandIns::new())
+        .gross
+        .is_some()
+}
+
+fn value_position(
+    position: &Position,
+    account: &Account,
+    market: &Market,
+    stand_ins: &StandIns,
+) -> PositionValue {
     let trader = account.trader();
     let digits = trader.money_digits;
     let symbol = market.symbols.get(&position.symbol);
@@ -117,7 +139,8 @@ fn value_position(position: &Position, account: &Account, market: &Market) -> Po
             let rate = market.rate(symbol, trader.deposit_asset)?;
             gross_profit(position, entry, close, rate, digits)
         })
-        .map(|units| Decimal::new(units, digits));
+        .map(|units| Decimal::new(units, digits))
+        .or_else(|| Some(stand_ins.get(&position.id)?.rescale(digits)));
     PositionValue {
         close: close.map(|close| Decimal::new(i128::from(close), SPOT_SCALE)),
         gross,

@@ -10,5 +10,6 @@ pub mod market;
 pub mod position;
 pub mod deal;
 pub mod account;
+pub mod ledger;
 pub mod equity;
 pub mod row;

@@ -41,6 +41,8 @@ pub struct Position {
     pub comment: Option<String>,
     /// `utcLastUpdateTimestamp`: orders the versions of this position.
     pub updated_at_ms: Option<i64>,
+    /// When its stop trailed last, which is not in `updated_at_ms`.
+    pub trailed_at_ms: Option<i64>,
 }
 
 /// What a message says a position is now.

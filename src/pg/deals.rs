@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 
 use super::PgError;
 use super::numeric::Numeric;
-use crate::domain::deal::{Closing, Deal};
+use crate::domain::deal::{Closing, Deal, Source};
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::{AccountId, Slot, UserId};
 
@@ -22,6 +22,8 @@ pub struct DealWrite {
     pub slot: Slot,
     /// The epoch at which this worker claimed it.
     pub epoch: i64,
+    /// How it came to be known.
+    pub source: Source,
     /// The execution.
     pub deal: Deal,
 }
@@ -31,6 +33,8 @@ pub struct DealWrite {
 pub struct DealReport {
     /// New rows.
     pub inserted: u64,
+    /// Those of them that the history told of, and no event.
+    pub from_gaps: u64,
     /// Were there, or twice in the batch.
     pub known: u64,
     /// Left to the slot's new owner.
@@ -47,16 +51,20 @@ pub struct DealReport {
 pub async fn insert(conn: &mut PgConnection, writes: &[DealWrite]) -> Result<DealReport, PgError> {
     let mut report = DealReport::default();
     for chunk in writes.chunks(CHUNK_ROWS) {
-        let (owned, inserted): (i64, i64) = insert_chunk(conn, chunk).await?;
+        let (owned, inserted, gaps) = insert_chunk(conn, chunk).await?;
         let (owned, inserted) = (owned.unsigned_abs(), inserted.unsigned_abs());
         report.inserted += inserted;
+        report.from_gaps += gaps.unsigned_abs();
         report.known += owned - inserted;
         report.fenced += chunk.len() as u64 - owned;
     }
     Ok(report)
 }
 
-async fn insert_chunk(conn: &mut PgConnection, chunk: &[DealWrite]) -> Result<(i64, i64), PgError> {
+async fn insert_chunk(
+    conn: &mut PgConnection,
+    chunk: &[DealWrite],
+) -> Result<(i64, i64, i64), PgError> {
     fn column<'w, T>(chunk: &'w [DealWrite], of: impl FnMut(&'w DealWrite) -> T) -> Vec<T> {
         chunk.iter().map(of).collect()
     }
@@ -96,6 +104,7 @@ async fn insert_chunk(conn: &mut PgConnection, chunk: &[DealWrite]) -> Result<(i
         .bind(closing(|closing| closing.closed_volume))
         .bind(closing(|closing| closing.entry_price))
         .bind(closing(|closing| Some(closing.balance_after)))
+        .bind(column(chunk, |write| write.source == Source::Gap))
         .fetch_one(conn)
         .await?)
 }
@@ -108,13 +117,15 @@ with owned as materialized (
         $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::text[], $9::bigint[], $10::text[], $11::text[],
         $12::numeric[], $13::numeric[], $14::numeric[], $15::timestamptz[], $16::numeric[],
-        $17::numeric[], $18::numeric[], $19::numeric[], $20::numeric[], $21::numeric[]
+        $17::numeric[], $18::numeric[], $19::numeric[], $20::numeric[], $21::numeric[],
+        $22::bool[]
     ) as i (
         slot, epoch,
         user_key, account_id, deal_id, order_id, position_id,
         symbol, symbol_id, side, status,
         volume, filled_volume, price, executed_at, commission,
-        gross_profit, swap, closed_volume, entry_price, balance_after
+        gross_profit, swap, closed_volume, entry_price, balance_after,
+        is_gap
     )
     join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
 ), inserted as (
@@ -129,6 +140,11 @@ with owned as materialized (
     from owned
     order by user_key, account_id, deal_id
     on conflict (user_key, account_id, deal_id) do nothing
-    returning 1
+    returning user_key, account_id, deal_id
 )
-select (select count(*) from owned), (select count(*) from inserted)";
+select (select count(*) from owned), (select count(*) from inserted), (
+    select count(*) from inserted n
+    where (n.user_key, n.account_id, n.deal_id) not in (
+        select o.user_key, o.account_id, o.deal_id from owned o where not o.is_gap
+    )
+)";

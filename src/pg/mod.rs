@@ -12,11 +12,13 @@ pub mod claims;
 pub mod commands;
 pub mod connect;
 pub mod deals;
+pub mod history;
 mod error;
 pub mod listen;
 pub mod numeric;
 pub mod pooler;
 pub mod schema;
 pub mod sessions;
+pub mod tokens;
 
 pub use error::PgError;

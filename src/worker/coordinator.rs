@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use super::hints::{HintBox, Look};
 use super::keeper::{ClaimRequest, ClaimState};
 use super::link::LinkCommand;
 use super::outbox::{Fence, Outbox};
+use super::refresher::{RefreshRequest, Why};
 use super::roster::Assignment;
 use super::status::WorkerStatus;
 use super::tokens::TokenKey;
@@ -26,6 +28,7 @@ use crate::domain::secret::Secret;
 use crate::domain::status::{Desired, Status};
 use crate::pg::PgError;
 use crate::pg::connect::{Database, within};
+use crate::pg::history::{self, Baseline};
 use crate::pg::sessions::{self, Credentials, SessionRecord};
 
 /// How often slots with work and without an owner are looked for.
@@ -60,7 +63,14 @@ impl Links {
         self.demo.iter().chain(&self.live).cloned().collect()
     }
 
-    /// The link of a token: accounts of one grant stay together, since its events hit all of them.
+    /// The link of a token.
+    pub(super) fn of_token(&self, is_live: bool, token: &Secret) -> mpsc::Sender<LinkCommand> {
+        let at = self.of(is_live, token);
+        let links = self.demo.iter().chain(&self.live);
+        links.clone().nth(at).cloned().unwrap_or_else(closed)
+    }
+
+    /// The number of a token's link: accounts of one grant stay together, since its events hit all of them.
     fn of(&self, is_live: bool, token: &Secret) -> usize {
         let (before, links) = if is_live {
             (self.demo.len(), &self.live)
@@ -72,6 +82,11 @@ impl Links {
         let spread = usize::try_from(hasher.finish() % links.len().max(1) as u64).unwrap_or(0);
         before + spread
     }
+}
+
+/// A link that takes nothing.
+fn closed() -> mpsc::Sender<LinkCommand> {
+    mpsc::channel(1).0
 }
 
 /// What the coordinator is made of.
@@ -86,8 +101,13 @@ pub(super) struct Coordinator {
     pub(super) status: Arc<WorkerStatus>,
     pub(super) sessions_max: usize,
     pub(super) token_key: TokenKey,
+    /// A full one loses nothing: a token that ends soon is asked for again with the next look.
+    pub(super) refresher: mpsc::Sender<RefreshRequest>,
     pub(super) state: State,
 }
+
+/// A token is renewed that long before it ends.
+const RENEW_AHEAD: Duration = Duration::from_hours(24);
 
 /// How long the keeper may take for a claim, once it holds a connection.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
@@ -275,16 +295,56 @@ impl Coordinator {
         for key in vanished {
             self.stop(&key, SessionState::of(Status::Stopped)).await;
         }
+        let baselines = match self.baselines(&records).await {
+            Ok(baselines) => baselines,
+            Err(error) => {
+                // The sessions that would begin do so with the next look; the others are seen to now.
+                warn!(error = %error, "what is known of sessions cannot be read");
+                self.state.sweeps = SWEEPS_PER_FULL_LOOK - 1;
+                BTreeMap::new()
+            }
+        };
         for record in records {
             let Some(epoch) = self.state.held.get(&record.slot).copied() else {
                 continue;
             };
-            self.agree_on(record, epoch).await;
+            self.agree_on(record, epoch, &baselines).await;
         }
         self.status.set_sessions(self.state.running.len());
     }
 
-    async fn agree_on(&mut self, record: SessionRecord, epoch: i64) {
+    /// What is known of the sessions that are to begin.
+    async fn baselines(
+        &self,
+        records: &[SessionRecord],
+    ) -> Result<BTreeMap<SessionKey, Baseline>, PgError> {
+        let beginning: Vec<SessionKey> = records
+            .iter()
+            .filter(|record| {
+                record.desired == Desired::Running
+                    && record.credentials.is_some()
+                    && !self.state.running.contains_key(&record.key)
+            })
+            .map(|record| record.key.clone())
+            .collect();
+        if beginning.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let known = self
+            .read(async |conn| history::baselines(conn, &beginning).await)
+            .await?;
+        Ok(known
+            .into_iter()
+            .map(|baseline| (baseline.key.clone(), baseline))
+            .collect())
+    }
+
+    async fn agree_on(
+        &mut self,
+        record: SessionRecord,
+        epoch: i64,
+        baselines: &BTreeMap<SessionKey, Baseline>,
+    ) {
         let key = record.key.clone();
         match (record.desired, &record.credentials) {
             (Desired::Stopped, _) => {
@@ -309,12 +369,33 @@ impl Coordinator {
             }
             (Desired::Running, Some(credentials)) => {
                 let credentials = credentials.clone();
-                self.start(&record, epoch, &credentials).await;
+                self.renew_ahead(&key, &credentials);
+                self.start(&record, epoch, &credentials, baselines.get(&key))
+                    .await;
             }
         }
     }
 
-    async fn start(&mut self, record: &SessionRecord, epoch: i64, credentials: &Credentials) {
+    /// Has a token renewed that ends soon.
+    fn renew_ahead(&self, key: &SessionKey, credentials: &Credentials) {
+        let soon = OffsetDateTime::now_utc() + RENEW_AHEAD;
+        if credentials.expires_at.is_some_and(|ends| ends <= soon) {
+            let request = RefreshRequest {
+                key: key.clone(),
+                why: Why::EndsSoon,
+            };
+            // See the field.
+            let _ = self.refresher.try_send(request);
+        }
+    }
+
+    async fn start(
+        &mut self,
+        record: &SessionRecord,
+        epoch: i64,
+        credentials: &Credentials,
+        baseline: Option<&Baseline>,
+    ) {
         let key = record.key.clone();
         let token = match self.token_key.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
@@ -335,8 +416,13 @@ impl Coordinator {
         match self.state.running.get(&key) {
             Some(known) if *known == running => return,
             Some(known) if known.link != link => {
+                // It begins anew on the other link with the next look, which learns what is known.
                 self.stop(&key, SessionState::of(Status::Pending)).await;
+                self.hints.slot(record.slot);
+                return;
             }
+            // What a session that begins must know could not be read.
+            None if baseline.is_none() => return,
             Some(_) | None => {}
         }
         self.state.said.remove(&key);
@@ -349,6 +435,10 @@ impl Coordinator {
             fence,
             is_demo: !credentials.is_live,
             token,
+            through_ms: baseline.and_then(|known| known.through).map(milliseconds),
+            known: baseline
+                .map(|baseline| baseline.known.clone())
+                .unwrap_or_default(),
         };
         if self
             .tell(link, LinkCommand::Start(Box::new(assignment)))
@@ -455,6 +545,10 @@ impl Coordinator {
         let result = within(self.database.reply_timeout(), work(&mut lease)).await;
         lease.settle(result)
     }
+}
+
+fn milliseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 impl State {

@@ -4,24 +4,33 @@
 //! Loop: drain what goes out → wait for a command, the socket, the row round or a deadline → one
 //! mutation. Reads are taken in runs, so that a burst of quotes costs one wake-up.
 
+mod events;
 mod rows;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use super::hints::HintBox;
 use super::outbox::Outbox;
-use super::roster::{Assignment, RetryPolicy, Roster};
+use super::refresher::RefreshRequest;
+use super::roster::{Assignment, Remedy, RetryPolicy, Roster, remedy_of};
 use super::status::LinkStatus;
-use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
-use crate::ctrader::error::Disposition;
+use crate::ctrader::connection::{
+    Connection, ConnectionConfig, ConnectionError, Covered, Refreshed, Transmit,
+};
+use crate::ctrader::error::{Disposition, Refusal};
 use crate::domain::backoff;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
+use crate::domain::secret::Secret;
 use crate::failure::with_causes;
+use crate::metrics::Metrics;
 use crate::ws::dial::Dialer;
 use crate::ws::{Incoming, Socket, SocketError};
 
@@ -30,6 +39,13 @@ const READ_RUN_MAX: usize = 1_024;
 
 /// How long a link without sessions keeps its socket.
 const LINGER: Duration = Duration::from_secs(30);
+
+/// How long a draining link waits beyond that for the answer to a refresh token: it is the only word of
+/// the new pair.
+const ANSWER_LINGER: Duration = Duration::from_secs(15);
+
+/// How often an empty link is looked at that is still waited for.
+const EMPTY_LOOK: Duration = Duration::from_millis(100);
 
 /// How long log-outs may take when the link ends.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,9 +60,26 @@ pub(super) enum LinkCommand {
     Stop(SessionKey, SessionState),
     /// Let all sessions go: the claims are lost.
     ReleaseAll,
+    /// Spend a refresh token, and tell what became of it.
+    Refresh(Secret, oneshot::Sender<Refreshed>),
+    /// Ask what an access token covers.
+    Verify(Secret, oneshot::Sender<Result<Covered, Refusal>>),
+    /// There is no other token to be had for the session with this one, and why.
+    Unrenewable(SessionKey, Secret, String),
     /// Let everything go, log out, and answer.
     Drain(oneshot::Sender<()>),
 }
+
+/// Who waits for what is asked about tokens, by ticket.
+#[derive(Debug, Default)]
+struct Askers {
+    next: u64,
+    refreshes: BTreeMap<u64, oneshot::Sender<Refreshed>>,
+    verifications: BTreeMap<u64, oneshot::Sender<Result<Covered, Refusal>>>,
+}
+
+/// Tickets of [`Askers`] begin here: those below are the roster's.
+const FIRST_TICKET: u64 = 1 << 48;
 
 /// What a link is made of.
 pub(super) struct Link {
@@ -58,6 +91,10 @@ pub(super) struct Link {
     pub(super) write_interval: Duration,
     pub(super) outbox: Arc<Outbox>,
     pub(super) status: Arc<LinkStatus>,
+    pub(super) hints: Arc<HintBox>,
+    /// A full one loses nothing: the session that wanted a token wants it again with its next try.
+    pub(super) refresher: mpsc::Sender<RefreshRequest>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: mpsc::Receiver<LinkCommand>,
 }
 
@@ -82,7 +119,7 @@ enum Waited {
 impl Link {
     /// Runs until drained.
     pub(super) async fn run(mut self) {
-        let mut roster = Roster::new(self.policy);
+        let mut roster = Roster::new(self.policy, Instant::now(), wall_ms());
         let mut failures: u32 = 0;
         loop {
             if roster.len() == 0
@@ -114,6 +151,7 @@ impl Link {
                 Err(done) => return finish(done),
             };
             let mut hopeless = false;
+            let mut pause_min = Duration::ZERO;
             match end {
                 None => {}
                 Some(End::Drained(done)) => return finish(done),
@@ -130,7 +168,9 @@ impl Link {
                 Some(End::Failed(failure)) => {
                     failures = failures.saturating_add(1);
                     hopeless = is_hopeless(&failure);
+                    pause_min = pause_of(&failure);
                     if hopeless {
+                        // For whoever watches the log: nothing of this application works any more.
                         error!(link = self.name, error = %failure, "cTrader refuses this application");
                     } else {
                         warn!(link = self.name, failures, error = %failure, "connection to cTrader given up");
@@ -143,6 +183,8 @@ impl Link {
             } else {
                 backoff::pause(failures, rand::random())
             };
+            // Not the whole fleet in the same moment, when a maintenance ends.
+            let pause = pause.max(pause_min.mul_f64(1.0 + rand::random::<f64>() / 20.0));
             debug!(
                 link = self.name,
                 pause_ms = pause.as_millis(),
@@ -214,35 +256,46 @@ impl Link {
         failures: &mut u32,
         draining: &mut Option<(oneshot::Sender<()>, Instant)>,
     ) -> Option<End> {
-        let mut connection = Connection::new(&self.connection, rand::random(), Instant::now());
-        roster.handle_connected(&mut connection, Instant::now());
+        let (now, wall_ms) = (Instant::now(), wall_ms());
+        let mut connection = Connection::new(&self.connection, rand::random(), now, wall_ms);
+        let mut askers = Askers {
+            next: FIRST_TICKET,
+            ..Askers::default()
+        };
+        roster.handle_connected(&mut connection, now, wall_ms);
         let mut round = interval(self.write_interval);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since = None;
         loop {
             if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
-                self.last_words(roster, connection, failures);
+                self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Socket(socket_error));
             }
-            if let Some(failure) = self.handle_events(roster, &mut connection, failures) {
-                self.last_words(roster, connection, failures);
+            if let Some(failure) =
+                self.handle_events(roster, &mut connection, &mut askers, failures)
+            {
+                self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Failed(failure));
             }
             self.say(roster);
+            self.pass_on(roster);
             if roster.row_is_due() {
                 let following = connection.is_following();
                 self.put_due_rows(roster, &connection, following);
             }
             let now = Instant::now();
-            let drained = draining
-                .as_ref()
-                .is_some_and(|(_, until)| !roster.is_leaving() || *until <= now);
+            let drained = draining.as_ref().is_some_and(|(_, until)| {
+                let out = !roster.is_leaving() || *until <= now;
+                out && (!askers.wait() || *until + ANSWER_LINGER <= now)
+            });
             if drained && let Some((done, _)) = draining.take() {
+                self.last_words(roster, connection, &mut askers, failures);
                 socket.close().await;
                 return Some(End::Drained(Some(done)));
             }
             if roster.len() == 0 && draining.is_none() {
-                if *empty_since.get_or_insert(now) + LINGER <= now {
+                if *empty_since.get_or_insert(now) + LINGER <= now && !askers.wait() {
+                    self.last_words(roster, connection, &mut askers, failures);
                     socket.close().await;
                     return Some(End::Idle);
                 }
@@ -252,8 +305,12 @@ impl Link {
             let due = [
                 connection.poll_timeout(),
                 roster.poll_timeout(),
-                empty_since.map(|since| since + LINGER),
-                draining.as_ref().map(|(_, until)| *until),
+                // With an answer still to come: looked at again after a while.
+                empty_since.map(|since| (since + LINGER).max(now + EMPTY_LOOK)),
+                draining.as_ref().map(|(_, until)| match *until <= now {
+                    true => *until + ANSWER_LINGER,
+                    false => *until,
+                }),
             ];
             let due = due.into_iter().flatten().min().unwrap_or(now + LINGER);
             tokio::select! {
@@ -262,6 +319,16 @@ impl Link {
                     None => return Some(End::Drained(None)),
                     // Sent before its sender knew of the drain: it is another worker's to run.
                     Some(LinkCommand::Start(_)) if draining.is_some() => {}
+                    Some(LinkCommand::Refresh(token, asker)) => {
+                        askers.next += 1;
+                        askers.refreshes.insert(askers.next, asker);
+                        connection.refresh_token(askers.next, &token, Instant::now());
+                    }
+                    Some(LinkCommand::Verify(token, asker)) => {
+                        askers.next += 1;
+                        askers.verifications.insert(askers.next, asker);
+                        connection.verify_token(askers.next, &token, Instant::now());
+                    }
                     Some(command) => {
                         if let Some(done) = self.handle(roster, command, Some(&mut connection)) {
                             *draining = Some((done, Instant::now() + LOGOUT_TIMEOUT));
@@ -271,7 +338,7 @@ impl Link {
                 _ = round.tick() => self.round(roster, &mut connection),
                 incoming = socket.receive() => {
                     if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
-                        self.last_words(roster, connection, failures);
+                        self.last_words(roster, connection, &mut askers, failures);
                         return Some(End::Socket(socket_error));
                     }
                 }
@@ -282,14 +349,6 @@ impl Link {
                 }
             }
         }
-    }
-
-    /// The socket is over: what it still had to say, in rows that no longer look live, and in deals.
-    fn last_words(&self, roster: &mut Roster, mut connection: Connection, failures: &mut u32) {
-        self.handle_events(roster, &mut connection, failures);
-        self.put_rows(roster, &connection, false, |_| true);
-        connection.finish();
-        self.handle_events(roster, &mut connection, failures);
     }
 
     /// Carries a command out; gives back whom to answer when the link is drained.
@@ -309,7 +368,10 @@ impl Link {
                 LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
                     self.put_rows(roster, connection, false, |_| true);
                 }
-                LinkCommand::Start(_) => {}
+                LinkCommand::Start(_)
+                | LinkCommand::Refresh(..)
+                | LinkCommand::Verify(..)
+                | LinkCommand::Unrenewable(..) => {}
             }
         }
         let mut done = None;
@@ -320,6 +382,15 @@ impl Link {
                     self.put_state(&fence, state);
                 }
             }
+            // Without a connection the token stays as good as it was.
+            LinkCommand::Refresh(_, asker) => {
+                let _ = asker.send(Refreshed::Unsent);
+            }
+            // Nobody is told, and so learns nothing.
+            LinkCommand::Verify(..) => {}
+            LinkCommand::Unrenewable(key, token, reason) => {
+                roster.handle_unrenewable(&key, &token, reason, now);
+            }
             LinkCommand::ReleaseAll => self.release_all(roster, connection, now),
             LinkCommand::Drain(answer) => {
                 self.release_all(roster, connection, now);
@@ -328,50 +399,6 @@ impl Link {
         }
         self.status.set_sessions(roster.len());
         done
-    }
-
-    /// Handles what the connection tells; gives back why it is of no more use.
-    fn handle_events(
-        &self,
-        roster: &mut Roster,
-        connection: &mut Connection,
-        failures: &mut u32,
-    ) -> Option<ConnectionError> {
-        while let Some(event) = connection.poll_event() {
-            let now = Instant::now();
-            match event {
-                Event::Ready => {
-                    roster.handle_ready();
-                    self.status.set_connected(true);
-                    info!(link = self.name, "connected to cTrader");
-                }
-                Event::Live(account) => {
-                    // Not before: a server may take the application in and still drop us each time.
-                    *failures = 0;
-                    info!(link = self.name, %account, "session live");
-                    roster.handle_live(account);
-                }
-                Event::Down(account, down) => {
-                    info!(link = self.name, %account, reason = %down, "session down");
-                    roster.handle_down(account, &down, rand::random(), connection, now);
-                }
-                Event::Deal(account, deal) => self.put_deal(roster, account, &deal),
-                Event::TokenVerified(ticket, answer) => {
-                    roster.handle_token_verified(ticket, &answer, rand::random(), now);
-                    roster.handle_timeout(Some(connection), now);
-                }
-                Event::Following(following) => {
-                    if following {
-                        info!(link = self.name, "cTrader speaks again");
-                    } else {
-                        warn!(link = self.name, "cTrader has gone silent");
-                    }
-                    roster.handle_following(following);
-                }
-                Event::Failed(failure) => return Some(failure),
-            }
-        }
-        None
     }
 
     /// The connection is gone: nothing may look live.
@@ -440,6 +467,25 @@ fn is_hopeless(failure: &ConnectionError) -> bool {
             .is_some_and(|reason| reason.to_ascii_lowercase().contains("block")),
         ConnectionError::Unanswered | ConnectionError::Silent | ConnectionError::Malformed => false,
     }
+}
+
+/// The shortest pause that a failure asks for.
+fn pause_of(failure: &ConnectionError) -> Duration {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => match remedy_of(refusal, wall_ms()) {
+            Remedy::NotBefore(pause) => pause,
+            Remedy::Soon | Remedy::Help | Remedy::Renew | Remedy::Route => Duration::ZERO,
+        },
+        ConnectionError::Disconnected { .. }
+        | ConnectionError::Unanswered
+        | ConnectionError::Silent
+        | ConnectionError::Malformed => Duration::ZERO,
+    }
+}
+
+/// The wall clock's time, milliseconds since the epoch.
+fn wall_ms() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 fn for_user(failure: &ConnectionError) -> String {

@@ -5,10 +5,13 @@
 //!     │ NOTIFY                                 │ lost: ReleaseAll
 //!     ▼                                        ▼
 //! hints ──→ coordinator ── Start, Stop ──→ link (demo), link (live) ──→ outbox ──→ writer
+//!     ▲          │ ends soon                   │ refused  ▲
+//!     │ NOTIFY   ▼                             ▼          │ refresh
+//!     └─ bridge.credentials ◄── refresher ◄────┴──────────┘
 //! ```
 //!
 //! Stop order: consumer (deliveries in flight end and are acknowledged) → coordinator → links
-//! (last figures, log-out, rows that no longer look live) → writer (last round) → keeper (claims
+//! (last figures, log-out, rows that no longer look live) → refresher (new tokens committed) → writer (last round) → keeper (claims
 //! released) → health server. All within the grace; a second signal skips the waiting.
 
 mod coordinator;
@@ -16,6 +19,7 @@ mod hints;
 mod keeper;
 mod link;
 mod outbox;
+mod refresher;
 mod roster;
 mod run;
 mod setup;

@@ -1,7 +1,8 @@
 //! What is to be written: the latest state of each session, and every deal.
 //!
 //! Links put, the writer takes. A row that waits is replaced by a newer one of the same session,
-//! so a slow database costs freshness and never memory; deals wait in order, up to a bound.
+//! so a slow database costs freshness and never memory; deals wait in order, up to a bound. Marks say
+//! up to when all deals were put, and are written after the deals that were put before them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::roster::HistoryMark;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, RowWrite};
 use crate::pg::deals::DealWrite;
@@ -28,6 +30,21 @@ pub(super) struct Fence {
 struct Waiting {
     rows: BTreeMap<SessionKey, RowWrite>,
     deals: Vec<DealWrite>,
+    marks: BTreeMap<SessionKey, HistoryMark>,
+}
+
+/// What the writer takes at once.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) rows: Vec<RowWrite>,
+    pub(super) deals: Vec<DealWrite>,
+    pub(super) marks: Vec<HistoryMark>,
+}
+
+impl Taken {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.deals.is_empty() && self.marks.is_empty()
+    }
 }
 
 /// The writer's inbox.
@@ -69,6 +86,11 @@ impl Outbox {
         room
     }
 
+    /// Puts the word that all deals of a session up to a time were put.
+    pub(super) fn put_mark(&self, mark: HistoryMark) {
+        self.lock().marks.insert(mark.fence.key.clone(), mark);
+    }
+
     /// Lets the writer begin a round.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
@@ -80,14 +102,23 @@ impl Outbox {
     }
 
     /// Takes all that waits.
-    pub(super) fn take(&self) -> (Vec<RowWrite>, Vec<DealWrite>) {
+    pub(super) fn take(&self) -> Taken {
         let waiting = std::mem::take(&mut *self.lock());
-        (waiting.rows.into_values().collect(), waiting.deals)
+        Taken {
+            rows: waiting.rows.into_values().collect(),
+            deals: waiting.deals,
+            marks: waiting.marks.into_values().collect(),
+        }
     }
 
     /// Puts back what could not be written, where nothing newer waits by now. A row gets a new
     /// `seq`: its write may have arrived all the same, and would fence this one.
-    pub(super) fn put_back(&self, rows: Vec<RowWrite>, mut deals: Vec<DealWrite>) {
+    pub(super) fn put_back(&self, taken: Taken) {
+        let Taken {
+            rows,
+            mut deals,
+            marks,
+        } = taken;
         let mut waiting = self.lock();
         for older in rows {
             let merged = match waiting.rows.remove(&older.key) {
@@ -100,8 +131,15 @@ impl Outbox {
             waiting.rows.insert(merged.key.clone(), merged);
         }
         deals.append(&mut waiting.deals);
-        deals.truncate(DEALS_MAX);
         waiting.deals = deals;
+        for mark in marks {
+            waiting.marks.entry(mark.fence.key.clone()).or_insert(mark);
+        }
+        if waiting.deals.len() > DEALS_MAX {
+            // History has them, and nothing may say that it is not needed.
+            waiting.deals.truncate(DEALS_MAX);
+            waiting.marks.clear();
+        }
     }
 
     fn next_seq(&self) -> i64 {

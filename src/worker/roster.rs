@@ -5,21 +5,27 @@
 //! shares the stream only after cTrader itself said that their own token covers the account:
 //! nobody sees an account by somebody else's right.
 
+mod entry;
+mod look;
+mod token;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ctrader::connection::{Connection, Down};
-use crate::ctrader::error::Refusal;
-use crate::domain::backoff;
 use crate::domain::ids::{AccountId, SessionKey};
+use crate::domain::ledger::Known;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
-use crate::domain::status::Status;
 
 use super::outbox::Fence;
-use verdict::{for_user, needs_help};
+use entry::{Entry, Stage, state};
+pub(super) use look::HistoryMark;
+use token::Question;
+pub(super) use token::Want;
+pub(super) use verdict::{Remedy, remedy_of};
+use verdict::{for_user, remedy};
 
 /// A session that this worker shall run.
 #[derive(Debug, Clone)]
@@ -27,6 +33,10 @@ pub(super) struct Assignment {
     pub(super) fence: Fence,
     pub(super) is_demo: bool,
     pub(super) token: Secret,
+    /// All its deals up to then are stored, milliseconds since the epoch; `None`: none ever were.
+    pub(super) through_ms: Option<i64>,
+    /// What was known of the account when somebody last followed it.
+    pub(super) known: Known,
 }
 
 /// How often, and how long.
@@ -36,34 +46,6 @@ pub(super) struct RetryPolicy {
     pub(super) attempts_max: u32,
     /// The pause of a failed session.
     pub(super) failed_pause: Duration,
-}
-
-/// Where a session stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// To be opened as soon as the link is up.
-    Ready,
-    /// Its own token is being checked for an account that another user streams.
-    Verifying,
-    /// Part of a session that is not live yet.
-    Opening,
-    /// Its row follows the stream.
-    Live,
-    /// To be tried again then.
-    Waiting(Instant),
-}
-
-#[derive(Debug)]
-struct Entry {
-    assignment: Assignment,
-    /// The token that the connection was given; a newer one may have come since.
-    offered: Option<Secret>,
-    stage: Stage,
-    attempts: u32,
-    error: Option<String>,
-    was_live: bool,
-    /// The row must be written whole: it was not yet, since the session became live.
-    row_due: bool,
 }
 
 /// Something for the rows.
@@ -89,8 +71,11 @@ pub(super) struct Roster {
     bearers: BTreeMap<AccountId, SessionKey>,
     /// Accounts whose log-out is not confirmed yet.
     leaving: BTreeSet<AccountId>,
-    tickets: BTreeMap<u64, SessionKey>,
+    tickets: BTreeMap<u64, (SessionKey, Question)>,
     next_ticket: u64,
+    wants: Vec<Want>,
+    /// A moment, and the wall clock's time then, in milliseconds since the epoch.
+    wall: (Instant, i64),
     /// Since when the connection was lost, or none came to be, until one is ready again.
     outage: Option<Outage>,
     says: Vec<Say>,
@@ -104,9 +89,11 @@ struct Outage {
 }
 
 impl Roster {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
+    pub(super) fn new(policy: RetryPolicy, now: Instant, wall_ms: i64) -> Self {
         Self {
             policy,
+            wants: Vec::new(),
+            wall: (now, wall_ms),
             entries: BTreeMap::new(),
             bearers: BTreeMap::new(),
             leaving: BTreeSet::new(),
@@ -123,7 +110,7 @@ impl Roster {
     pub(super) fn start(
         &mut self,
         assignment: Assignment,
-        link: Option<&mut Connection>,
+        mut link: Option<&mut Connection>,
         now: Instant,
     ) {
         let key = assignment.fence.key.clone();
@@ -134,7 +121,10 @@ impl Roster {
         };
         if let Some(entry) = self.entries.get_mut(&key) {
             let same_token = entry.assignment.token == assignment.token;
-            entry.assignment = assignment;
+            // What it knew of the account, it knows better than the tables.
+            let before = std::mem::replace(&mut entry.assignment, assignment);
+            entry.assignment.through_ms = before.through_ms;
+            entry.assignment.known = before.known;
             entry.row_due = true;
             if same_token && !matches!(entry.stage, Stage::Waiting(_)) {
                 self.say(&key);
@@ -147,7 +137,10 @@ impl Roster {
             let is_bearer = self.bearers.get(&key.account) == Some(&key);
             if matches!(entry.stage, Stage::Waiting(_)) || (!same_token && !is_bearer) {
                 entry.stage = Stage::Ready;
-                self.tickets.retain(|_, waiting| *waiting != key);
+                self.tickets.retain(|_, (waiting, _)| *waiting != key);
+            } else if let Some(link) = link.as_deref_mut().filter(|_| !same_token) {
+                // Offered should cTrader not end the session of the old one by itself.
+                link.renew_token(key.account, entry.assignment.token.clone(), now);
             }
         } else {
             let entry = Entry {
@@ -158,6 +151,8 @@ impl Roster {
                 error,
                 was_live: false,
                 row_due: false,
+                history_at: None,
+                lost_deal: false,
             };
             self.entries.insert(key.clone(), entry);
         }
@@ -173,7 +168,7 @@ impl Roster {
         now: Instant,
     ) -> Option<Fence> {
         let entry = self.entries.remove(key)?;
-        self.tickets.retain(|_, waiting| waiting != key);
+        self.tickets.retain(|_, (waiting, _)| waiting != key);
         let account = key.account;
         if self.bearers.get(&account) == Some(key) {
             self.bearers.remove(&account);
@@ -204,7 +199,8 @@ impl Roster {
     // ── the link ─────────────────────────────────────────────────────────────────────────────
 
     /// A new connection is there.
-    pub(super) fn handle_connected(&mut self, link: &mut Connection, now: Instant) {
+    pub(super) fn handle_connected(&mut self, link: &mut Connection, now: Instant, wall_ms: i64) {
+        self.wall = (now, wall_ms);
         self.open_ready(Some(link), now);
     }
 
@@ -261,15 +257,27 @@ impl Roster {
     }
 
     /// An account follows the stream.
-    pub(super) fn handle_live(&mut self, account: AccountId) {
+    pub(super) fn handle_live(&mut self, account: AccountId, link: &mut Connection, now: Instant) {
         for (_, entry) in self.sharing(account) {
             if entry.stage == Stage::Opening {
-                entry.stage = Stage::Live;
-                entry.was_live = true;
-                entry.attempts = 0;
-                entry.error = None;
-                entry.row_due = true;
+                entry.go_live();
             }
+        }
+        self.look_back(account, link, now);
+    }
+
+    /// An event of an account was lost: its rows follow nothing until it is live again.
+    pub(super) fn handle_behind(&mut self, account: AccountId) {
+        let mut keys = Vec::new();
+        for (key, entry) in self.sharing(account) {
+            if entry.stage == Stage::Live {
+                entry.stage = Stage::Opening;
+                entry.error = Some("an event was lost: the account is read anew".to_owned());
+                keys.push(key.clone());
+            }
+        }
+        for key in keys {
+            self.say(&key);
         }
     }
 
@@ -283,9 +291,12 @@ impl Roster {
         now: Instant,
     ) {
         self.leaving.remove(&account);
+        self.remember(account, link);
         let bearer = self.bearers.remove(&account);
-        let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
+        let remedy = remedy(down, self.wall_ms(now));
         let mut keys = Vec::new();
+        let mut asks = Vec::new();
+        let policy = self.policy;
         for (key, entry) in self.sharing(account) {
             if !matches!(entry.stage, Stage::Opening | Stage::Live) {
                 continue;
@@ -300,17 +311,11 @@ impl Roster {
                 entry.stage = Stage::Ready;
                 continue;
             }
-            entry.attempts = entry.attempts.saturating_add(1);
-            entry.error = Some(for_user(down));
-            if needs_help(down) {
-                entry.attempts = entry.attempts.max(attempts_max);
-            }
-            let pause = if entry.attempts >= attempts_max {
-                failed_pause
-            } else {
-                backoff::pause(entry.attempts, jitter)
-            };
-            entry.stage = Stage::Waiting(now + pause);
+            entry.fail(for_user(down), remedy, policy, jitter, now);
+            asks.push((key.clone(), entry.assignment.token.clone()));
+        }
+        for (key, token) in asks {
+            self.seek(key, token, down, remedy, link, now);
         }
         for key in keys {
             self.say(&key);
@@ -318,66 +323,20 @@ impl Roster {
         self.open_ready(Some(link), now);
     }
 
-    /// cTrader said what a token covers.
-    pub(super) fn handle_token_verified(
-        &mut self,
-        ticket: u64,
-        answer: &Result<BTreeSet<AccountId>, Refusal>,
-        jitter: f64,
-        now: Instant,
-    ) {
-        let Some(key) = self.tickets.remove(&ticket) else {
-            return;
-        };
-        let (attempts_max, failed_pause) = (self.policy.attempts_max, self.policy.failed_pause);
-        let bearer_is_live = self
-            .bearers
-            .get(&key.account)
-            .and_then(|bearer| self.entries.get(bearer))
-            .map(|e| e.stage);
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        match answer {
-            Ok(covered) if covered.contains(&key.account) => match bearer_is_live {
-                Some(Stage::Live) => {
-                    entry.stage = Stage::Live;
-                    entry.was_live = true;
-                    entry.attempts = 0;
-                    entry.error = None;
-                    entry.row_due = true;
-                }
-                Some(_) => entry.stage = Stage::Opening,
-                None => entry.stage = Stage::Ready,
-            },
-            Ok(_) => {
-                entry.error = Some(Refusal::with_code("ACCOUNT_NOT_AUTHORIZED").for_user());
-                entry.attempts = entry.attempts.max(attempts_max);
-                entry.stage = Stage::Waiting(now + failed_pause);
-            }
-            Err(refusal) => {
-                entry.error = Some(refusal.for_user());
-                entry.attempts = entry.attempts.saturating_add(1);
-                if needs_help(&Down::Refused(refusal.clone())) {
-                    entry.attempts = entry.attempts.max(attempts_max);
-                }
-                let failed = entry.attempts >= attempts_max;
-                let pause = if failed {
-                    failed_pause
-                } else {
-                    backoff::pause(entry.attempts, jitter)
-                };
-                entry.stage = Stage::Waiting(now + pause);
-            }
-        }
-        self.say(&key);
-    }
-
-    /// Opens what waited long enough.
-    pub(super) fn handle_timeout(&mut self, link: Option<&mut Connection>, now: Instant) {
-        for entry in self.entries.values_mut() {
+    /// Opens what waited long enough, and looks into the histories that are due.
+    pub(super) fn handle_timeout(&mut self, mut link: Option<&mut Connection>, now: Instant) {
+        let mut looks = BTreeSet::new();
+        for (key, entry) in &mut self.entries {
             if matches!(entry.stage, Stage::Waiting(until) if until <= now) {
                 entry.stage = Stage::Ready;
+            }
+            if entry.stage == Stage::Live && entry.history_at.is_some_and(|at| at <= now) {
+                looks.insert(key.account);
+            }
+        }
+        if let Some(link) = link.as_deref_mut() {
+            for account in looks {
+                self.look_back(account, link, now);
             }
         }
         self.open_ready(link, now);
@@ -387,7 +346,8 @@ impl Roster {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.entries.values().filter_map(|entry| match entry.stage {
             Stage::Waiting(until) => Some(until),
-            Stage::Ready | Stage::Verifying | Stage::Opening | Stage::Live => None,
+            Stage::Live => entry.history_at,
+            Stage::Ready | Stage::Verifying | Stage::Opening => None,
         });
         waiting.min()
     }
@@ -460,7 +420,8 @@ impl Roster {
             match self.bearers.get(&key.account) {
                 Some(bearer) if bearer != key => {
                     self.next_ticket += 1;
-                    self.tickets.insert(self.next_ticket, key.clone());
+                    self.tickets
+                        .insert(self.next_ticket, (key.clone(), Question::Share));
                     entry.stage = Stage::Verifying;
                     entry.offered = Some(entry.assignment.token.clone());
                     link.verify_token(self.next_ticket, &entry.assignment.token, now);
@@ -469,7 +430,8 @@ impl Roster {
                     self.bearers.insert(key.account, key.clone());
                     entry.stage = Stage::Opening;
                     entry.offered = Some(entry.assignment.token.clone());
-                    link.open(key.account, entry.assignment.token.clone(), now);
+                    let Assignment { token, known, .. } = &entry.assignment;
+                    link.open(key.account, token.clone(), known.clone(), now);
                 }
             }
         }
@@ -487,24 +449,6 @@ impl Roster {
                 state,
             });
         }
-    }
-}
-
-fn state(entry: &Entry, attempts_max: u32) -> SessionState {
-    let status = if entry.stage == Stage::Live && entry.error.is_none() {
-        Status::Live
-    } else if entry.attempts >= attempts_max {
-        Status::Failed
-    } else if entry.attempts > 0 || entry.was_live {
-        Status::Reconnecting
-    } else {
-        Status::Connecting
-    };
-    SessionState {
-        status,
-        last_error: entry.error.clone(),
-        attempts: i32::try_from(entry.attempts).unwrap_or(i32::MAX),
-        is_demo: Some(entry.assignment.is_demo),
     }
 }
 

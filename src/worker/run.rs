@@ -14,6 +14,7 @@ use super::hints::HintBox;
 use super::keeper::{ClaimState, Keeper};
 use super::link::{Link, LinkCommand};
 use super::outbox::Outbox;
+use super::refresher::{RefreshRequest, Refresher};
 use super::roster::RetryPolicy;
 use super::setup::{StartError, WorkerConfig};
 use super::status::{LinkStatus, WorkerStatus};
@@ -22,6 +23,7 @@ use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandl
 use crate::domain::command::{Command, CommandKind};
 use crate::failure::with_causes;
 use crate::http::{Health, HealthServer, HealthSnapshot};
+use crate::metrics::Metrics;
 use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
 use crate::pg::commands::{self, Applied, CommandRow};
@@ -42,6 +44,9 @@ const DATABASE_CONNECTIONS: usize = 2;
 
 /// Connections for commands, so that many of them never make a row wait.
 const COMMAND_CONNECTIONS: usize = 2;
+
+/// Sessions that may wait for another token.
+const RENEWALS_MAX: usize = 1_024;
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -64,17 +69,28 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
     let server = HealthServer::bind(config.port)
         .await
         .map_err(|error| StartError::Config(error.to_string()))?;
+    let metrics = Arc::new(Metrics::default());
+    let rendered = Arc::clone(&metrics);
     let health = Health {
         worker_id: config.worker_id.clone(),
         started_at: Instant::now(),
         snapshot: seen,
-        metrics: None,
+        metrics: Some(Arc::new(move || rendered.render())),
     };
     let health_stop = CancellationToken::new();
     let serving = tokio::spawn(server.run(health, health_stop.clone()));
 
     let result = match start_postgres(&config, &stages).await {
-        Ok(Some(lock)) => Box::pin(work(config, stages, dialer, Arc::clone(&status), lock)).await,
+        Ok(Some(lock)) => {
+            Box::pin(work(
+                config,
+                stages,
+                dialer,
+                (Arc::clone(&status), metrics),
+                lock,
+            ))
+            .await
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
@@ -132,6 +148,7 @@ struct Tasks {
     links: Links,
     consumer: CancellationToken,
     coordinator: CancellationToken,
+    refresher: CancellationToken,
     writer: CancellationToken,
     keeper: CancellationToken,
     hints: CancellationToken,
@@ -141,7 +158,7 @@ async fn work(
     config: WorkerConfig,
     stages: Stages,
     dialer: Dialer,
-    status: Arc<WorkerStatus>,
+    (status, metrics): (Arc<WorkerStatus>, Arc<Metrics>),
     lock: LockConnection,
 ) -> Result<(), StartError> {
     let database = Database::new(&config.pg, DATABASE_CONNECTIONS)
@@ -152,7 +169,21 @@ async fn work(
     let hints = Arc::new(HintBox::default());
     let mut set = JoinSet::new();
 
-    let (links, link_states) = spawn_links(&config, &dialer, &outbox, &mut set);
+    let (wanted, renewals) = mpsc::channel(RENEWALS_MAX);
+    let shared = LinkParts {
+        outbox: Arc::clone(&outbox),
+        hints: Arc::clone(&hints),
+        refresher: wanted.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let (links, link_states) = spawn_links(&config, &dialer, &shared, &mut set);
+    let refresher = Refresher {
+        database: commands_database.clone(),
+        worker_id: config.worker_id.clone(),
+        token_key: config.token_key.clone(),
+        links: links.clone(),
+        metrics: Arc::clone(&metrics),
+    };
     let (claims, requests) = mpsc::channel(16);
     let (claim_sender, claim_state) =
         watch::channel(ClaimState::Lost("not connected yet".to_owned()));
@@ -169,6 +200,7 @@ async fn work(
         database: database.clone(),
         outbox: Arc::clone(&outbox),
         worker_id: config.worker_id.clone(),
+        metrics,
         findings: found,
         trouble,
     };
@@ -183,6 +215,7 @@ async fn work(
         status: Arc::clone(&status),
         sessions_max: config.sessions_max,
         token_key: config.token_key.clone(),
+        refresher: wanted,
         state: State::default(),
     };
     let last_command = Arc::new(watch::Sender::new(Instant::now()));
@@ -196,6 +229,7 @@ async fn work(
         links,
         consumer: CancellationToken::new(),
         coordinator: CancellationToken::new(),
+        refresher: CancellationToken::new(),
         writer: CancellationToken::new(),
         keeper: CancellationToken::new(),
         hints: CancellationToken::new(),
@@ -215,6 +249,11 @@ async fn work(
         &mut tasks.set,
         "consumer",
         consumer.run(tasks.consumer.clone()),
+    );
+    spawn(
+        &mut tasks.set,
+        "refresher",
+        refresher.run(renewals, tasks.refresher.clone()),
     );
     let (pg, listening) = (config.pg.clone(), tasks.hints.clone());
     spawn(&mut tasks.set, "hints", async move {
@@ -237,10 +276,18 @@ async fn work(
     ended
 }
 
+/// What all links share.
+struct LinkParts {
+    outbox: Arc<Outbox>,
+    hints: Arc<HintBox>,
+    refresher: mpsc::Sender<RefreshRequest>,
+    metrics: Arc<Metrics>,
+}
+
 fn spawn_links(
     config: &WorkerConfig,
     dialer: &Dialer,
-    outbox: &Arc<Outbox>,
+    shared: &LinkParts,
     set: &mut JoinSet<&'static str>,
 ) -> (Links, Vec<Arc<LinkStatus>>) {
     let mut links = Links::default();
@@ -262,7 +309,10 @@ fn spawn_links(
                     failed_pause: config.failed_pause,
                 },
                 write_interval: config.write_interval,
-                outbox: Arc::clone(outbox),
+                outbox: Arc::clone(&shared.outbox),
+                hints: Arc::clone(&shared.hints),
+                refresher: shared.refresher.clone(),
+                metrics: Arc::clone(&shared.metrics),
                 status: Arc::clone(&state),
                 inbox,
             };
@@ -440,6 +490,9 @@ async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
         },
         () = stages.hard.cancelled() => {}
     }
+    // A new pair of tokens that came with the last words is committed before anything else ends.
+    tasks.refresher.cancel();
+    wait_for(&mut tasks.set, "refresher", patient, stages).await;
     tasks.writer.cancel();
     wait_for(&mut tasks.set, "writer", started + grace, stages).await;
     tasks.keeper.cancel();

@@ -1,4 +1,4 @@
-//! Stored tokens: plain, or `enc:v1:` + base64(12-byte nonce ‖ AES-256-GCM ciphertext ‖ tag) with
+//! Stored tokens, opened and sealed: plain, or `enc:v1:` + base64(12-byte nonce ‖ AES-256-GCM ciphertext ‖ tag) with
 //! the user's id as associated data, so that one user's token opens in no other user's row.
 
 use std::fmt;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::domain::ids::UserId;
 use crate::domain::secret::Secret;
@@ -26,6 +27,9 @@ pub enum TokenError {
     /// It was encrypted with another key, for another user, or is damaged.
     #[error("the stored authorisation cannot be decrypted: connect cTrader again")]
     Unreadable,
+    /// It could not be encrypted.
+    #[error("the authorisation cannot be encrypted")]
+    Unsealed,
 }
 
 /// Opens stored tokens.
@@ -45,6 +49,14 @@ impl TokenKey {
     /// # Errors
     /// When it is encrypted and does not open.
     pub fn open(&self, user: &UserId, stored: &Secret) -> Result<Secret, TokenError> {
+        self.open_for(user.as_str(), stored)
+    }
+
+    /// The token itself, which was sealed with this associated data.
+    ///
+    /// # Errors
+    /// When it is encrypted and does not open.
+    pub fn open_for(&self, associated: &str, stored: &Secret) -> Result<Secret, TokenError> {
         let Some(sealed) = stored.expose().strip_prefix(PREFIX) else {
             return Ok(stored.clone());
         };
@@ -59,12 +71,43 @@ impl TokenKey {
         let opened = key
             .open_in_place(
                 Nonce::assume_unique_for_key(*nonce),
-                Aad::from(user.as_str()),
+                Aad::from(associated),
                 &mut token,
             )
             .map_err(|_| TokenError::Unreadable)?;
         let text = std::str::from_utf8(opened).map_err(|_| TokenError::Unreadable)?;
         Ok(Secret::new(text))
+    }
+
+    /// The token as it is stored for a user: sealed, if there is a key.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn seal(&self, user: &UserId, token: &Secret) -> Result<Secret, TokenError> {
+        self.seal_for(user.as_str(), token)
+    }
+
+    /// The same with other associated data.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn seal_for(&self, associated: &str, token: &Secret) -> Result<Secret, TokenError> {
+        let Some(key) = &self.0 else {
+            return Ok(token.clone());
+        };
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .map_err(|_| TokenError::Unsealed)?;
+        let mut sealed = token.expose().as_bytes().to_vec();
+        key.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(associated),
+            &mut sealed,
+        )
+        .map_err(|_| TokenError::Unsealed)?;
+        let text = STANDARD.encode([&nonce[..], &sealed].concat());
+        Ok(Secret::new(format!("{PREFIX}{text}")))
     }
 }
 
@@ -129,5 +172,19 @@ mod tests {
                 "{damaged}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_sealed_opens_again_for_the_same_user_alone() {
+        let keyed = TokenKey::new(Some(&key()));
+        let token = Secret::new("access-2");
+        let first = keyed.seal(&user("u"), &token).expect("sealed");
+        let second = keyed.seal(&user("u"), &token).expect("sealed");
+        assert_ne!(first, second, "never the same nonce");
+        assert!(!first.expose().contains("access"));
+        assert_eq!(keyed.open(&user("u"), &first), Ok(token.clone()));
+        assert_eq!(keyed.open(&user("v"), &first), Err(TokenError::Unreadable));
+        let keyless = TokenKey::new(None);
+        assert_eq!(keyless.seal(&user("u"), &token), Ok(token));
     }
 }

@@ -7,17 +7,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Taken};
+use super::roster::HistoryMark;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
+use crate::metrics::Metrics;
 use crate::pg::PgError;
 use crate::pg::cache::{self, Failure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
+use crate::pg::history;
 
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -39,6 +43,7 @@ pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) outbox: Arc<Outbox>,
     pub(super) worker_id: String,
+    pub(super) metrics: Arc<Metrics>,
     /// A full channel drops findings: the next write of the same session finds the same.
     pub(super) findings: mpsc::Sender<Finding>,
     /// Why rows cannot be written, if they can't.
@@ -79,66 +84,117 @@ impl Writer {
 
     /// Writes all that waits; whether that worked.
     async fn round(&self) -> bool {
-        let (rows, deals) = self.outbox.take();
-        if rows.is_empty() && deals.is_empty() {
+        let taken = self.outbox.take();
+        if taken.is_empty() {
             return true;
         }
-        let outcome = self.write(&rows, &deals).await;
-        let (rows, deals, failure) = match outcome {
-            Ok((report, inserted)) => {
-                let (rows, rows_failure) = again(rows, report);
-                match inserted {
-                    Ok(()) => (rows, Vec::new(), rows_failure),
-                    Err(failure) if failure.is_about_data() => {
-                        error!(deals = deals.len(), error = %failure, "deals were given up");
-                        (rows, Vec::new(), rows_failure)
-                    }
-                    Err(failure) => (rows, deals, Some(failure)),
-                }
-            }
-            Err(failure) => (rows, deals, Some(failure)),
-        };
+        let (left, failure) = self.write(taken).await;
         let Some(failure) = failure else {
             self.trouble
                 .send_if_modified(|trouble| trouble.take().is_some());
             return true;
         };
-        warn!(rows = rows.len(), deals = deals.len(), error = %failure, "rows could not be written");
+        warn!(rows = left.rows.len(), deals = left.deals.len(), error = %failure, "rows could not be written");
         self.trouble.send_replace(Some(failure.to_string()));
-        self.outbox.put_back(rows, deals);
+        self.outbox.put_back(left);
         false
     }
 
-    async fn write(
-        &self,
-        rows: &[RowWrite],
-        deals: &[DealWrite],
-    ) -> Result<(WriteReport, Result<(), PgError>), PgError> {
-        let mut lease = self.database.lease().await?;
+    /// Rows, then deals, then the marks that say that the deals are there. Gives back what is left, and
+    /// why.
+    async fn write(&self, taken: Taken) -> (Taken, Option<PgError>) {
+        let Taken { rows, deals, marks } = taken;
+        let (rows, mut failure) = self.write_rows(rows).await;
+        let unwritten = |deals, marks| Taken {
+            rows: rows.clone(),
+            deals,
+            marks,
+        };
+        if let Err(error) = self.write_deals(&deals).await {
+            return (unwritten(deals, marks), Some(error));
+        }
+        if let Err(error) = self.write_marks(&marks).await {
+            failure = Some(error);
+            return (unwritten(Vec::new(), marks), failure);
+        }
+        (unwritten(Vec::new(), Vec::new()), failure)
+    }
+
+    async fn write_rows(&self, rows: Vec<RowWrite>) -> (Vec<RowWrite>, Option<PgError>) {
+        if rows.is_empty() {
+            return (rows, None);
+        }
+        let mut lease = match self.database.lease().await {
+            Ok(lease) => lease,
+            Err(error) => return (rows, Some(error)),
+        };
         let limit = self.database.reply_timeout();
         let written = within(limit, async {
-            Ok(cache::write(&mut lease, rows, &self.worker_id).await)
+            Ok(cache::write(&mut lease, &rows, &self.worker_id).await)
         })
         .await;
-        let report = lease.settle(written)?;
-        self.tell(rows, &report);
-        if deals.is_empty() {
-            return Ok((report, Ok(())));
+        match lease.settle(written) {
+            Ok(report) => {
+                self.tell(&rows, &report);
+                again(rows, report)
+            }
+            Err(error) => (rows, Some(error)),
         }
-        let inserted = async {
-            let mut lease = self.database.lease().await?;
-            let inserted = within(limit, deals::insert(&mut lease, deals)).await;
-            lease.settle(inserted)
-        };
-        let inserted = inserted.await.map(|inserted| {
-            debug!(
-                inserted = inserted.inserted,
-                known = inserted.known,
-                fenced = inserted.fenced,
-                "deals written"
-            );
-        });
-        Ok((report, inserted))
+    }
+
+    /// Writes deals. If a value of one is at fault they are written one by one, and that one is given up.
+    async fn write_deals(&self, deals: &[DealWrite]) -> Result<(), PgError> {
+        match self.insert(deals).await {
+            Err(error) if error.is_about_data() => {}
+            done => return done,
+        }
+        for deal in deals.chunks(1) {
+            match self.insert(deal).await {
+                Err(error) if error.is_about_data() => {
+                    let ids: Vec<i64> = deal.iter().map(|write| write.deal.deal_id.0).collect();
+                    error!(deal = ?ids, error = %error, "a deal cannot be stored");
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert(&self, deals: &[DealWrite]) -> Result<(), PgError> {
+        if deals.is_empty() {
+            return Ok(());
+        }
+        let mut lease = self.database.lease().await?;
+        let limit = self.database.reply_timeout();
+        let inserted = within(limit, deals::insert(&mut lease, deals)).await;
+        let report = lease.settle(inserted)?;
+        let from_events = report.inserted - report.from_gaps;
+        self.metrics.deals_stored(from_events, report.from_gaps);
+        debug!(
+            inserted = report.inserted,
+            from_gaps = report.from_gaps,
+            known = report.known,
+            fenced = report.fenced,
+            "deals written"
+        );
+        Ok(())
+    }
+
+    async fn write_marks(&self, marks: &[HistoryMark]) -> Result<(), PgError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let marks: Vec<history::HistoryMark> = marks.iter().filter_map(mark).collect();
+        let mut lease = self.database.lease().await?;
+        let limit = self.database.reply_timeout();
+        let marked = within(limit, history::mark(&mut lease, &marks)).await;
+        let report = lease.settle(marked)?;
+        debug!(
+            marked = report.marked,
+            fenced = report.fenced,
+            "histories marked"
+        );
+        Ok(())
     }
 
     fn tell(&self, rows: &[RowWrite], report: &WriteReport) {
@@ -179,4 +235,14 @@ fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgE
         .filter(|row| again.contains(&row.key))
         .collect();
     (rows, why)
+}
+
+fn mark(mark: &HistoryMark) -> Option<history::HistoryMark> {
+    let nanos = i128::from(mark.through_ms) * 1_000_000;
+    Some(history::HistoryMark {
+        key: mark.fence.key.clone(),
+        slot: mark.fence.slot,
+        epoch: mark.fence.epoch,
+        through: OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?,
+    })
 }

@@ -387,7 +387,7 @@ fn a_token_is_verified_by_its_accounts() {
             };
             let covered = answer
                 .as_ref()
-                .map(|covered| covered.iter().copied().collect());
+                .map(|covered| covered.keys().copied().collect());
             Some((*ticket, covered.map_err(|refusal| refusal.code.clone())))
         })
         .collect();

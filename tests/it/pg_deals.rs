@@ -1,6 +1,6 @@
 //! Deals are appended once, exactly, and by the slot's owner.
 
-use mahspeccy_bridge::domain::deal::{Closing, Deal, Side};
+use mahspeccy_bridge::domain::deal::{Closing, Deal, Side, Source};
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::ids::{AccountId, DealId, OrderId, PositionId, SymbolId};
 use mahspeccy_bridge::pg::deals::{DealReport, DealWrite, insert};
@@ -12,6 +12,7 @@ const USER: &str = "lance@lwk.space";
 
 fn deal(id: i64, closing: Option<Closing>) -> DealWrite {
     DealWrite {
+        source: Source::Event,
         user: user(USER),
         account: AccountId(5_150_705),
         slot: user(USER).slot(),
@@ -59,6 +60,7 @@ async fn a_deal_is_appended_once_with_every_column() {
         report,
         DealReport {
             inserted: 2,
+            from_gaps: 0,
             known: 1,
             fenced: 0
         }
@@ -68,6 +70,7 @@ async fn a_deal_is_appended_once_with_every_column() {
         report,
         DealReport {
             inserted: 0,
+            from_gaps: 0,
             known: 2,
             fenced: 0
         }
@@ -114,6 +117,7 @@ async fn a_deal_of_a_lost_slot_is_left_to_the_new_owner() {
         report,
         DealReport {
             inserted: 1,
+            from_gaps: 0,
             known: 0,
             fenced: 2
         }
@@ -131,7 +135,34 @@ async fn a_long_history_goes_in_chunks() {
         report,
         DealReport {
             inserted: 1001,
+            from_gaps: 0,
             known: 0,
+            fenced: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_deal_that_an_event_told_of_is_not_counted_as_a_find_of_the_history() {
+    let database = migrated().await;
+    let _lock = claim(&database, "a", &[USER]).await;
+    let mut conn = database.pool().acquire().await.expect("a connection");
+    let found = |id| DealWrite {
+        source: Source::Gap,
+        ..deal(id, None)
+    };
+    let report = insert(
+        &mut conn,
+        &[found(1), deal(1, None), found(2), deal(3, None)],
+    )
+    .await
+    .expect("deals");
+    assert_eq!(
+        report,
+        DealReport {
+            inserted: 3,
+            from_gaps: 1,
+            known: 1,
             fenced: 0
         }
     );

@@ -3,13 +3,15 @@
 //!
 //! Drive it like this, one mutation at a time and a full drain after each:
 //! - in: [`Connection::handle_message`], [`Connection::handle_pong`], [`Connection::handle_timeout`],
-//!   [`Connection::open`], [`Connection::close`], [`Connection::verify_token`];
+//!   [`Connection::open`], [`Connection::close`], [`Connection::fetch_history`],
+//!   [`Connection::renew_token`], [`Connection::verify_token`], [`Connection::refresh_token`];
 //! - out: [`Connection::poll_transmit`], [`Connection::poll_event`], then wait until
 //!   [`Connection::poll_timeout`].
 //!
 //! Time must not go backwards. After [`Event::Failed`] nothing more comes out: the socket is to be
 //! dropped, since nothing of it (authorisations, subscriptions, quotes) survives.
 
+mod look;
 mod outcome;
 mod receive;
 mod refuse;
@@ -19,16 +21,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use outcome::{ConnectionError, Down, Event, Transmit};
+pub use outcome::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
 
 use super::catalog::Catalog;
 use super::frame::{self, HEARTBEAT_EVENT, RequestIds};
 use super::liveness::Liveness;
 use super::request::{Ask, Need, Purpose, Request, accounts_of_token, application_auth};
+pub use super::session::{Audit, HistoryReport};
 use super::session::{Phase, Session};
 use super::throttle::Throttle;
-use crate::domain::deal::Deal;
+use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::AccountId;
+use crate::domain::ledger::Known;
 use crate::domain::secret::Secret;
 
 /// How long an answer may take, from the moment its request is sent.
@@ -51,7 +55,8 @@ pub struct ConnectionConfig {
 #[derive(Debug)]
 struct Pending {
     request: Request,
-    deadline: Instant,
+    /// `None`: an answer counts whenever it comes.
+    deadline: Option<Instant>,
 }
 
 /// The protocol on one socket.
@@ -62,8 +67,16 @@ pub struct Connection {
     failed: bool,
     liveness: Liveness,
     throttle: Throttle<Request>,
+    /// Refused for the moment, to be queued again then.
+    delayed: Vec<(Instant, Request)>,
+    /// How often in a row a payload type was refused as too frequent.
+    blocks: BTreeMap<u32, u32>,
     pending: BTreeMap<u64, Pending>,
+    /// A moment, and the wall clock's time then, in milliseconds since the epoch.
+    wall: (Instant, i64),
     sessions: BTreeMap<AccountId, Session>,
+    /// What was known of accounts whose sessions ended.
+    left: BTreeMap<AccountId, Known>,
     catalogs: BTreeMap<String, Catalog>,
     /// What may not be asked before the application is authorised.
     unasked: Vec<Request>,
@@ -75,17 +88,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose socket has just opened. `seed` makes its request ids its own.
+    /// A connection whose socket has just opened, at `wall_ms` by the wall clock, in milliseconds since
+    /// the epoch. `seed` makes its request ids its own.
     #[must_use]
-    pub fn new(config: &ConnectionConfig, seed: u64, now: Instant) -> Self {
+    pub fn new(config: &ConnectionConfig, seed: u64, now: Instant, wall_ms: i64) -> Self {
         let mut connection = Self {
             ids: RequestIds::new(seed),
             ready: false,
             failed: false,
             liveness: Liveness::new(now),
             throttle: Throttle::new(config.request_rate, config.history_rate, now),
+            delayed: Vec::new(),
+            blocks: BTreeMap::new(),
+            wall: (now, wall_ms),
             pending: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            left: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             unasked: Vec::new(),
             generation: 0,
@@ -100,13 +118,15 @@ impl Connection {
 
     // ── what the driver asks for ─────────────────────────────────────────────────────────────
 
-    /// Begins a session of an account. One that is already there is left alone.
-    pub fn open(&mut self, account: AccountId, token: Secret, now: Instant) {
+    /// Begins a session of an account, of which this was known when it was last followed. One that is
+    /// already there is left alone.
+    pub fn open(&mut self, account: AccountId, token: Secret, known: Known, now: Instant) {
         if self.sessions.contains_key(&account) {
             return;
         }
         self.generation += 1;
-        let session = Session::new(account, self.generation, token, now);
+        self.left.remove(&account);
+        let session = Session::new(account, self.generation, token, known, now);
         if self.ready {
             self.push(session.ask(Ask::Authorise));
         }
@@ -150,8 +170,10 @@ impl Connection {
         self.pump(now);
     }
 
-    /// The socket is over: gives up the deals that still waited for their symbol's name.
+    /// The socket is over: gives up the deals that still waited for their symbol's name, and tells what
+    /// became of refresh tokens.
     pub fn finish(&mut self) {
+        self.lose_refreshes();
         for (account, session) in std::mem::take(&mut self.sessions) {
             let catalog = session.broker().and_then(|name| self.catalogs.get(&name));
             let deals = session.into_deals(catalog);
@@ -193,7 +215,7 @@ impl Connection {
         let overdue: Vec<u64> = self
             .pending
             .iter()
-            .filter(|(_, p)| p.deadline <= now)
+            .filter(|(_, p)| p.deadline.is_some_and(|deadline| deadline <= now))
             .map(|(id, _)| *id)
             .collect();
         for id in overdue {
@@ -209,14 +231,14 @@ impl Connection {
         if was_following && !self.liveness.is_following() {
             self.events.push_back(Event::Following(false));
         }
-        let warming: Vec<AccountId> = self
+        let due: Vec<AccountId> = self
             .sessions
             .values()
-            .filter(|session| matches!(session.phase, Phase::Warming(until) if until <= now))
+            .filter(|session| session.deadline().is_some_and(|at| at <= now))
             .map(|session| session.id)
             .collect();
-        for account in warming {
-            self.advance(account, now);
+        for account in due {
+            self.handle_session_timeout(account, now);
         }
         self.pump(now);
     }
@@ -239,17 +261,13 @@ impl Connection {
         if self.failed {
             return None;
         }
-        let deadlines = self.pending.values().map(|pending| pending.deadline);
-        let warming = self
-            .sessions
-            .values()
-            .filter_map(|session| match session.phase {
-                Phase::Warming(until) => Some(until),
-                Phase::Authorising | Phase::Loading | Phase::Live | Phase::Closing => None,
-            });
+        let deadlines = self.pending.values().filter_map(|pending| pending.deadline);
+        let sessions = self.sessions.values().filter_map(Session::deadline);
+        let delayed = self.delayed.iter().map(|(at, _)| *at);
         let own = [Some(self.liveness.poll_timeout()), self.throttle.next_at()];
         deadlines
-            .chain(warming)
+            .chain(sessions)
+            .chain(delayed)
             .chain(own.into_iter().flatten())
             .min()
     }
@@ -264,6 +282,16 @@ impl Connection {
     #[must_use]
     pub fn queued(&self) -> usize {
         self.throttle.len()
+    }
+
+    /// What the next session of an account should know, for [`Connection::open`]; `None` if this
+    /// connection never had a snapshot of it.
+    #[must_use]
+    pub fn known(&self, account: AccountId) -> Option<Known> {
+        match self.sessions.get(&account) {
+            Some(session) => session.known(),
+            None => self.left.get(&account).cloned(),
+        }
     }
 
     /// The session of an account that follows the stream, to look at.
@@ -323,13 +351,19 @@ impl Connection {
         let mut asks = Vec::new();
         let catalog = self.catalogs.entry(broker).or_default();
         let live = session.advance(catalog, &mut asks, now);
+        session.watch_quotes(now);
         let deals = session.take_deals(catalog);
+        let report = session.take_history_report();
         self.emit_deals(account, deals);
         for ask in asks {
             self.push(ask);
         }
         if live {
             self.events.push_back(Event::Live(account));
+        }
+        if let Some((report, next)) = report {
+            self.events.push_back(Event::History(account, report));
+            self.push_some(next);
         }
     }
 
@@ -345,12 +379,10 @@ impl Connection {
         }
     }
 
-    fn emit_deals(&mut self, account: AccountId, deals: impl IntoIterator<Item = Deal>) {
-        self.events.extend(
-            deals
-                .into_iter()
-                .map(|deal| Event::Deal(account, Box::new(deal))),
-        );
+    fn emit_deals(&mut self, account: AccountId, deals: impl IntoIterator<Item = (Deal, Source)>) {
+        let deals = deals.into_iter();
+        self.events
+            .extend(deals.map(|(deal, source)| Event::Deal(account, source, Box::new(deal))));
     }
 
     /// Ends a session, whatever it was doing; what it had asked for others is asked by them.
@@ -363,6 +395,9 @@ impl Connection {
             !matches!(&pending.request.purpose, Purpose::Account { account: of, ask, .. }
                 if *of == account && *ask != Ask::Logout)
         });
+        if let Some(known) = session.known() {
+            self.left.insert(account, known);
+        }
         let closing = session.phase == Phase::Closing;
         let broker = session.broker();
         let catalog = broker.as_ref().and_then(|name| self.catalogs.get(name));
@@ -411,10 +446,12 @@ impl Connection {
     }
 
     fn drop_waiting(&mut self, account: AccountId) {
-        self.throttle.retain(|request| {
+        let wanted = |request: &Request| {
             !matches!(&request.purpose, Purpose::Account { account: of, ask, .. }
                 if *of == account && *ask != Ask::Logout)
-        });
+        };
+        self.throttle.retain(wanted);
+        self.delayed.retain(|(_, request)| wanted(request));
     }
 
     fn heard(&mut self, now: Instant) {
@@ -422,6 +459,12 @@ impl Connection {
         self.liveness.handle_inbound(now);
         if !was_following {
             self.events.push_back(Event::Following(true));
+        }
+    }
+
+    fn push_some(&mut self, request: Option<Request>) {
+        if let Some(request) = request {
+            self.push(request);
         }
     }
 
@@ -435,7 +478,12 @@ impl Connection {
         if self.failed {
             return;
         }
+        while let Some(at) = self.delayed.iter().position(|(at, _)| *at <= now) {
+            let (_, request) = self.delayed.swap_remove(at);
+            self.push(request);
+        }
         while let Some(request) = self.throttle.pop(now) {
+            self.note_sent(&request, now);
             let id = self.ids.allocate();
             let tag = self.ids.tag(id);
             let bytes = frame::encode(request.payload_type, request.payload.clone(), Some(tag));
@@ -444,8 +492,8 @@ impl Connection {
             self.pending.insert(
                 id,
                 Pending {
+                    deadline: has_deadline(&request).then(|| now + REQUEST_DEADLINE),
                     request,
-                    deadline: now + REQUEST_DEADLINE,
                 },
             );
         }
@@ -458,4 +506,9 @@ impl Connection {
             self.transmits.push_back(Transmit::Ping);
         }
     }
+}
+
+/// A refresh token's answer counts however late it comes: it is the only word of the new pair.
+const fn has_deadline(request: &Request) -> bool {
+    !matches!(request.purpose, Purpose::Refresh { .. })
 }

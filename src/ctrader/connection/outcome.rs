@@ -1,13 +1,15 @@
 //! What comes out of a connection: bytes for the socket, and what the driver is told.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
-use crate::domain::deal::Deal;
+use crate::ctrader::session::{Audit, HistoryReport};
+use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::AccountId;
+use crate::domain::secret::Secret;
 
 /// What to put on the socket.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +69,33 @@ pub enum ConnectionError {
     Malformed,
 }
 
+/// A new pair of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenPair {
+    /// Opens the accounts of the grant.
+    pub access: Secret,
+    /// Gets the next pair, once.
+    pub refresh: Secret,
+    /// Seconds until the access token ends.
+    pub expires_in_secs: i64,
+}
+
+/// What became of a refresh token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refreshed {
+    /// It was spent, and this is what for.
+    Pair(TokenPair),
+    /// cTrader refused it.
+    Refused(Refusal),
+    /// The connection ended before the request left: the token is as good as it was.
+    Unsent,
+    /// The connection ended before the answer came: whether the token is spent is not known.
+    Lost,
+}
+
+/// The accounts that a token covers, and whether each is a live one, as far as cTrader says.
+pub type Covered = BTreeMap<AccountId, Option<bool>>;
+
 /// What a connection tells its driver.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -76,10 +105,20 @@ pub enum Event {
     Live(AccountId),
     /// The account's session is over.
     Down(AccountId, Down),
+    /// An event of the account was lost: it follows nothing until it is live again.
+    Behind(AccountId),
     /// A deal was executed.
-    Deal(AccountId, Box<Deal>),
-    /// Whether a token covers an account (see [`Connection::verify_token`]).
-    TokenVerified(u64, Result<BTreeSet<AccountId>, Refusal>),
+    Deal(AccountId, Source, Box<Deal>),
+    /// A later snapshot differs from what the events said: there are deals that none told of.
+    Amended(AccountId),
+    /// A look into the history is over (see [`Connection::fetch_history`]).
+    History(AccountId, HistoryReport),
+    /// The server's P&L was compared with ours.
+    Audited(AccountId, Audit),
+    /// What a token covers (see [`Connection::verify_token`]).
+    TokenVerified(u64, Result<Covered, Refusal>),
+    /// What became of a refresh token (see [`Connection::refresh_token`]).
+    TokenRefreshed(u64, Refreshed),
     /// The socket is silent where it should not be (`false`), or speaks again (`true`).
     Following(bool),
     /// The connection is of no more use.

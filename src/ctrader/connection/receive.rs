@@ -76,7 +76,10 @@ impl Connection {
                     Err(_) => self.skipped += 1,
                 }
             }
-            (Some(pending), _) => self.handle_answer(pending.request, frame, now),
+            (Some(pending), _) => {
+                self.blocks.remove(&pending.request.payload_type);
+                self.handle_answer(pending.request, frame, now);
+            }
             (None, HEARTBEAT_EVENT) => {}
             (None, _) => self.handle_push(frame, now),
         }
@@ -93,12 +96,14 @@ impl Connection {
                         .push_back(Event::TokenVerified(ticket, unreadable));
                     return;
                 };
-                let covered = answer.ctid_trader_account.iter();
-                let covered =
-                    covered.map(|known| AccountId(known.ctid_trader_account_id.cast_signed()));
+                let covered = answer.ctid_trader_account.iter().map(|known| {
+                    let account = AccountId(known.ctid_trader_account_id.cast_signed());
+                    (account, known.is_live)
+                });
                 self.events
                     .push_back(Event::TokenVerified(ticket, Ok(covered.collect())));
             }
+            Purpose::Refresh { ticket } => self.handle_refreshed(ticket, frame),
             Purpose::Account {
                 account,
                 generation,
@@ -143,6 +148,12 @@ impl Connection {
                 return;
             }
             Ask::Broker(_) => return,
+            Ask::Reauthorise | Ask::Verify | Ask::Audit | Ask::Deals(_) | Ask::Cash(_) => {
+                if let Err(malformed) = self.handle_look(account, &ask, frame, now) {
+                    self.end(account, malformed.into(), now);
+                }
+                return;
+            }
             Ask::Trader => {
                 let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
                     return self.end(account, UNREADABLE_ANSWER.into(), now);
@@ -364,7 +375,7 @@ impl Connection {
         event
     }
 
-    fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {
+    pub(super) fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {
         let message = M::decode(frame.payload.clone()).ok();
         self.skipped += u64::from(message.is_none());
         message

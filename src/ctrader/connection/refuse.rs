@@ -3,14 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Connection, ConnectionError, Down, Event, Pending};
+use super::{Connection, ConnectionError, Down, Event, Pending, Refreshed};
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::{Phase, Session};
+use crate::ctrader::session::{Phase, Session, history_pause};
 use crate::domain::ids::{AccountId, SymbolId};
 
 /// How long a payload type rests when the server says "too often" and not for how long.
 const FREQUENCY_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest that such pauses grow to by themselves.
+const GROWN_PAUSE_MAX: Duration = Duration::from_mins(2);
+
+/// Before something is asked again that was in somebody's way for a moment.
+const RETRY_SOON: Duration = Duration::from_millis(200);
 
 /// A longer pause than that is no pause but a mistake.
 const PAUSE_MAX: Duration = Duration::from_hours(1);
@@ -32,17 +38,14 @@ impl Connection {
             refusal.code.as_str(),
             "BLOCKED_PAYLOAD_TYPE" | "REQUEST_FREQUENCY_EXCEEDED"
         ) {
-            let pause = refusal
-                .retry_after
-                .unwrap_or(FREQUENCY_PAUSE)
-                .clamp(FREQUENCY_PAUSE, PAUSE_MAX);
-            self.throttle.block(request.payload_type, now + pause);
-            if self.is_wanted(&request) {
-                self.push(request);
-            }
+            self.handle_too_frequent(request, &refusal, now);
             return;
         }
         let disposition = refusal.disposition();
+        if disposition == Disposition::RetrySoon && request.tries == 0 && self.is_wanted(&request) {
+            self.delay(request, RETRY_SOON, now);
+            return;
+        }
         match request.purpose {
             Purpose::Application => {
                 if disposition == Disposition::Success {
@@ -54,17 +57,78 @@ impl Connection {
             Purpose::Token { ticket } => self
                 .events
                 .push_back(Event::TokenVerified(ticket, Err(refusal))),
+            Purpose::Refresh { ticket } => self
+                .events
+                .push_back(Event::TokenRefreshed(ticket, Refreshed::Refused(refusal))),
             Purpose::Account {
                 account,
                 generation,
                 ask,
             } => {
-                if self.is_current(account, generation) {
+                if !self.is_current(account, generation) {
+                    if let Ask::Broker(need) = ask {
+                        self.forget_need(&need);
+                    }
+                } else if is_look(&ask) && !concerns_session(disposition) {
+                    let again = Request {
+                        purpose: Purpose::Account {
+                            account,
+                            generation,
+                            ask,
+                        },
+                        ..request
+                    };
+                    self.handle_look_refused(account, again, disposition, now);
+                } else {
                     self.handle_account_refusal(account, ask, refusal, now);
-                } else if let Ask::Broker(need) = ask {
-                    self.forget_need(&need);
                 }
             }
+        }
+    }
+
+    /// Asked too often: this payload type rests. The server's own figure may be too small, so pauses grow
+    /// while they are of no use.
+    fn handle_too_frequent(&mut self, request: Request, refusal: &Refusal, now: Instant) {
+        let blocks = self.blocks.entry(request.payload_type).or_default();
+        let grown = FREQUENCY_PAUSE * 2u32.pow((*blocks).min(6));
+        *blocks += 1;
+        let asked_for = refusal.retry_after.unwrap_or(FREQUENCY_PAUSE);
+        let pause = asked_for.max(grown.min(GROWN_PAUSE_MAX)).min(PAUSE_MAX);
+        self.throttle.block(request.payload_type, now + pause);
+        if self.is_wanted(&request) {
+            self.push(request);
+        }
+    }
+
+    fn delay(&mut self, request: Request, pause: Duration, now: Instant) {
+        let tries = request.tries + 1;
+        self.delayed
+            .push((now + pause, Request { tries, ..request }));
+    }
+
+    /// A look that was refused is made again, ever more seldom; a window that cannot be read is cut.
+    fn handle_look_refused(
+        &mut self,
+        account: AccountId,
+        request: Request,
+        disposition: Disposition,
+        now: Instant,
+    ) {
+        let Purpose::Account { ask, .. } = request.purpose.clone() else {
+            return;
+        };
+        let is_window = matches!(ask, Ask::Deals(_) | Ask::Cash(_));
+        match history_pause(request.tries + 1).filter(|_| is_window) {
+            Some(_) if disposition == Disposition::CallerError => {
+                let next = self
+                    .sessions
+                    .get_mut(&account)
+                    .and_then(|session| session.handle_window_refused(&ask, now));
+                self.push_some(next);
+                self.advance(account, now);
+            }
+            Some(pause) => self.delay(request, pause, now),
+            None => self.handle_look_failed(account, &ask, now),
         }
     }
 
@@ -73,6 +137,7 @@ impl Connection {
         match &request.purpose {
             Purpose::Application
             | Purpose::Token { .. }
+            | Purpose::Refresh { .. }
             | Purpose::Account {
                 ask: Ask::Logout, ..
             } => true,
@@ -91,6 +156,14 @@ impl Connection {
         now: Instant,
     ) {
         let disposition = refusal.disposition();
+        if matches!(
+            disposition,
+            Disposition::ReauthoriseApplication | Disposition::StopApplication
+        ) {
+            // Nothing of this connection is authorised any more.
+            self.fail(ConnectionError::ApplicationRefused(refusal));
+            return;
+        }
         match ask {
             // Logged out is what was wanted.
             Ask::Logout => self.end(account, Down::LoggedOut, now),
@@ -112,8 +185,29 @@ impl Connection {
             Ask::Broker(need) if disposition == Disposition::CallerError => {
                 self.settle_unavailable(account, &need, now);
             }
-            Ask::Authorise | Ask::Trader | Ask::Reconcile | Ask::Subscribe(_) | Ask::Broker(_) => {
-                self.end(account, refusal.into(), now);
+            // The newer token's account is authorised here, by the older one: that is all it takes.
+            Ask::Reauthorise if disposition == Disposition::Success => {
+                if let Some(session) = self.sessions.get_mut(&account) {
+                    session.handle_reauthorised(now);
+                }
+                self.advance(account, now);
+            }
+            Ask::Authorise | Ask::Reauthorise => self.end(account, refusal.into(), now),
+            Ask::Trader
+            | Ask::Reconcile
+            | Ask::Subscribe(_)
+            | Ask::Broker(_)
+            | Ask::Verify
+            | Ask::Audit
+            | Ask::Deals(_)
+            | Ask::Cash(_) => {
+                // It was authorised here and is not any more: that says nothing of its token.
+                let down = if disposition == Disposition::ReauthoriseAccount {
+                    Down::Dropped
+                } else {
+                    refusal.into()
+                };
+                self.end(account, down, now);
             }
         }
     }
@@ -187,6 +281,8 @@ impl Connection {
                 let timeout = Err(Refusal::with_code("TIMEOUT_ERROR"));
                 self.events.push_back(Event::TokenVerified(ticket, timeout));
             }
+            // It has no deadline.
+            Purpose::Refresh { .. } => {}
             Purpose::Account {
                 account,
                 generation,
@@ -195,7 +291,19 @@ impl Connection {
                 if let Ask::Broker(need) = &ask {
                     self.forget_need(need);
                 }
-                if self.is_current(account, generation) {
+                if is_look(&ask) {
+                    if self.is_current(account, generation) {
+                        let again = Request {
+                            purpose: Purpose::Account {
+                                account,
+                                generation,
+                                ask,
+                            },
+                            ..request
+                        };
+                        self.handle_look_refused(account, again, Disposition::BackOff, now);
+                    }
+                } else if self.is_current(account, generation) {
                     let down = if ask == Ask::Logout {
                         Down::LoggedOut
                     } else {
@@ -206,4 +314,21 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether a session is what it is without an answer to this.
+const fn is_look(ask: &Ask) -> bool {
+    matches!(ask, Ask::Verify | Ask::Audit | Ask::Deals(_) | Ask::Cash(_))
+}
+
+/// Whether a refusal is about the session, whatever was asked.
+const fn concerns_session(disposition: Disposition) -> bool {
+    matches!(
+        disposition,
+        Disposition::ReauthoriseApplication
+            | Disposition::ReauthoriseAccount
+            | Disposition::RefreshToken
+            | Disposition::GiveUp
+            | Disposition::StopApplication
+    )
 }

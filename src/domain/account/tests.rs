@@ -35,6 +35,7 @@ fn position(id: i64, volume: i64, updated_at_ms: i64) -> Position {
         label: None,
         comment: None,
         updated_at_ms: Some(updated_at_ms),
+        trailed_at_ms: None,
     }
 }
 
@@ -165,7 +166,7 @@ fn trailing_and_margin_events_touch_one_position() {
         [],
     );
     let stop = Decimal::new(12, 1);
-    assert!(account.apply(Event::TrailingStop(PositionId(7), stop)));
+    assert!(account.apply(Event::TrailingStop(PositionId(7), stop, 15)));
     assert!(account.apply(Event::Margin(PositionId(7), Decimal::new(55, 2))));
     assert!(
         !account.apply(Event::Margin(PositionId(8), Decimal::new(55, 2))),
@@ -185,4 +186,74 @@ fn what_is_remembered_of_the_ended_is_bounded() {
         account.apply(says(PositionStatus::Closed, position(id, 0, 1)));
     }
     assert_eq!(account.ended_positions.len(), ENDED_MAX);
+}
+
+#[test]
+fn a_stop_that_trailed_outlives_what_was_said_of_the_position_before() {
+    let mut account = Account::new(
+        trader(1),
+        [(PositionStatus::Open, position(7, 100, 10))],
+        [],
+    );
+    let (first, second) = (Decimal::new(12, 1), Decimal::new(13, 1));
+    assert!(account.apply(Event::TrailingStop(PositionId(7), second, 30)));
+    assert!(
+        !account.apply(Event::TrailingStop(PositionId(7), first, 20)),
+        "overtaken"
+    );
+    let mut swapped = position(7, 90, 25);
+    swapped.stop_loss = Some(first);
+    assert!(account.apply(says(PositionStatus::Open, swapped)));
+    let held = account.positions().next().expect("there");
+    assert_eq!((held.volume, held.stop_loss), (90, Some(second)));
+    // What is said later counts: the stop was taken away.
+    assert!(account.apply(says(PositionStatus::Open, position(7, 90, 40))));
+    assert_eq!(account.positions().next().and_then(|p| p.stop_loss), None);
+    assert!(
+        !account.apply(Event::TrailingStop(PositionId(7), second, 30)),
+        "a duplicate"
+    );
+}
+
+#[test]
+fn bonus_operations_count_in_their_order() {
+    let change = |units: i128, place| {
+        let bonus = Bonus {
+            manager: Decimal::new(units, 2),
+            introducing: Decimal::new(0, 2),
+        };
+        Event::Execution(Box::new(Execution {
+            bonus: Some(BonusChange { bonus, place }),
+            ..Execution::default()
+        }))
+    };
+    let mut account = Account::new(trader(1), [], []);
+    assert!(account.apply(change(500, (20, 2))));
+    assert!(!account.apply(change(300, (10, 1))), "an earlier one");
+    assert!(!account.apply(change(500, (20, 2))), "the same again");
+    assert!(account.apply(change(0, (20, 3))));
+    assert_eq!(account.trader().bonus.manager, Decimal::new(0, 2));
+}
+
+#[test]
+fn a_snapshot_that_lags_brings_nothing_back() {
+    let mut account = Account::new(
+        trader(40),
+        [(PositionStatus::Open, position(7, 100, 10))],
+        [order(5, OrderStatus::Accepted, 1)],
+    );
+    account.apply(says(PositionStatus::Closed, position(7, 0, 20)));
+    account.apply(orders(order(5, OrderStatus::Cancelled, 2)));
+    account.apply(balance(2_000, Some(41)));
+    let lagging = account.renewed(
+        trader(40),
+        [
+            (PositionStatus::Open, position(7, 100, 10)),
+            (PositionStatus::Open, position(8, 100, 10)),
+        ],
+        [order(5, OrderStatus::Accepted, 1)],
+    );
+    assert_eq!(lagging.trader().balance, Decimal::new(2_000, 2));
+    let held: Vec<i64> = lagging.positions().map(|position| position.id.0).collect();
+    assert_eq!((held, lagging.orders().len()), (vec![8], 0));
 }

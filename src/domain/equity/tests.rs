@@ -62,6 +62,7 @@ fn position(
         label: None,
         comment: None,
         updated_at_ms: Some(1),
+        trailed_at_ms: None,
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::Link;
 use crate::ctrader::connection::Connection;
-use crate::domain::deal::Deal;
+use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::{RowContent, SessionState};
 use crate::domain::status::Status;
@@ -95,7 +95,14 @@ impl Link {
         }
     }
 
-    pub(super) fn put_deal(&self, roster: &Roster, account: AccountId, deal: &Deal) {
+    pub(super) fn put_deal(
+        &self,
+        roster: &mut Roster,
+        account: AccountId,
+        source: Source,
+        deal: &Deal,
+    ) {
+        let mut lost = false;
         for fence in roster.fences_of(account) {
             let Fence { key, slot, epoch } = fence.clone();
             let write = DealWrite {
@@ -103,11 +110,16 @@ impl Link {
                 account,
                 slot,
                 epoch,
+                source,
                 deal: deal.clone(),
             };
             if !self.outbox.put_deal(write) {
+                lost = true;
                 error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
             }
+        }
+        if lost {
+            roster.handle_lost_deal(account);
         }
         self.outbox.wake();
     }

@@ -56,7 +56,7 @@ fn full(balance: i128) -> RowContent {
 }
 
 fn only(outbox: &Outbox) -> RowWrite {
-    let (mut rows, _) = outbox.take();
+    let mut rows = outbox.take().rows;
     assert_eq!(rows.len(), 1);
     rows.remove(0)
 }
@@ -88,9 +88,9 @@ fn figures_that_were_not_written_survive_a_disconnection() {
 fn what_is_put_back_gives_way_to_what_came_since() {
     let outbox = Outbox::default();
     outbox.put(&fence(1), full(1));
-    let (rows, deals) = outbox.take();
+    let taken = outbox.take();
     outbox.put(&fence(1), full(2));
-    outbox.put_back(rows, deals);
+    outbox.put_back(taken);
     let row = only(&outbox);
     assert_eq!((row.seq, row.content), (2, full(2)));
 }

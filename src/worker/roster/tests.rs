@@ -1,15 +1,18 @@
 use prost::Message;
 
 use super::*;
-use crate::ctrader::connection::{ConnectionConfig, Transmit};
+use crate::ctrader::connection::{ConnectionConfig, Covered, HistoryReport, Transmit};
+use crate::ctrader::error::Refusal;
 use crate::ctrader::frame;
 use crate::ctrader::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountDisconnectEvent, ProtoOaApplicationAuthRes,
     ProtoOaGetAccountListByAccessTokenReq, ProtoOaPayloadType as Type,
 };
 use crate::domain::ids::UserId;
+use crate::domain::status::Status;
 
 const ACCOUNT: AccountId = AccountId(17);
+const WALL_MS: i64 = 1_750_000_000_000;
 const POLICY: RetryPolicy = RetryPolicy {
     attempts_max: 3,
     failed_pause: Duration::from_mins(5),
@@ -30,7 +33,14 @@ fn assignment(user: &str, token: &str) -> Assignment {
         },
         is_demo: true,
         token: Secret::new(token),
+        through_ms: None,
+        known: Known::default(),
     }
+}
+
+/// What a token covers that covers one demo account.
+fn covering(account: AccountId) -> Covered {
+    Covered::from([(account, Some(false))])
 }
 
 fn key(user: &str) -> SessionKey {
@@ -45,7 +55,7 @@ fn link(now: Instant) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    let mut link = Connection::new(&config, 1, now);
+    let mut link = Connection::new(&config, 1, now, WALL_MS);
     let asked = link.poll_transmit();
     let Some(Transmit::Message(bytes)) = asked else {
         panic!("no authorisation: {asked:?}")
@@ -107,7 +117,7 @@ fn last_status(roster: &mut Roster, user: &str) -> Option<SessionState> {
 #[test]
 fn another_user_of_an_account_sees_it_only_by_their_own_right() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
     roster.start(assignment("b", "token-b"), Some(&mut link), now);
     roster.start(assignment("c", "token-c"), Some(&mut link), now);
@@ -119,10 +129,10 @@ fn another_user_of_an_account_sees_it_only_by_their_own_right() {
             ("verify", "token-c")
         ])
     );
-    roster.handle_live(ACCOUNT);
+    roster.handle_live(ACCOUNT, &mut link, now);
     assert_eq!(live_users(&roster), [key("a")]);
-    roster.handle_token_verified(1, &Ok(BTreeSet::from([ACCOUNT])), 0.5, now);
-    roster.handle_token_verified(2, &Ok(BTreeSet::from([AccountId(99)])), 0.5, now);
+    roster.handle_token_verified(1, &Ok(covering(ACCOUNT)), 0.5, &mut link, now);
+    roster.handle_token_verified(2, &Ok(covering(AccountId(99))), 0.5, &mut link, now);
     assert_eq!(live_users(&roster), [key("a"), key("b")]);
     let refused = last_status(&mut roster, "c").expect("said");
     assert_eq!(refused.status, Status::Failed);
@@ -137,11 +147,11 @@ fn another_user_of_an_account_sees_it_only_by_their_own_right() {
 #[test]
 fn when_the_bearer_leaves_the_others_go_on_by_their_own_token() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
     roster.start(assignment("b", "token-b"), Some(&mut link), now);
-    roster.handle_live(ACCOUNT);
-    roster.handle_token_verified(1, &Ok(BTreeSet::from([ACCOUNT])), 0.5, now);
+    roster.handle_live(ACCOUNT, &mut link, now);
+    roster.handle_token_verified(1, &Ok(covering(ACCOUNT)), 0.5, &mut link, now);
     // cTrader drops the account, as it does at the end of a log-out.
     sent(&mut link);
     assert!(roster.stop(&key("a"), Some(&mut link), now).is_some());
@@ -166,7 +176,7 @@ fn when_the_bearer_leaves_the_others_go_on_by_their_own_token() {
 #[test]
 fn failures_back_off_and_then_count_as_failed_and_are_tried_again() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
     let mut statuses = Vec::new();
     let mut at = now;
@@ -193,7 +203,7 @@ fn failures_back_off_and_then_count_as_failed_and_are_tried_again() {
             (Status::Pending, 300),
         ]
     );
-    roster.handle_live(ACCOUNT);
+    roster.handle_live(ACCOUNT, &mut link, now);
     assert_eq!(
         live_users(&roster),
         [key("a")],
@@ -202,18 +212,27 @@ fn failures_back_off_and_then_count_as_failed_and_are_tried_again() {
 }
 
 #[test]
-fn a_refused_token_fails_at_once_and_a_newer_one_is_tried_at_once() {
+fn a_refused_token_is_to_be_renewed_and_a_newer_one_is_tried_at_once() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "old"), Some(&mut link), now);
     sent(&mut link);
     let refused = Down::Refused(Refusal::with_code("CH_ACCESS_TOKEN_INVALID"));
     roster.handle_down(ACCOUNT, &refused, 0.5, &mut link, now);
-    assert_eq!(
-        last_status(&mut roster, "a").expect("said").status,
-        Status::Failed
-    );
+    let renewing = last_status(&mut roster, "a").expect("said");
+    assert_eq!(renewing.status, Status::Reconnecting);
+    assert!(renewing.last_error.expect("a reason").contains("renewed"));
     assert_eq!(sent(&mut link), []);
+    let old = Secret::new("old");
+    assert_eq!(roster.take_wants(), [Want::Renew(key("a"), old.clone())]);
+    // None is to be had.
+    roster.handle_unrenewable(&key("a"), &old, "connect again".to_owned(), now);
+    let failed = last_status(&mut roster, "a").expect("said");
+    assert_eq!(failed.status, Status::Failed);
+    assert_eq!(failed.last_error.as_deref(), Some("connect again"));
+    let later = Secret::new("later");
+    roster.handle_unrenewable(&key("a"), &later, "of another".to_owned(), now);
+    assert_eq!(last_status(&mut roster, "a"), None, "not its token");
     // The connection still has the session of the first token in this test: a new one, then.
     let mut link = self::link(now);
     roster.start(assignment("a", "new"), Some(&mut link), now);
@@ -227,22 +246,22 @@ fn a_refused_token_fails_at_once_and_a_newer_one_is_tried_at_once() {
 #[test]
 fn a_lost_connection_leaves_nothing_live() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
-    roster.handle_live(ACCOUNT);
+    roster.handle_live(ACCOUNT, &mut link, now);
     roster.handle_disconnected("gone", false);
     assert_eq!(live_users(&roster), []);
     let state = last_status(&mut roster, "a").expect("said");
     assert_eq!((state.status, state.attempts), (Status::Reconnecting, 1));
     let mut next = self::link(now);
-    roster.handle_connected(&mut next, now);
+    roster.handle_connected(&mut next, now, WALL_MS);
     assert_eq!(sent(&mut next), owned(&[("authorise", "token-a")]));
 }
 
 #[test]
 fn a_session_that_begins_in_an_outage_says_so_at_once() {
     let now = Instant::now();
-    let mut roster = Roster::new(POLICY);
+    let mut roster = Roster::new(POLICY, now, WALL_MS);
     roster.start(assignment("a", "token-a"), None, now);
     roster.handle_disconnected("refused", true);
     let before = last_status(&mut roster, "a").expect("said");
@@ -252,7 +271,7 @@ fn a_session_that_begins_in_an_outage_says_so_at_once() {
         assert_eq!((state.status, state.attempts), (Status::Failed, 3));
         assert_eq!(state.last_error.as_deref(), Some("refused"));
     }
-    roster.handle_connected(&mut link(now), now);
+    roster.handle_connected(&mut link(now), now, WALL_MS);
     roster.handle_ready();
     roster.start(assignment("c", "token-c"), None, now);
     let state = last_status(&mut roster, "c").expect("said");
@@ -262,9 +281,9 @@ fn a_session_that_begins_in_an_outage_says_so_at_once() {
 #[test]
 fn silence_is_said_by_the_row_and_so_is_its_end() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
-    roster.handle_live(ACCOUNT);
+    roster.handle_live(ACCOUNT, &mut link, now);
     roster.row_put(&key("a"));
     assert!(!roster.row_is_due());
     roster.handle_following(false);
@@ -283,17 +302,99 @@ fn silence_is_said_by_the_row_and_so_is_its_end() {
 #[test]
 fn a_new_token_of_one_who_shares_an_account_is_checked_anew() {
     let now = Instant::now();
-    let (mut roster, mut link) = (Roster::new(POLICY), link(now));
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
     roster.start(assignment("a", "token-a"), Some(&mut link), now);
     roster.start(assignment("b", "token-b"), Some(&mut link), now);
-    roster.handle_live(ACCOUNT);
-    roster.handle_token_verified(1, &Ok(BTreeSet::from([ACCOUNT])), 0.5, now);
+    roster.handle_live(ACCOUNT, &mut link, now);
+    roster.handle_token_verified(1, &Ok(covering(ACCOUNT)), 0.5, &mut link, now);
     sent(&mut link);
     // A second later, for the request budget.
     let now = now + Duration::from_secs(1);
     roster.start(assignment("b", "another"), Some(&mut link), now);
     assert_eq!(live_users(&roster), [key("a")]);
     assert_eq!(sent(&mut link), owned(&[("verify", "another")]));
-    roster.handle_token_verified(2, &Ok(BTreeSet::new()), 0.5, now);
+    roster.handle_token_verified(2, &Ok(Covered::new()), 0.5, &mut link, now);
     assert_eq!(live_users(&roster), [key("a")]);
+}
+
+#[test]
+fn an_account_of_the_other_environment_is_told_from_one_that_cannot_be_reached() {
+    for (is_live, failed) in [(Some(true), true), (Some(false), false), (None, false)] {
+        let now = Instant::now();
+        let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
+        roster.start(assignment("a", "token-a"), Some(&mut link), now);
+        sent(&mut link);
+        let refused = Down::Refused(Refusal::with_code("CANT_ROUTE_REQUEST"));
+        // A second later, for the request budget.
+        let now = now + Duration::from_secs(1);
+        roster.handle_down(ACCOUNT, &refused, 0.5, &mut link, now);
+        assert_eq!(sent(&mut link), owned(&[("verify", "token-a")]));
+        let answer = Ok(Covered::from([(ACCOUNT, is_live)]));
+        roster.handle_token_verified(1, &answer, 0.5, &mut link, now);
+        let state = last_status(&mut roster, "a").expect("said");
+        assert_eq!(state.status == Status::Failed, failed, "{state:?}");
+    }
+}
+
+#[test]
+fn a_maintenance_is_slept_through() {
+    let now = Instant::now();
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
+    roster.start(assignment("a", "token-a"), Some(&mut link), now);
+    let mut refusal = Refusal::with_code("SERVER_IS_UNDER_MAINTENANCE");
+    refusal.maintenance_end_ms = Some(WALL_MS + 3_600_000);
+    roster.handle_down(ACCOUNT, &Down::Refused(refusal), 0.5, &mut link, now);
+    assert_eq!(roster.poll_timeout(), Some(now + Duration::from_hours(1)));
+}
+
+#[test]
+fn a_lost_event_is_said_until_the_account_is_read_anew() {
+    let now = Instant::now();
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
+    roster.start(assignment("a", "token-a"), Some(&mut link), now);
+    roster.handle_live(ACCOUNT, &mut link, now);
+    last_status(&mut roster, "a");
+    roster.handle_behind(ACCOUNT);
+    assert_eq!(live_users(&roster), []);
+    let state = last_status(&mut roster, "a").expect("said");
+    assert_eq!((state.status, state.attempts), (Status::Reconnecting, 0));
+    roster.handle_live(ACCOUNT, &mut link, now);
+    assert_eq!(live_users(&roster), [key("a")]);
+}
+
+#[test]
+fn a_look_marks_whom_it_served_and_nobody_else() {
+    const WEEK_MS: i64 = 604_800_000;
+    let now = Instant::now();
+    let (mut roster, mut link) = (Roster::new(POLICY, now, WALL_MS), link(now));
+    let mut first = assignment("a", "token-a");
+    first.through_ms = Some(WALL_MS - 1_000);
+    roster.start(first, Some(&mut link), now);
+    roster.start(assignment("b", "token-b"), Some(&mut link), now);
+    roster.handle_live(ACCOUNT, &mut link, now);
+    roster.handle_token_verified(1, &Ok(covering(ACCOUNT)), 0.5, &mut link, now);
+    let report = |from_ms| HistoryReport {
+        from_ms,
+        through_ms: WALL_MS,
+        is_partial: false,
+        unexplained: None,
+    };
+    let marked = |marks: Vec<HistoryMark>| -> Vec<SessionKey> {
+        marks.into_iter().map(|mark| mark.fence.key).collect()
+    };
+    let short = roster.handle_history(ACCOUNT, &report(WALL_MS - 3_601_000), now);
+    assert_eq!(marked(short), [key("a")], "the other needs a week");
+    let partial = HistoryReport {
+        is_partial: true,
+        ..report(WALL_MS - WEEK_MS)
+    };
+    assert_eq!(roster.handle_history(ACCOUNT, &partial, now), []);
+    let whole = roster.handle_history(ACCOUNT, &report(WALL_MS - WEEK_MS), now);
+    assert_eq!(marked(whole), [key("a"), key("b")]);
+    // A deal that found no room is a hole, until the next look.
+    roster.handle_lost_deal(ACCOUNT);
+    assert_eq!(roster.handle_history(ACCOUNT, &report(0), now), []);
+    let due = roster.poll_timeout().expect("the next look");
+    roster.handle_timeout(Some(&mut link), due);
+    assert_eq!(roster.handle_history(ACCOUNT, &report(0), due).len(), 2);
 }

@@ -7,7 +7,7 @@
 mod figures;
 mod link;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,8 +15,9 @@ use mahspeccy_bridge::ctrader::connection::{
     Connection, ConnectionConfig, ConnectionError, Down, Event, Transmit,
 };
 use mahspeccy_bridge::ctrader::wire;
-use mahspeccy_bridge::domain::deal::Deal;
+use mahspeccy_bridge::domain::deal::{Deal, Source};
 use mahspeccy_bridge::domain::ids::AccountId;
+use mahspeccy_bridge::domain::ledger::Known;
 use mahspeccy_bridge::domain::row::AccountRow;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::{
@@ -74,6 +75,7 @@ pub(crate) struct Pair {
     /// The socket at the simulator.
     pub(crate) conn: ConnId,
     live: BTreeSet<i64>,
+    known: BTreeMap<i64, Known>,
     now: Instant,
     start: Instant,
     seed: u64,
@@ -117,7 +119,7 @@ impl Pair {
         let conn = broker.connect(Environment::Demo, start);
         let mut pair = Self {
             broker,
-            client: Connection::new(&config, seed, start),
+            client: Connection::new(&config, seed, start, WALL_START_MS),
             events: Vec::new(),
             sent: Vec::new(),
             pings: Vec::new(),
@@ -126,6 +128,7 @@ impl Pair {
             connected: true,
             conn,
             live: BTreeSet::new(),
+            known: BTreeMap::new(),
             now: start,
             start,
             seed,
@@ -135,6 +138,11 @@ impl Pair {
         };
         pair.drain();
         pair
+    }
+
+    /// The wall clock's time, milliseconds since the epoch.
+    pub(crate) fn wall_ms(&self) -> i64 {
+        WALL_START_MS + i64::try_from(self.elapsed().as_millis()).expect("not for ever")
     }
 
     /// Time since the start.
@@ -151,8 +159,9 @@ impl Pair {
 
     /// Opens a session.
     pub(crate) fn open(&mut self, account: i64, token: &str) {
+        let known = self.known.remove(&account).unwrap_or_default();
         self.client
-            .open(AccountId(account), Secret::new(token), self.now);
+            .open(AccountId(account), Secret::new(token), known, self.now);
         self.drain();
     }
 
@@ -220,9 +229,19 @@ impl Pair {
         self.link.cut();
         self.events.clear();
         self.live.clear();
+        for account in self.broker.account_ids() {
+            if let Some(known) = self.client.known(AccountId(account)) {
+                self.known.insert(account, known);
+            }
+        }
         self.sockets += 1;
         self.conn = self.broker.connect(Environment::Demo, self.now);
-        self.client = Connection::new(&self.config, self.seed ^ (self.sockets << 32), self.now);
+        self.client = Connection::new(
+            &self.config,
+            self.seed ^ (self.sockets << 32),
+            self.now,
+            self.wall_ms(),
+        );
         self.connected = true;
         self.drain();
     }
@@ -344,11 +363,17 @@ impl Pair {
                     self.live.clear();
                 }
                 Event::Live(account) => assert!(self.live.insert(account.0), "live twice"),
-                Event::Down(account, _) => {
+                Event::Down(account, _) | Event::Behind(account) => {
                     self.live.remove(&account.0);
                 }
-                Event::Ready | Event::Deal(..) | Event::TokenVerified(..) | Event::Following(_) => {
-                }
+                Event::Ready
+                | Event::Deal(..)
+                | Event::Amended(_)
+                | Event::History(..)
+                | Event::Audited(..)
+                | Event::TokenVerified(..)
+                | Event::TokenRefreshed(..)
+                | Event::Following(_) => {}
             }
             self.events.push((at, event));
         }
@@ -435,10 +460,10 @@ impl Pair {
         events.collect()
     }
 
-    /// Deals of an account as they came.
+    /// Deals of an account as events told them.
     pub(crate) fn deals(&self, account: i64) -> Vec<&Deal> {
         let events = self.events.iter().filter_map(|(_, event)| {
-            if let Event::Deal(of, deal) = event {
+            if let Event::Deal(of, Source::Event, deal) = event {
                 (of.0 == account).then_some(deal.as_ref())
             } else {
                 None

@@ -1,0 +1,368 @@
+//! The deals that no event told of, and the cash operations that explain a balance with them.
+//!
+//! A time is asked for in windows of a week, one after the other, with the least urgent priority. An
+//! answer that says there is more is no page of an order that nobody documents: its window is cut in
+//! two and both halves are asked for. What comes twice is stored once.
+//!
+//! If the balance or the positions are not explained by then, the history lags: it is asked again.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Session, first_time};
+use crate::ctrader::convert::{self, Malformed};
+use crate::ctrader::request::{Ask, Request, Window};
+use crate::ctrader::wire::{ProtoOaCashFlowHistoryListRes, ProtoOaDealListRes};
+use crate::domain::deal::Source;
+use crate::domain::ledger::Unexplained;
+
+/// The widest window: one week, which cash operations must not exceed.
+const WINDOW_MS: i64 = 604_800_000;
+
+/// The latest time that may be asked for.
+const TIME_MS_MAX: i64 = 2_147_483_646_000;
+
+/// The server's clock may be ahead of ours by that.
+const CLOCK_SLACK_MS: i64 = 3_600_000;
+
+/// How often it is asked again what does not explain the account.
+const EXPLANATIONS_MAX: u32 = 5;
+
+/// The pause before the first of these; it doubles.
+const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a window is asked for that is refused or not answered.
+const TRIES_MAX: u32 = 12;
+
+/// Bounds of the pause before the next try, which doubles.
+const TRY_AFTER: Duration = Duration::from_secs(1);
+const TRY_AFTER_MAX: Duration = Duration::from_mins(2);
+
+/// What a look into the history came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryReport {
+    /// It began there, milliseconds since the epoch.
+    pub from_ms: i64,
+    /// All deals executed up to then are told.
+    pub through_ms: i64,
+    /// Some window could not be read whole.
+    pub is_partial: bool,
+    /// What no deal and no cash operation explains.
+    pub unexplained: Option<Unexplained>,
+}
+
+/// A look into the history that is under way.
+#[derive(Debug)]
+pub(in crate::ctrader) struct History {
+    whole: Window,
+    through_ms: i64,
+    deals: VecDeque<Window>,
+    cash: VecDeque<Window>,
+    cash_asked: bool,
+    explanations: u32,
+    /// When all is asked again.
+    again_at: Option<Instant>,
+    is_partial: bool,
+    is_over: bool,
+    /// Another look that was asked for meanwhile.
+    next: Option<(i64, i64)>,
+}
+
+impl History {
+    fn new(from_ms: i64, wall_ms: i64) -> Self {
+        let whole = Window {
+            from_ms: from_ms.clamp(0, TIME_MS_MAX),
+            to_ms: wall_ms.saturating_add(CLOCK_SLACK_MS).clamp(0, TIME_MS_MAX),
+        };
+        Self {
+            whole,
+            through_ms: wall_ms,
+            deals: weeks(whole),
+            cash: VecDeque::new(),
+            cash_asked: false,
+            explanations: 0,
+            again_at: None,
+            is_partial: false,
+            is_over: false,
+            next: None,
+        }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.again_at
+    }
+}
+
+/// A time in windows of at most a week. They share their bounds: whether those are included is not
+/// documented.
+fn weeks(whole: Window) -> VecDeque<Window> {
+    let mut windows = VecDeque::new();
+    let mut from_ms = whole.from_ms;
+    loop {
+        let to_ms = whole.to_ms.min(from_ms.saturating_add(WINDOW_MS));
+        windows.push_back(Window { from_ms, to_ms });
+        if to_ms >= whole.to_ms {
+            return windows;
+        }
+        from_ms = to_ms;
+    }
+}
+
+/// The two halves of a window; `None` when it is a single millisecond.
+fn halves(window: Window) -> Option<[Window; 2]> {
+    let Window { from_ms, to_ms } = window;
+    let half = |from_ms, to_ms| Window { from_ms, to_ms };
+    match to_ms - from_ms {
+        ..=0 => None,
+        1 => Some([half(from_ms, from_ms), half(to_ms, to_ms)]),
+        width => {
+            let middle = from_ms + width / 2;
+            Some([half(from_ms, middle), half(middle, to_ms)])
+        }
+    }
+}
+
+/// The pause before a window is asked for again that failed so often; `None`: no more.
+pub(in crate::ctrader) fn pause(tries: u32) -> Option<Duration> {
+    (tries <= TRIES_MAX)
+        .then(|| TRY_AFTER_MAX.min(TRY_AFTER * 2u32.pow(tries.saturating_sub(1).min(16))))
+}
+
+impl Session {
+    /// Looks for deals from a time on, up to now (`wall_ms`).
+    pub(in crate::ctrader) fn start_history(
+        &mut self,
+        from_ms: i64,
+        wall_ms: i64,
+    ) -> Option<Request> {
+        if let Some(history) = &mut self.history {
+            let from_ms = history.next.map_or(from_ms, |(next, _)| next.min(from_ms));
+            history.next = Some((from_ms, wall_ms));
+            return None;
+        }
+        self.history = Some(History::new(from_ms, wall_ms));
+        self.next_window()
+    }
+
+    /// Deals of a window; gives back what to ask next.
+    pub(in crate::ctrader) fn handle_deals(
+        &mut self,
+        window: Window,
+        answer: &ProtoOaDealListRes,
+        now: Instant,
+    ) -> Option<Request> {
+        self.history.as_ref()?;
+        let account = self.account.as_ref().or(self.before.as_ref())?;
+        let digits = account.trader().money_digits;
+        let current = account.trader().balance_version;
+        let mut unreadable = false;
+        for wire in &answer.deal {
+            // One that makes no sense takes no other with it.
+            let read = convert::deal(wire, digits)
+                .and_then(|deal| Ok((deal, convert::deal_balance(wire, digits)?)));
+            let Ok((deal, balance)) = read else {
+                unreadable = true;
+                continue;
+            };
+            self.ledger
+                .see_deal(deal.position_id, deal.closing.is_some());
+            self.see_version(balance.and_then(|balance| balance.version), current);
+            if first_time(&mut self.deals_seen, deal.deal_id) {
+                self.deals.push_back((deal, Source::Gap));
+            }
+        }
+        let history = self.history.as_mut()?;
+        history.is_partial |= unreadable;
+        if answer.has_more {
+            match halves(window) {
+                Some([first, second]) => {
+                    history.deals.push_front(second);
+                    history.deals.push_front(first);
+                }
+                // More executions in one millisecond than fit an answer.
+                None => history.is_partial = true,
+            }
+        }
+        self.watch_ledger(now);
+        self.next_window_or_end(now)
+    }
+
+    /// Cash operations of a window; gives back what to ask next.
+    pub(in crate::ctrader) fn handle_cash(
+        &mut self,
+        answer: &ProtoOaCashFlowHistoryListRes,
+        now: Instant,
+    ) -> Result<Option<Request>, Malformed> {
+        let Some(account) = self.account.as_ref().or(self.before.as_ref()) else {
+            return Ok(None);
+        };
+        let digits = account.trader().money_digits;
+        let current = account.trader().balance_version;
+        for wire in &answer.deposit_withdraw {
+            let balance = convert::cash_balance(wire, digits)?;
+            self.see_version(balance.version, current);
+        }
+        self.watch_ledger(now);
+        Ok(self.next_window_or_end(now))
+    }
+
+    /// A change that history has and the account does not is an event that was lost; it is no longer
+    /// missing once the account is read anew.
+    fn see_version(&mut self, version: Option<i64>, current: Option<i64>) {
+        if version > current && current.is_some() {
+            self.ledger.handle_version(version);
+        } else {
+            self.ledger.see(version);
+        }
+    }
+
+    /// A window cannot be read: smaller ones may be, and the others all the same.
+    pub(in crate::ctrader) fn handle_window_refused(
+        &mut self,
+        ask: &Ask,
+        now: Instant,
+    ) -> Option<Request> {
+        const SMALL_MS: i64 = 60_000;
+        let history = self.history.as_mut()?;
+        let (windows, window) = match ask {
+            Ask::Deals(window) => (&mut history.deals, *window),
+            Ask::Cash(window) => (&mut history.cash, *window),
+            _ => return None,
+        };
+        match halves(window).filter(|_| window.to_ms - window.from_ms > SMALL_MS) {
+            Some([first, second]) => {
+                windows.push_front(second);
+                windows.push_front(first);
+            }
+            None => history.is_partial = true,
+        }
+        self.next_window_or_end(now)
+    }
+
+    /// A window was tried often enough: the others, and then a report that says so.
+    pub(in crate::ctrader) fn handle_window_failed(&mut self, now: Instant) -> Option<Request> {
+        self.history.as_mut()?.is_partial = true;
+        self.next_window_or_end(now)
+    }
+
+    /// Asks again for what did not explain the account, when it is due.
+    pub(in crate::ctrader) fn handle_history_timeout(&mut self, now: Instant) -> Option<Request> {
+        let history = self.history.as_mut()?;
+        history.again_at.take_if(|at| *at <= now)?;
+        history.deals = weeks(history.whole);
+        history.cash_asked = false;
+        self.next_window()
+    }
+
+    fn next_window(&mut self) -> Option<Request> {
+        let history = self.history.as_mut()?;
+        let ask = match history.deals.pop_front() {
+            Some(window) => Ask::Deals(window),
+            None => Ask::Cash(history.cash.pop_front()?),
+        };
+        Some(self.ask(ask))
+    }
+
+    fn next_window_or_end(&mut self, now: Instant) -> Option<Request> {
+        if let Some(next) = self.next_window() {
+            return Some(next);
+        }
+        let (unexplained, lacks_changes) = (self.ledger.unexplained(), self.ledger.lacks_changes());
+        let history = self.history.as_mut()?;
+        if lacks_changes && !history.cash_asked {
+            history.cash_asked = true;
+            history.cash = weeks(history.whole);
+            return self.next_window();
+        }
+        if unexplained.is_some() && history.explanations < EXPLANATIONS_MAX {
+            history.again_at = Some(now + EXPLAIN_AFTER * 2u32.pow(history.explanations));
+            history.explanations += 1;
+        } else {
+            history.is_over = true;
+        }
+        None
+    }
+
+    /// The report of a look that is over, once all its deals are told; and what to ask next, if another
+    /// one was asked for.
+    pub(in crate::ctrader) fn take_history_report(
+        &mut self,
+    ) -> Option<(HistoryReport, Option<Request>)> {
+        let told = self
+            .deals
+            .iter()
+            .all(|(_, source)| *source == Source::Event);
+        let history = self.history.take_if(|history| history.is_over && told)?;
+        let report = HistoryReport {
+            from_ms: history.whole.from_ms,
+            through_ms: history.through_ms,
+            is_partial: history.is_partial,
+            unexplained: self.ledger.unexplained(),
+        };
+        if report.unexplained.is_some() {
+            // It was asked for often enough, and is reported: a later gap is told from this one.
+            self.ledger.give_up();
+        }
+        let next = history
+            .next
+            .and_then(|(from_ms, wall_ms)| self.start_history(from_ms, wall_ms));
+        Some((report, next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn window(from_ms: i64, to_ms: i64) -> Window {
+        Window { from_ms, to_ms }
+    }
+
+    #[test]
+    fn a_time_is_cut_into_weeks_without_a_hole() {
+        let now = 1_750_000_000_000;
+        assert_eq!(
+            weeks(window(now - WINDOW_MS, now)),
+            [window(now - WINDOW_MS, now)]
+        );
+        let first_look = weeks(window(now - WINDOW_MS, now + CLOCK_SLACK_MS));
+        assert_eq!(
+            first_look,
+            [
+                window(now - WINDOW_MS, now),
+                window(now, now + CLOCK_SLACK_MS)
+            ]
+        );
+        let year: Vec<Window> = weeks(window(now - 52 * WINDOW_MS - 1, now)).into();
+        assert_eq!(year.len(), 53);
+        for (earlier, later) in year.iter().zip(year.iter().skip(1)) {
+            assert_eq!(earlier.to_ms, later.from_ms);
+        }
+    }
+
+    #[test]
+    fn halving_ends_with_single_milliseconds() {
+        let mut windows = vec![window(0, 1_000)];
+        let mut last = Vec::new();
+        while let Some(next) = windows.pop() {
+            match halves(next) {
+                Some(parts) => windows.extend(parts),
+                None => last.push(next.from_ms),
+            }
+            assert!(windows.len() < 100);
+        }
+        last.sort_unstable();
+        last.dedup();
+        assert_eq!(last, (0..=1_000).collect::<Vec<i64>>());
+    }
+
+    #[test]
+    fn tries_get_rarer_and_end() {
+        let seconds: Vec<u64> = (1..=TRIES_MAX)
+            .filter_map(pause)
+            .map(|pause| pause.as_secs())
+            .collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120, 120]);
+        assert_eq!(pause(TRIES_MAX + 1), None);
+    }
+}

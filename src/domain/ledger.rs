@@ -1,0 +1,270 @@
+//! Which changes of an account's balance were seen, and which were not.
+//!
+//! Every change of a balance has a version, one higher than the one before. So a version that was
+//! jumped over is a change that nobody told us of: what closed then is in the history of deals, the
+//! rest in the cash flow. A position that is gone must have a closing deal, whatever the versions say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::decimal::Decimal;
+use super::ids::PositionId;
+
+/// Versions remembered beyond one that is missing. An account with more in one gap is read again.
+const SEEN_MAX: usize = 10_000;
+
+/// Open positions with their volumes in units, where known.
+pub type Positions = BTreeMap<PositionId, Option<Decimal>>;
+
+/// What was known of an account when it was last followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Every change of the balance up to this version was seen.
+    pub version: Option<i64>,
+    /// What was open; `None`: nobody ever looked.
+    pub positions: Option<Positions>,
+}
+
+/// What history did not explain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unexplained {
+    /// Changes of the balance without a deal or a cash operation.
+    pub changes: u64,
+    /// Positions that are gone, new or larger without a deal that made them so.
+    pub positions: usize,
+}
+
+/// The changes of one account's balance, as far as they were seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Every change up to this version was seen, or happened before we looked.
+    through: Option<i64>,
+    /// Those seen beyond it.
+    seen: BTreeSet<i64>,
+    /// The version that the last snapshot had: what is missing below it is no lost event.
+    snapshot: Option<i64>,
+    /// The version of the balance as it is.
+    now: Option<i64>,
+    /// Gone, and without a closing deal so far.
+    gone: BTreeSet<PositionId>,
+    /// New or larger, and without a deal so far.
+    grown: BTreeSet<PositionId>,
+}
+
+impl Ledger {
+    /// Nothing seen yet, but what was known when the account was last followed.
+    #[must_use]
+    pub fn new(known: &Known) -> Self {
+        Self {
+            through: known.version,
+            ..Self::default()
+        }
+    }
+
+    /// A snapshot has this version, and these positions are open, where those before were.
+    pub fn handle_snapshot(
+        &mut self,
+        version: Option<i64>,
+        before: Option<&Positions>,
+        open: &Positions,
+    ) {
+        self.snapshot = version.max(self.snapshot);
+        self.now = version.max(self.now);
+        // A balance that starts anew (a demo account that was reset) has no gap.
+        if self.through > self.now || self.through.is_none() {
+            self.through = self.now;
+            self.seen.clear();
+        }
+        if let Some(before) = before {
+            self.gone.extend(before.keys());
+            let grown = open.iter().filter(|(id, volume)| match before.get(id) {
+                None => true,
+                Some(held) => held
+                    .zip(**volume)
+                    .is_some_and(|(held, volume)| held != volume),
+            });
+            self.grown.extend(grown.map(|(id, _)| *id));
+        }
+        self.gone.retain(|position| !open.contains_key(position));
+        self.grown.retain(|position| open.contains_key(position));
+    }
+
+    /// A deal, or a cash operation, made the balance of this version.
+    pub fn see(&mut self, version: Option<i64>) {
+        let Some(version) = version else { return };
+        if self.through.is_some_and(|through| version > through) && self.seen.len() < SEEN_MAX {
+            self.seen.insert(version);
+        }
+        while let Some(through) = self.through
+            && self.seen.remove(&(through + 1))
+        {
+            self.through = Some(through + 1);
+        }
+    }
+
+    /// A deal of a position; whether it closed volume.
+    pub fn see_deal(&mut self, position: PositionId, closing: bool) {
+        self.grown.remove(&position);
+        if closing {
+            self.gone.remove(&position);
+        }
+    }
+
+    /// The balance is of this version now, by whatever event.
+    pub fn handle_version(&mut self, version: Option<i64>) {
+        self.now = self.now.max(version);
+        if self.through.is_none() {
+            self.through = self.now;
+        }
+    }
+
+    /// Whether an event since the last snapshot did not come: the account is not what it seems.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let (Some(through), Some(now)) = (self.through, self.now) else {
+            return false;
+        };
+        let from = self
+            .snapshot
+            .map_or(through, |snapshot| snapshot.max(through));
+        now > from && self.missing_beyond(from, now) > 0
+    }
+
+    /// Every change up to this version was seen.
+    #[must_use]
+    pub const fn through(&self) -> Option<i64> {
+        self.through
+    }
+
+    /// What is still to be explained.
+    #[must_use]
+    pub fn unexplained(&self) -> Option<Unexplained> {
+        let changes = match (self.through, self.now) {
+            (Some(through), Some(now)) if now > through => self.missing_beyond(through, now),
+            _ => 0,
+        };
+        let positions = self.gone.len() + self.grown.len();
+        (changes > 0 || positions > 0).then_some(Unexplained { changes, positions })
+    }
+
+    /// Whether a change of the balance is missing that no deal explains: a cash operation, most likely.
+    #[must_use]
+    pub fn lacks_changes(&self) -> bool {
+        self.unexplained().is_some_and(|left| left.changes > 0)
+    }
+
+    /// Nothing more will explain what is missing: it counts as seen.
+    pub fn give_up(&mut self) {
+        self.through = self.now.max(self.through);
+        self.seen.clear();
+        self.gone.clear();
+        self.grown.clear();
+    }
+
+    fn missing_beyond(&self, from: i64, now: i64) -> u64 {
+        let seen = self.seen.range(from.saturating_add(1)..=now).count() as u64;
+        now.abs_diff(from).saturating_sub(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(ids: &[i64]) -> Positions {
+        ids.iter().map(|id| (PositionId(*id), None)).collect()
+    }
+
+    fn known(version: i64) -> Known {
+        Known {
+            version: Some(version),
+            positions: None,
+        }
+    }
+
+    fn left(changes: u64, positions: usize) -> Option<Unexplained> {
+        Some(Unexplained { changes, positions })
+    }
+
+    #[test]
+    fn a_jump_is_a_lost_event_until_it_comes() {
+        let mut ledger = Ledger::default();
+        ledger.handle_snapshot(Some(40), None, &open(&[]));
+        ledger.handle_version(Some(42));
+        ledger.see(Some(42));
+        assert!(ledger.is_behind());
+        assert_eq!(ledger.unexplained(), left(1, 0));
+        ledger.see(Some(41));
+        assert!(!ledger.is_behind());
+        assert_eq!(ledger.unexplained(), None);
+    }
+
+    #[test]
+    fn a_version_that_came_without_its_event_is_a_lost_event() {
+        let mut ledger = Ledger::default();
+        ledger.handle_snapshot(Some(40), None, &open(&[]));
+        ledger.handle_version(Some(41));
+        assert!(ledger.is_behind());
+        // A new snapshot has what happened; why it happened is for history to say.
+        ledger.handle_snapshot(Some(41), Some(&open(&[])), &open(&[]));
+        assert!(!ledger.is_behind());
+        assert_eq!(ledger.unexplained(), left(1, 0));
+        ledger.see(Some(41));
+        assert_eq!(ledger.unexplained(), None);
+    }
+
+    #[test]
+    fn a_gap_is_explained_by_deals_and_cash_whatever_their_order() {
+        let mut ledger = Ledger::new(&known(40));
+        ledger.handle_snapshot(Some(43), Some(&open(&[7, 8])), &open(&[8]));
+        assert!(!ledger.is_behind(), "nothing was lost since the snapshot");
+        assert_eq!(ledger.unexplained(), left(3, 1));
+        ledger.see(Some(43));
+        ledger.see(Some(41));
+        ledger.see_deal(PositionId(7), false);
+        assert_eq!(
+            ledger.unexplained(),
+            left(1, 1),
+            "an opening deal closes nothing"
+        );
+        ledger.see_deal(PositionId(7), true);
+        assert!(ledger.lacks_changes());
+        ledger.see(Some(42));
+        assert_eq!(ledger.unexplained(), None);
+    }
+
+    #[test]
+    fn a_position_that_is_new_or_larger_has_a_deal() {
+        let volume = |units| Some(Decimal::new(units, 0));
+        let before = Positions::from([(PositionId(7), volume(10)), (PositionId(8), None)]);
+        let after = Positions::from([
+            (PositionId(7), volume(20)),
+            (PositionId(8), volume(5)),
+            (PositionId(9), volume(5)),
+        ]);
+        let mut ledger = Ledger::new(&known(40));
+        ledger.handle_snapshot(Some(40), Some(&before), &after);
+        assert_eq!(ledger.unexplained(), left(0, 2), "7 grew, 9 is new");
+        ledger.see_deal(PositionId(9), false);
+        ledger.see_deal(PositionId(7), false);
+        assert_eq!(ledger.unexplained(), None);
+    }
+
+    #[test]
+    fn without_versions_only_positions_are_missed() {
+        let mut ledger = Ledger::default();
+        ledger.handle_snapshot(None, Some(&open(&[7])), &open(&[]));
+        ledger.handle_version(None);
+        assert!(!ledger.is_behind());
+        assert_eq!(ledger.unexplained(), left(0, 1));
+    }
+
+    #[test]
+    fn a_first_look_has_nothing_to_explain_and_a_reset_neither() {
+        let mut ledger = Ledger::default();
+        ledger.handle_snapshot(Some(9), None, &open(&[1]));
+        assert_eq!(ledger.unexplained(), None);
+        let mut ledger = Ledger::new(&known(40));
+        ledger.handle_snapshot(Some(2), None, &open(&[]));
+        assert_eq!(ledger.unexplained(), None);
+    }
+}
