@@ -31,6 +31,12 @@ impl Connection {
         self.live(account).is_some()
     }
 
+    /// Whether an account follows the stream, and each of its positions is valued by quotes.
+    #[must_use]
+    pub fn is_valued(&self, account: AccountId) -> bool {
+        self.live(account).is_some_and(Session::is_valued)
+    }
+
     /// The row of a live account, if it says something else than when it was last taken, or if
     /// `always`. `wall` tells what time it was at an instant.
     pub fn take_row(
@@ -49,6 +55,15 @@ impl Connection {
 }
 
 impl Session {
+    /// Whether quotes value all of the account's positions.
+    pub(super) fn is_valued(&self) -> bool {
+        self.account.as_ref().is_some_and(|account| {
+            account
+                .positions()
+                .all(|position| equity::is_valued(position, account, &self.market))
+        })
+    }
+
     fn row(&self, event_at: OffsetDateTime) -> Option<AccountRow> {
         let account = self.account.as_ref()?;
         let trader = account.trader();

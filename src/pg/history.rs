@@ -36,7 +36,7 @@ pub struct HistoryMark {
 /// What became of a batch of marks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MarkReport {
-    /// Sessions whose mark is written, or was beyond it.
+    /// Written, or the session was marked beyond them.
     pub marked: u64,
     /// Left to the slot's new owner.
     pub fenced: u64,
@@ -119,7 +119,7 @@ pub async fn mark(conn: &mut PgConnection, marks: &[HistoryMark]) -> Result<Mark
     let users: Vec<&str> = marks.iter().map(|mark| mark.key.user.as_str()).collect();
     let slots: Vec<i32> = marks.iter().map(|mark| mark.slot.0).collect();
     let through: Vec<OffsetDateTime> = marks.iter().map(|mark| mark.through).collect();
-    let (owned, marked): (i64, i64) = sqlx::query_as(MARK)
+    let owned: i64 = sqlx::query_scalar(MARK)
         .bind(users)
         .bind(column(|mark| mark.key.account.0))
         .bind(slots)
@@ -127,9 +127,10 @@ pub async fn mark(conn: &mut PgConnection, marks: &[HistoryMark]) -> Result<Mark
         .bind(through)
         .fetch_one(conn)
         .await?;
+    let marked = owned.unsigned_abs();
     Ok(MarkReport {
-        marked: marked.unsigned_abs(),
-        fenced: (marks.len() as u64).saturating_sub(owned.unsigned_abs()),
+        marked,
+        fenced: (marks.len() as u64).saturating_sub(marked),
     })
 }
 
@@ -147,9 +148,8 @@ with owned as materialized (
     order by user_id, account_id
     on conflict (user_id, account_id) do update set
         through = greatest(h.through, excluded.through), updated_at = clock_timestamp()
-    returning 1
 )
-select (select count(*) from owned), (select count(*) from marked)";
+select count(*) from owned";
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 //! claim or the sweep only say where to look; the rows say what is to be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use uuid::Uuid;
 use super::hints::{HintBox, Look};
 use super::keeper::{ClaimRequest, ClaimState};
 use super::link::LinkCommand;
+use super::links::Links;
 use super::outbox::{Fence, Outbox};
 use super::refresher::{RefreshRequest, Why};
 use super::roster::Assignment;
@@ -48,45 +48,6 @@ struct Running {
     epoch: i64,
     command: Uuid,
     token: Secret,
-}
-
-/// The links of one environment.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Links {
-    pub(super) demo: Vec<mpsc::Sender<LinkCommand>>,
-    pub(super) live: Vec<mpsc::Sender<LinkCommand>>,
-}
-
-impl Links {
-    /// All of them, demo first: an index into this is a link's number.
-    pub(super) fn all(&self) -> Vec<mpsc::Sender<LinkCommand>> {
-        self.demo.iter().chain(&self.live).cloned().collect()
-    }
-
-    /// The link of a token.
-    pub(super) fn of_token(&self, is_live: bool, token: &Secret) -> mpsc::Sender<LinkCommand> {
-        let at = self.of(is_live, token);
-        let links = self.demo.iter().chain(&self.live);
-        links.clone().nth(at).cloned().unwrap_or_else(closed)
-    }
-
-    /// The number of a token's link: accounts of one grant stay together, since its events hit all of them.
-    fn of(&self, is_live: bool, token: &Secret) -> usize {
-        let (before, links) = if is_live {
-            (self.demo.len(), &self.live)
-        } else {
-            (0, &self.demo)
-        };
-        let mut hasher = DefaultHasher::new();
-        token.expose().hash(&mut hasher);
-        let spread = usize::try_from(hasher.finish() % links.len().max(1) as u64).unwrap_or(0);
-        before + spread
-    }
-}
-
-/// A link that takes nothing.
-fn closed() -> mpsc::Sender<LinkCommand> {
-    mpsc::channel(1).0
 }
 
 /// What the coordinator is made of.

@@ -18,6 +18,7 @@ mod coordinator;
 mod hints;
 mod keeper;
 mod link;
+mod links;
 mod outbox;
 mod refresher;
 mod roster;

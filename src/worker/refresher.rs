@@ -18,8 +18,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::coordinator::Links;
 use super::link::LinkCommand;
+use super::links::Links;
 use super::tokens::{TokenError, TokenKey};
 use crate::ctrader::connection::{Refreshed, TokenPair};
 use crate::ctrader::error::{Disposition, Refusal};
@@ -196,7 +196,7 @@ impl Refresher {
                     return Ok(());
                 }
                 let released = self
-                    .with(async |conn| tokens::release_unspent(conn, &grant.hash, at).await)
+                    .with(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
                     .await?;
                 if released && self.lease(&grant.hash).await? == Lease::Granted {
                     return self.spend(request, grant, place).await;
@@ -338,16 +338,8 @@ impl Refresher {
         let refresh = self.token_key.seal_for(&grant.hash, &pair.refresh)?;
         Ok(self
             .with(async |conn| {
-                let (hash, worker) = (&grant.hash, &self.worker_id);
-                tokens::complete(
-                    conn,
-                    hash,
-                    worker,
-                    (&access, &refresh),
-                    expires_at,
-                    &rotations,
-                )
-                .await
+                let hash = &grant.hash;
+                tokens::complete(conn, hash, (&access, &refresh), expires_at, &rotations).await
             })
             .await?)
     }

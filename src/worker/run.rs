@@ -9,10 +9,11 @@ use tokio::time::{interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::coordinator::{Coordinator, Links, State};
+use super::coordinator::{Coordinator, State};
 use super::hints::HintBox;
 use super::keeper::{ClaimState, Keeper};
 use super::link::{Link, LinkCommand};
+use super::links::Links;
 use super::outbox::Outbox;
 use super::refresher::{RefreshRequest, Refresher};
 use super::roster::RetryPolicy;

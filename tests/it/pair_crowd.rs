@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mahspeccy_bridge::ctrader::connection::{Down, Event};
+use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::sim::presets::{
     ALPHA, BETA, WORKED_ACCOUNT as ACCOUNT, WORKED_TOKEN, worked_account, worked_example,
 };
@@ -74,9 +75,19 @@ fn three_hundred_accounts_with_positions_ask_the_broker_once() {
     let mut pair = Pair::new(crowd(true));
     let took = open_crowd(&mut pair);
     assert!(
-        took < Duration::from_secs(300 * 4 / 50).mul_f64(1.3),
+        took < Duration::from_secs(300 * 3 / 50).mul_f64(1.3),
         "{took:?}"
     );
+    // The subscriptions of the last come after everybody's snapshots.
+    pair.drive_until("all to be valued", Duration::from_secs(30), |pair| {
+        (1..=CROWD).all(|id| pair.client.is_valued(AccountId(id)))
+    });
+    assert!(
+        pair.elapsed() < Duration::from_secs(300 * 4 / 50).mul_f64(1.3),
+        "{:?}",
+        pair.elapsed()
+    );
+    assert_eq!(pair.broker.connections()[0].rate_refusals, 0);
     for kind in [2112, 2114, 2116, 2118] {
         assert_eq!(pair.sent_of(kind), 2, "{kind} once a broker");
     }

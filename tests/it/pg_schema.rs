@@ -314,6 +314,9 @@ async fn a_signed_in_user_reads_their_own_rows_and_nothing_else() {
             "select account_id from bridge.sessions",
             "select account_id from bridge.credentials",
             "select epoch from bridge.slots",
+            "select account_id from bridge.history",
+            "delete from bridge.history returning account_id",
+            "select 1::bigint from bridge.token_refreshes",
             "select version from bridge._sqlx_migrations",
             "select bridge.slot_of('x')::bigint",
         ] {
@@ -327,7 +330,7 @@ async fn a_signed_in_user_reads_their_own_rows_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_service_writes_credentials_and_reads_the_rest() {
+async fn the_service_writes_credentials_reads_the_rest_and_sees_no_refresh() {
     let database = supabase().await;
     let inserted =
         "insert into bridge.credentials (user_id, account_id, is_live, access_token, refresh_token)
@@ -340,10 +343,24 @@ async fn the_service_writes_credentials_and_reads_the_rest() {
         "select account_id from bridge.sessions",
         READ_CACHE,
         READ_DEALS,
+        "select account_id from bridge.history",
+        "delete from bridge.history returning account_id",
     ] {
         assert_eq!(
             as_role(&database, "service_role", "", sql).await,
             Ok(vec![])
+        );
+    }
+    for sql in [
+        "insert into bridge.history values ('u', 1, now()) returning account_id",
+        "update bridge.history set through = now() returning account_id",
+        "select 1::bigint from bridge.token_refreshes",
+        "delete from bridge.token_refreshes returning 1::bigint",
+    ] {
+        assert_eq!(
+            as_role(&database, "service_role", "", sql).await,
+            Err(DENIED.to_owned()),
+            "{sql}"
         );
     }
 }

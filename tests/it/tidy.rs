@@ -12,6 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("amqp", &["domain", "failure"]),
     ("pg", &["domain"]),
     ("http", &[]),
+    ("metrics", &[]),
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("failure", &[]),
@@ -20,7 +21,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "amqp", "config", "ctrader", "domain", "failure", "http", "pg", "shutdown", "ws",
+            "amqp", "config", "ctrader", "domain", "failure", "http", "metrics", "pg", "shutdown",
+            "ws",
         ],
     ),
     // Of the other end's code it may use the generated messages alone: no mistake is shared.

@@ -111,7 +111,6 @@ impl Connection {
         now: Instant,
     ) -> Result<(), Malformed> {
         const UNREADABLE: Malformed = Malformed::Unreadable("an answer");
-        let sessions = self.sessions.len();
         let mut asks = None;
         match ask {
             Ask::Verify => {
@@ -126,9 +125,9 @@ impl Connection {
             Ask::Audit => {
                 let answer = self.read::<ProtoOaGetPositionUnrealizedPnLRes>(frame);
                 let answer = answer.ok_or(UNREADABLE)?;
-                let audit = self.looked_at(account).map_or(Ok(None), |session| {
-                    session.handle_audited(&answer, sessions, now)
-                })?;
+                let audit = self
+                    .looked_at(account)
+                    .map_or(Ok(None), |session| session.handle_audited(&answer, now))?;
                 if let Some(audit) = audit {
                     self.events.push_back(Event::Audited(account, audit));
                 }
@@ -166,7 +165,6 @@ impl Connection {
 
     /// A look was not answered, or refused for good: the session goes on without.
     pub(super) fn handle_look_failed(&mut self, account: AccountId, ask: &Ask, now: Instant) {
-        let sessions = self.sessions.len();
         let Some(session) = self.looked_at(account) else {
             return;
         };
@@ -176,7 +174,7 @@ impl Connection {
                 None
             }
             Ask::Audit => {
-                session.handle_unaudited(sessions, now);
+                session.handle_unaudited(now);
                 None
             }
             Ask::Deals(_) | Ask::Cash(_) => session.handle_window_failed(now),

@@ -11,6 +11,7 @@ use super::{LAG_MAX, Phase, Session, open_positions, read_snapshot};
 use crate::ctrader::convert::{self, Malformed};
 use crate::ctrader::request::{Ask, Request};
 use crate::ctrader::wire::{ProtoOaGetPositionUnrealizedPnLRes, ProtoOaReconcileRes};
+use crate::domain::account::Account;
 use crate::domain::decimal::Decimal;
 use crate::domain::equity::{self, StandIns};
 use crate::domain::ids::PositionId;
@@ -68,6 +69,8 @@ pub(in crate::ctrader) struct Checks {
     /// When the snapshot that is on its way was asked for.
     pub(super) snapshot_sent_at: Option<Instant>,
     audit_at: Option<Instant>,
+    /// When the server is asked for its figures, should ours still be missing.
+    stand_in_at: Option<Instant>,
     auditing: bool,
     /// Our net P&L when the server was asked for its own.
     audited: BTreeMap<PositionId, Decimal>,
@@ -77,8 +80,9 @@ pub(in crate::ctrader) struct Checks {
 
 impl Checks {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.verify_at, self.audit_at, self.reauthorise_at]
-            .into_iter()
+        let own = [self.verify_at, self.reauthorise_at];
+        own.into_iter()
+            .chain([self.audit_at, self.stand_in_at])
             .flatten()
             .min()
     }
@@ -110,15 +114,14 @@ impl Session {
 
     /// Asks the server for its figures soon if ours cannot be computed.
     pub(in crate::ctrader) fn watch_quotes(&mut self, now: Instant) {
-        let Some(account) = self.account.as_ref().filter(|_| self.phase == Phase::Live) else {
+        if self.phase != Phase::Live {
             return;
-        };
-        let complete = account
-            .positions()
-            .all(|position| equity::is_valued(position, account, &self.market));
-        let soon = now + STAND_IN_AFTER;
-        if !complete && !self.checks.auditing && self.checks.audit_at.is_none_or(|at| at > soon) {
-            self.checks.audit_at = Some(soon);
+        }
+        if self.is_valued() {
+            self.checks.stand_in_at = None;
+            self.checks.stand_ins.clear();
+        } else if !self.checks.auditing && self.checks.stand_in_at.is_none() {
+            self.checks.stand_in_at = Some(now + STAND_IN_AFTER);
         }
     }
 
@@ -149,15 +152,19 @@ impl Session {
                 asks.push(self.ask(Ask::Verify));
             }
         }
+        let mut wanted = false;
+        if due(self.checks.stand_in_at) {
+            self.checks.stand_in_at = None;
+            wanted = !self.is_valued();
+        }
         if due(self.checks.audit_at) {
-            self.checks.audit_at = None;
-            let holds = |account: &crate::domain::account::Account| account.positions().len() > 0;
-            if self.account.as_ref().is_some_and(holds) {
-                self.checks.auditing = true;
-                asks.push(self.ask(Ask::Audit));
-            } else {
-                self.checks.audit_at = Some(now + audit_interval(sessions));
-            }
+            self.checks.audit_at = Some(now + audit_interval(sessions));
+            let holds = |account: &Account| account.positions().len() > 0;
+            wanted |= self.account.as_ref().is_some_and(holds);
+        }
+        if wanted && !self.checks.auditing {
+            self.checks.auditing = true;
+            asks.push(self.ask(Ask::Audit));
         }
         asks
     }
@@ -236,7 +243,6 @@ impl Session {
     pub(in crate::ctrader) fn handle_audited(
         &mut self,
         wire: &ProtoOaGetPositionUnrealizedPnLRes,
-        sessions: usize,
         now: Instant,
     ) -> Result<Option<Audit>, Malformed> {
         self.checks.auditing = false;
@@ -272,12 +278,7 @@ impl Session {
             self.checks.verifications = 0;
             self.checks.verify_at = Some(now + VERIFY_AFTER);
         }
-        let again = if stand_ins.is_empty() {
-            audit_interval(sessions)
-        } else {
-            STAND_IN_EVERY
-        };
-        self.checks.audit_at = Some(now + again);
+        self.checks.stand_in_at = (!stand_ins.is_empty()).then(|| now + STAND_IN_EVERY);
         self.put_stand_ins(stand_ins, now);
         let audit = Audit {
             drift: Decimal::new(drift, digits),
@@ -288,9 +289,8 @@ impl Session {
     }
 
     /// The server did not say: what stood in is too old to go on doing so.
-    pub(in crate::ctrader) fn handle_unaudited(&mut self, sessions: usize, now: Instant) {
+    pub(in crate::ctrader) fn handle_unaudited(&mut self, now: Instant) {
         self.checks.auditing = false;
-        self.checks.audit_at = Some(now + audit_interval(sessions));
         self.put_stand_ins(StandIns::new(), now);
     }
 

@@ -185,6 +185,16 @@ impl Pair {
         self.settle();
     }
 
+    /// Waits until a session is live by its own quotes and everything has come in.
+    pub(crate) fn wait_valued(&mut self, account: i64) {
+        self.drive_until(
+            "the session to be valued",
+            Duration::from_secs(60),
+            |pair| pair.client.is_valued(AccountId(account)),
+        );
+        self.settle();
+    }
+
     /// Does something at the simulator, now.
     pub(crate) fn hand<T>(&mut self, operation: impl FnOnce(&mut Broker) -> T) -> T {
         self.broker.handle_timeout(self.now);
