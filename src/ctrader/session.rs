@@ -38,8 +38,8 @@ pub(super) use history::{History, pause as history_pause};
 const OVERTAKING_MAX: Duration = Duration::from_millis(500);
 
 /// A snapshot may lag behind the events by that, and more than was ever seen: what came since is
-/// replayed over it.
-const LAG_MAX: Duration = Duration::from_secs(2);
+/// replayed over it. No more, since what an event opened, a lost one may have closed.
+const LAG_MAX: Duration = Duration::from_secs(1);
 
 /// Deals of events remembered, so that one that comes twice is told once.
 const DEALS_SEEN_MAX: usize = 256;

@@ -130,7 +130,7 @@ async fn the_worked_example_holds_to_the_cent_from_the_wire_to_the_table() {
 
     let deal: (String, String, String, String, String, String, String) = sqlx::query_as(
         "select side, status, closed_volume::text, gross_profit::text, swap::text, entry_price::text, balance_after::text
-         from public.ctrader_deals where position_id = 702",
+         from public.ctrader_deals where position_id = 702 and closed_volume is not null",
     )
     .fetch_one(fleet.db.pool())
     .await

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mahspeccy_bridge::ctrader::connection::{
-    Connection, ConnectionConfig, ConnectionError, Down, Event, Transmit,
+    Connection, ConnectionConfig, ConnectionError, Down, Event, HistoryReport, Transmit,
 };
 use mahspeccy_bridge::ctrader::wire;
 use mahspeccy_bridge::domain::deal::{Deal, Source};
@@ -193,6 +193,18 @@ impl Pair {
             |pair| pair.client.is_valued(AccountId(account)),
         );
         self.settle();
+    }
+
+    /// Looks into the history since a time, and waits for the report.
+    pub(crate) fn look(&mut self, account: i64, from_ms: i64) -> HistoryReport {
+        let before = self.reports(account).len();
+        self.client
+            .fetch_history(AccountId(account), from_ms, self.now);
+        self.drain();
+        self.drive_until("the history", Duration::from_mins(30), |pair| {
+            pair.reports(account).len() > before
+        });
+        self.reports(account)[before]
     }
 
     /// Does something at the simulator, now.
@@ -480,6 +492,32 @@ impl Pair {
             }
         });
         events.collect()
+    }
+
+    /// The looks into the history that are over.
+    pub(crate) fn reports(&self, account: i64) -> Vec<HistoryReport> {
+        let events = self.events.iter().filter_map(|(_, event)| {
+            if let Event::History(of, report) = event {
+                (of.0 == account).then_some(*report)
+            } else {
+                None
+            }
+        });
+        events.collect()
+    }
+
+    /// Ids of all deals that were told, by an event or by the history, sorted.
+    pub(crate) fn deal_ids(&self, account: i64) -> Vec<i64> {
+        let deals = self.events.iter().filter_map(|(_, event)| {
+            if let Event::Deal(of, _, deal) = event {
+                (of.0 == account).then_some(deal.deal_id.0)
+            } else {
+                None
+            }
+        });
+        let mut ids: Vec<i64> = deals.collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// How often we sent a payload type.
