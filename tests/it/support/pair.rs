@@ -313,6 +313,17 @@ impl Pair {
         self.run(Duration::from_millis(500));
     }
 
+    /// The same in short turns, and no longer than it takes: what waits for its turn to be asked
+    /// is sent within one, and nothing is left to come that is scheduled already.
+    pub(crate) fn arrive(&mut self) {
+        loop {
+            self.run(Duration::from_millis(60));
+            if self.link.is_quiet() && self.broker.scheduled() == 0 {
+                return;
+            }
+        }
+    }
+
     fn next_at(&self) -> Instant {
         let ours = self.client.poll_timeout().filter(|_| self.connected);
         [self.link.next_at(), ours, self.broker.poll_timeout()]

@@ -185,6 +185,11 @@ impl Link {
         self.flying.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// Whether nothing is on its way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.flying.is_empty()
+    }
+
     /// Both directions stop, without the socket closing.
     pub(super) fn freeze(&mut self) {
         self.frozen = true;
