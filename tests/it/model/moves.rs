@@ -119,7 +119,10 @@ impl Turn<'_> {
         order = match self.chance.below(5) {
             0 => order.relative(Some(4 * away), Some(5 * away)),
             1 => order.relative(Some(3 * away), None).trailing(),
-            2 => order.levels(Some(better - 4 * sign * away), Some(worse + 4 * sign * away)),
+            2 => order.levels(
+                Some(better - 4 * sign * away),
+                Some(worse + 4 * sign * away),
+            ),
             _ => order,
         };
         if let Some(position) = self.a_position()

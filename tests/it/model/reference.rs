@@ -271,7 +271,10 @@ impl<'a> Book<'a> {
             .iter()
             .map(|(id, position)| self.position(*id, position))
             .collect();
-        let gross = positions.iter().map(|held| held.gross).sum::<Option<i128>>();
+        let gross = positions
+            .iter()
+            .map(|held| held.gross)
+            .sum::<Option<i128>>();
         let net = positions.iter().map(|held| held.net).sum::<Option<i128>>();
         let bonus = net.map(|net| self.bonus.min(self.balance + net).max(0));
         let equity = net
