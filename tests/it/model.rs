@@ -20,9 +20,14 @@ use reference::Start;
 use world::{ACCOUNT, TOKEN, World};
 
 /// Histories of each kind; together they are ten thousand.
-const CALM: u64 = 3_500;
-const DROPS: u64 = 3_500;
-const DOUBLES: u64 = 3_000;
+const CALM: u64 = 2_500;
+const DROPS: u64 = 2_500;
+const DOUBLES: u64 = 2_000;
+const LATE: u64 = 2_000;
+const MISSED: u64 = 1_000;
+
+/// Whether a deal whose event comes twice is told once.
+const DEALS_ONCE: bool = false;
 
 /// What goes wrong in a history beside what the account itself goes through.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +38,7 @@ struct Trouble {
     drops: u64,
     /// Steps before which the server ends the account's session alone, out of a thousand.
     account_drops: u64,
-    /// The row is right this much after all has come in.
+    /// The row is right this much after a missed event has shown.
     mends_within: Duration,
     /// Whether a deal that came twice is told once.
     deals_once: bool,
@@ -47,6 +52,11 @@ impl Trouble {
         mends_within: Duration::ZERO,
         deals_once: true,
     };
+    const DROPS: Self = Self {
+        drops: 150,
+        account_drops: 80,
+        ..Self::NONE
+    };
 }
 
 /// A history on its way.
@@ -58,6 +68,8 @@ struct History {
     trouble: Trouble,
     /// Deals told so far.
     told: Vec<i64>,
+    /// Events missed so far.
+    missed: u64,
     /// Whether it has followed the account from its beginning without a break.
     unbroken: bool,
 }
@@ -84,6 +96,7 @@ impl History {
             chance,
             trouble,
             told: Vec::new(),
+            missed: 0,
             unbroken: false,
         }
     }
@@ -113,6 +126,9 @@ impl History {
             self.pair.hand(Broker::market_pause);
         }
         self.follow();
+        if self.pair.link.missed() > self.missed {
+            self.show_what_was_missed();
+        }
         self.compare();
     }
 
@@ -155,7 +171,18 @@ impl History {
                 });
             self.pair.arrive();
         }
+    }
+
+    /// What was missed shows with the next change of the balance that does come.
+    fn show_what_was_missed(&mut self) {
+        while self.pair.link.missed() > self.missed {
+            self.missed = self.pair.link.missed();
+            self.unbroken = false;
+            self.pair.hand(|broker| broker.deposit(ACCOUNT, 1));
+            self.follow();
+        }
         self.pair.run(self.trouble.mends_within);
+        self.follow();
     }
 
     fn compare(&mut self) {
@@ -213,10 +240,47 @@ fn the_row_is_what_a_recount_gives() {
 
 #[test]
 fn the_row_is_what_a_recount_gives_whenever_a_connection_drops() {
+    seeds(DROPS).for_each(|seed| play(seed, Trouble::DROPS));
+}
+
+#[test]
+fn the_row_is_what_a_recount_gives_when_events_come_twice() {
     let trouble = Trouble {
-        drops: 150,
-        account_drops: 80,
+        weather: Weather {
+            again: 300,
+            ..Weather::GOOD
+        },
+        deals_once: DEALS_ONCE,
+        ..Trouble::DROPS
+    };
+    seeds(DOUBLES).for_each(|seed| play(seed, trouble));
+}
+
+#[test]
+fn the_row_is_what_a_recount_gives_when_events_come_late() {
+    let trouble = Trouble {
+        weather: Weather {
+            again: 100,
+            late: 300,
+            ..Weather::GOOD
+        },
+        deals_once: DEALS_ONCE,
+        ..Trouble::DROPS
+    };
+    seeds(LATE).for_each(|seed| play(seed, trouble));
+}
+
+/// After an event that never came the next change of the balance shows it, and a new snapshot
+/// mends it.
+#[test]
+fn the_row_is_what_a_recount_gives_when_events_are_missed() {
+    let trouble = Trouble {
+        weather: Weather {
+            missed: 200,
+            ..Weather::GOOD
+        },
+        mends_within: Duration::from_secs(2),
         ..Trouble::NONE
     };
-    seeds(DROPS).for_each(|seed| play(seed, trouble));
+    seeds(MISSED).for_each(|seed| play(seed, trouble));
 }

@@ -4,6 +4,7 @@
 //! that ten minutes of silence take milliseconds. Chance comes from one seed; a test that fails
 //! prints it, and `SIM_SEED=n` runs it again with that one.
 
+mod events;
 mod figures;
 mod link;
 
@@ -123,7 +124,7 @@ impl Pair {
             events: Vec::new(),
             sent: Vec::new(),
             pings: Vec::new(),
-            link: Link::new(seed),
+            link: Link::new(seed, start),
             answers_pings: true,
             connected: true,
             conn,
