@@ -89,6 +89,7 @@ pub struct AccountSpec {
     pub(super) manager_bonus: i64,
     pub(super) ib_bonus: i64,
     pub(super) stop_out_level: Option<i64>,
+    pub(super) fair_stop_out: bool,
     pub(super) disabled: bool,
     pub(super) access_rights: i32,
     pub(super) activity: Option<Duration>,
@@ -117,6 +118,7 @@ impl AccountSpec {
             manager_bonus: 0,
             ib_bonus: 0,
             stop_out_level: None,
+            fair_stop_out: false,
             disabled: false,
             access_rights: 0,
             activity: None,
@@ -236,6 +238,13 @@ impl AccountSpec {
     #[must_use]
     pub fn stop_out_level(mut self, percent: i64) -> Self {
         self.stop_out_level = Some(percent);
+        self
+    }
+
+    /// `fairStopOut`: positions are stopped out as wholes, whatever the settings say.
+    #[must_use]
+    pub fn fair_stop_out(mut self) -> Self {
+        self.fair_stop_out = true;
         self
     }
 

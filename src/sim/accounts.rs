@@ -62,8 +62,13 @@ pub(super) struct Account {
     pub(super) balance_version: i64,
     pub(super) manager_bonus: i64,
     pub(super) ib_bonus: i64,
+    /// Part of the balance.
+    pub(super) nonwithdrawable_bonus: i64,
     pub(super) stop_out_level: Option<i64>,
+    pub(super) fair_stop_out: bool,
     pub(super) positions: BTreeMap<i64, Position>,
+    /// Ids of positions that have ended.
+    pub(super) closed: BTreeSet<i64>,
     /// Working and protective orders.
     pub(super) orders: BTreeMap<i64, wire::ProtoOaOrder>,
     pub(super) ended: Vec<wire::ProtoOaOrder>,
@@ -108,7 +113,7 @@ impl Account {
             balance_version: Some(self.balance_version),
             manager_bonus: Some(self.manager_bonus),
             ib_bonus: Some(self.ib_bonus),
-            non_withdrawable_bonus: Some(0),
+            non_withdrawable_bonus: Some(self.nonwithdrawable_bonus),
             access_rights: Some(self.access_rights),
             deposit_asset_id: self.deposit_asset,
             swap_free: Some(false),
@@ -128,7 +133,7 @@ impl Account {
             registration_timestamp: Some(self.registered_ms),
             is_limited_risk: Some(false),
             money_digits: self.send_digits.then_some(self.digits),
-            fair_stop_out: Some(false),
+            fair_stop_out: Some(self.fair_stop_out),
             ..Default::default()
         }
     }
@@ -246,8 +251,11 @@ impl Broker {
             balance_version: spec.balance_version,
             manager_bonus: spec.manager_bonus,
             ib_bonus: spec.ib_bonus,
+            nonwithdrawable_bonus: 0,
             stop_out_level: spec.stop_out_level,
+            fair_stop_out: spec.fair_stop_out,
             positions: BTreeMap::new(),
+            closed: BTreeSet::new(),
             orders: BTreeMap::new(),
             ended: Vec::new(),
             deals: Vec::new(),

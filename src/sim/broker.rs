@@ -53,6 +53,7 @@ pub struct Broker {
     pub(super) scratch: BytesMut,
     pub(super) stats: Stats,
     pub(super) seen: VecDeque<Seen>,
+    pub(super) ledger: Option<Vec<super::ledger::Entry>>,
     settings: Settings,
     last_conn: u64,
     timers: BTreeMap<(Instant, u64), Timer>,
@@ -93,6 +94,7 @@ impl Broker {
             scratch: BytesMut::new(),
             stats: Stats::default(),
             seen: VecDeque::new(),
+            ledger: None,
             settings: start.settings,
             last_conn: 0,
             timers: BTreeMap::new(),
@@ -289,6 +291,11 @@ impl Broker {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// How many fills and late messages are still to come.
+    pub fn scheduled(&self) -> usize {
+        self.timers.len()
     }
 
     /// The next thing for the shell to do.

@@ -1,11 +1,10 @@
 //! What a person at a terminal, or the broker itself, does to an account outside any API client.
 
-use std::time::Duration;
-
 use crate::ctrader::wire;
 
 use super::broker::Broker;
 use super::envelope::Refusal;
+use super::ledger::What;
 use super::money;
 use super::num::raw_f64;
 use super::order_spec::OrderSpec;
@@ -14,7 +13,7 @@ use super::protection::OrderChange;
 use super::spec::Side;
 
 /// Operations made by hand, as a trader or the broker would outside any API client. Their events come
-/// at once, with no gap between ACCEPTED and FILLED.
+/// at once, unless [`Settings::hand_gap`](super::Settings::hand_gap) says otherwise.
 impl Broker {
     /// Opens at the market; the position's id.
     ///
@@ -37,7 +36,7 @@ impl Broker {
     /// The refusal a client would have got.
     pub fn place_order(&mut self, account: i64, order: &OrderSpec) -> Result<Placed, Refusal> {
         let id = self.hand_id();
-        self.place(account, order, id.as_deref(), Duration::ZERO)
+        self.place(account, order, id.as_deref(), self.settings().hand_gap)
     }
 
     /// Closes part (`Some(volume)`) or all of a position.
@@ -51,7 +50,8 @@ impl Broker {
         volume: Option<i64>,
     ) -> Result<i64, Refusal> {
         let id = self.hand_id();
-        self.submit_close(account, position, volume, id.as_deref(), Duration::ZERO)
+        let gap = self.settings().hand_gap;
+        self.submit_close(account, position, volume, id.as_deref(), gap)
     }
 
     /// Replaces a position's levels, raw; `None` removes one.
@@ -117,10 +117,12 @@ impl Broker {
         };
         position.stop_loss = Some(stop);
         position.trailing = true;
+        let take = position.take_profit;
         let order_id = position.protection.unwrap_or_default();
         if let Some(order) = book.orders.get_mut(&order_id) {
             order.stop_price = Some(raw_f64(stop));
         }
+        self.write(account, || What::Levels(position_id, Some(stop), take));
         let event = wire::ProtoOaTrailingSlChangedEvent {
             payload_type: None,
             ctid_trader_account_id: account,
@@ -182,6 +184,7 @@ impl Broker {
                 price,
                 id: None,
                 server: true,
+                last: true,
             },
         );
     }

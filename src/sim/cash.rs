@@ -8,8 +8,9 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use super::broker::Broker;
+use super::ledger::What;
 use super::money;
-use super::spec::Side;
+use super::spec::{MarginType, Side};
 
 /// A margin call of one threshold comes at most this often.
 const MARGIN_CALL_EVERY: Duration = Duration::from_mins(10);
@@ -32,6 +33,29 @@ impl Broker {
         self.change_balance(account, delta, kind.into());
     }
 
+    /// Swap that is booked on the balance and not on a position: operations 21 and 22.
+    pub fn swap_on_balance(&mut self, account: i64, delta: i64) {
+        let kind = if delta < 0 {
+            wire::ProtoOaChangeBalanceType::BalanceWithdrawSwap
+        } else {
+            wire::ProtoOaChangeBalanceType::BalanceDepositSwap
+        };
+        self.change_balance(account, delta, kind.into());
+    }
+
+    /// Bonus that counts as balance and may not be withdrawn: operations 19 and 20.
+    pub fn nonwithdrawable_bonus(&mut self, account: i64, delta: i64) {
+        let kind = if delta < 0 {
+            wire::ProtoOaChangeBalanceType::BalanceWithdrawNonwithdrawableBonus
+        } else {
+            wire::ProtoOaChangeBalanceType::BalanceDepositNonwithdrawableBonus
+        };
+        if let Some(book) = self.accounts.get_mut(&account) {
+            book.nonwithdrawable_bonus += delta;
+        }
+        self.change_balance(account, delta, kind.into());
+    }
+
     /// Changes the balance by an operation of any `ProtoOAChangeBalanceType`.
     pub fn change_balance(&mut self, account: i64, delta: i64, operation_type: i32) {
         let history_id = self.fresh_id(account);
@@ -41,6 +65,9 @@ impl Broker {
         };
         book.balance += delta;
         book.balance_version += 1;
+        self.write(account, || What::Cash(delta));
+        let unsigned = self.settings().unsigned_withdrawals;
+        let told = if unsigned { delta.abs() } else { delta };
         let Some(equity) = self.truth(account).map(|truth| truth.equity) else {
             return;
         };
@@ -51,7 +78,7 @@ impl Broker {
             operation_type,
             balance_history_id: history_id,
             balance: book.balance,
-            delta,
+            delta: told,
             change_balance_timestamp: now_ms,
             external_note: None,
             balance_version: Some(book.balance_version),
@@ -98,6 +125,15 @@ impl Broker {
         self.trader_updated(account);
     }
 
+    /// Changes how the account's margins add up and says so with 2123.
+    pub fn set_margin_type(&mut self, account: i64, rule: MarginType) {
+        if let Some(book) = self.accounts.get_mut(&account) {
+            book.margin_type = rule;
+            self.write(account, || What::Rule(rule));
+        }
+        self.trader_updated(account);
+    }
+
     /// Changes the account's rights (`ProtoOAAccessRights` by number) and says so with 2123.
     pub fn set_access_rights(&mut self, account: i64, rights: i32) {
         if let Some(book) = self.accounts.get_mut(&account) {
@@ -115,24 +151,35 @@ impl Broker {
 
     /// Grants (positive) or takes back (negative) bonus of the broker.
     pub fn bonus(&mut self, account: i64, delta: i64) {
+        self.change_bonus(account, delta, 0);
+    }
+
+    /// Grants (positive) or takes back (negative) bonus of an introducing broker.
+    pub fn ib_bonus(&mut self, account: i64, delta: i64) {
+        self.change_bonus(account, 0, delta);
+    }
+
+    fn change_bonus(&mut self, account: i64, manager: i64, ib: i64) {
         let history_id = self.fresh_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
         };
-        book.manager_bonus += delta;
+        book.manager_bonus += manager;
+        book.ib_bonus += ib;
         let change = wire::ProtoOaBonusDepositWithdraw {
-            operation_type: i32::from(delta < 0),
+            operation_type: i32::from(manager + ib < 0),
             bonus_history_id: history_id,
             manager_bonus: book.manager_bonus,
-            manager_delta: delta,
+            manager_delta: manager,
             ib_bonus: book.ib_bonus,
-            ib_delta: 0,
+            ib_delta: ib,
             change_bonus_timestamp: now_ms,
             external_note: None,
             introducing_broker_id: None,
             money_digits: book.object_digits(),
         };
+        self.write(account, || What::Bonus(manager, ib));
         let event = wire::ProtoOaExecutionEvent {
             ctid_trader_account_id: account,
             execution_type: Execution::BonusDepositWithdraw.into(),
@@ -159,6 +206,7 @@ impl Broker {
             position: Some(book.wire_position(&position)),
             ..Default::default()
         };
+        self.write(account, || What::Swap(position_id, delta));
         self.execution(account, Execution::Swap, None, true, parts);
     }
 
@@ -215,6 +263,7 @@ impl Broker {
             used_margin: (book.used_margin(&position) * scale).cast_unsigned(),
             money_digits: book.send_object_digits.then_some(book.position_digits),
         };
+        self.write_margin(account, position_id);
         self.publish(account, 2141, None, &event);
     }
 
@@ -285,9 +334,18 @@ impl Broker {
             .positions
             .values()
             .max_by_key(|position| book.used_margin(position));
-        if let Some(position) = largest.map(|position| position.id) {
-            self.stop_out(account, position, None);
-        }
+        let Some((id, symbol, volume)) = largest.map(|held| (held.id, held.symbol, held.volume))
+        else {
+            return;
+        };
+        let step = self
+            .venues
+            .get(book.venue)
+            .and_then(|venue| venue.symbols.get(&symbol))
+            .map_or(1, |symbol| symbol.spec.step_volume.max(1));
+        let half = (volume / 2 / step * step).max(step);
+        let in_parts = self.settings().partial_stop_out && !book.fair_stop_out;
+        self.stop_out(account, id, in_parts.then_some(half));
     }
 
     /// The seeded traders: opens or closes something for the accounts whose turn it is.

@@ -10,9 +10,10 @@ use wire::ProtoOaExecutionType as Execution;
 use super::accounts::Position;
 use super::broker::Broker;
 use super::envelope::Refusal;
+use super::ledger::What;
 use super::money;
-use super::num::{Ratio, raw_f64, share};
-use super::orders::{Fill, Parts, Terms, finish, new_deal};
+use super::num::{Ratio, share};
+use super::orders::{Fill, Parts, Terms, new_deal};
 
 impl Broker {
     /// Closes part or all of a position by an order, and settles its protective order.
@@ -21,25 +22,14 @@ impl Broker {
         account: i64,
         mut order: wire::ProtoOaOrder,
         volume: i64,
-        kind: Execution,
         terms: Terms<'_>,
     ) {
-        let now_ms = self.wall_ms();
         let position_id = order.position_id.unwrap_or_default();
-        let partial = kind == Execution::OrderPartialFill;
-        if !partial {
-            finish(
-                &mut order,
-                wire::ProtoOaOrderStatus::OrderStatusFilled,
-                now_ms,
-            );
-        }
-        order.execution_price = Some(raw_f64(terms.price));
-        order.executed_volume = Some(volume);
-        let Some((position, deal)) = self.reduce(account, position_id, volume, &order, terms.price)
+        let Some((position, deal)) = self.reduce(account, position_id, volume, &order, terms)
         else {
             return self.reject(account, order, "NO_QUOTES", terms.id);
         };
+        self.executed(account, &mut order, volume, terms);
         let protective = position
             .protection
             .filter(|protection| *protection != order.order_id);
@@ -47,15 +37,12 @@ impl Broker {
             return;
         };
         let wire_position = book.wire_position(&position);
-        if !partial {
-            self.end_order(account, order.clone());
-        }
         let parts = Parts {
             position: Some(wire_position.clone()),
             order: Some(order),
             deal: Some(deal),
         };
-        self.execution(account, kind, terms.id, terms.server, parts);
+        self.execution(account, terms.kind(), terms.id, terms.server, parts);
         if position.volume > 0 {
             self.resize_protection(account, position_id);
         } else if let Some(protective) = protective {
@@ -71,7 +58,7 @@ impl Broker {
         position_id: i64,
         volume: i64,
         order: &wire::ProtoOaOrder,
-        price: i64,
+        terms: Terms<'_>,
     ) -> Option<(Position, wire::ProtoOaDeal)> {
         let now_ms = self.wall_ms();
         let deal_id = self.fresh_id(account);
@@ -80,7 +67,7 @@ impl Broker {
         let mut position = book.positions.get(&position_id)?.clone();
         let symbol = venue.symbols.get(&position.symbol)?;
         let rate = venue.rate(symbol.spec.quote, book.deposit_asset)?;
-        let gross = money::gross(&position, volume, price, rate, book.digits);
+        let gross = money::gross(&position, volume, terms.price, rate, book.digits);
         let closing_side = money::commission(venue, book, symbol, volume);
         let opening_part = share(position.commission, volume, position.volume);
         let swap_part = share(position.swap, volume, position.volume);
@@ -98,7 +85,7 @@ impl Broker {
         position.closed_ms = (position.volume == 0).then_some(now_ms);
         book.balance += gross + swap_part + opening_part + closing_side + fee;
         book.balance_version += 1;
-        let mut deal = new_deal(deal_id, order, volume, price, now_ms);
+        let mut deal = new_deal(deal_id, order, volume, terms, now_ms);
         deal.commission = Some(closing_side);
         deal.margin_rate = Some(Ratio::new(position.margin_rate_e8.into(), 100_000_000).to_f64());
         deal.base_to_usd_conversion_rate = venue.base_to_usd(symbol).map(Ratio::to_f64);
@@ -118,9 +105,12 @@ impl Broker {
         book.deals.push(deal);
         if position.volume == 0 {
             book.positions.remove(&position_id);
+            book.closed.insert(position_id);
         } else {
             book.positions.insert(position_id, position.clone());
         }
+        self.write(account, || What::Deal(Box::new(deal)));
+        self.write_margin(account, position_id);
         Some((position, deal))
     }
 
@@ -162,6 +152,7 @@ impl Broker {
                 account,
                 order: order_id,
                 id: id.map(str::to_owned),
+                server: false,
             },
         );
         Ok(order_id)

@@ -39,6 +39,10 @@ pub enum Output {
 
 /// How the simulated server behaves where the real one is configurable or unknown.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches a test turns one at a time"
+)]
 pub struct Settings {
     /// A client silent for this long is cut off.
     pub idle_cutoff: Duration,
@@ -48,6 +52,16 @@ pub struct Settings {
     pub connection_cap: usize,
     /// Time between ORDER_ACCEPTED and ORDER_FILLED of a client's order.
     pub fill_gap: Duration,
+    /// The same of an order made by hand.
+    pub hand_gap: Duration,
+    /// Market and pending orders are filled in so many parts, where the volume allows it.
+    pub fill_parts: u32,
+    /// Time between two parts.
+    pub part_gap: Duration,
+    /// Withdrawals are told with a positive `delta`; which sign the real server sends is not known.
+    pub unsigned_withdrawals: bool,
+    /// An account that is not of the fair kind is stopped out by halves, not by whole positions.
+    pub partial_stop_out: bool,
     /// Rows a history reply holds at most.
     pub history_chunk: usize,
     /// History lists run from the newest row to the oldest.
@@ -65,6 +79,11 @@ impl Default for Settings {
             heartbeat_after: Duration::from_secs(25),
             connection_cap: 25,
             fill_gap: Duration::from_millis(600),
+            hand_gap: Duration::ZERO,
+            fill_parts: 1,
+            part_gap: Duration::ZERO,
+            unsigned_withdrawals: false,
+            partial_stop_out: false,
             history_chunk: 50,
             newest_first: false,
             trader_updates: false,

@@ -26,6 +26,8 @@ pub struct PositionTruth {
     pub price: f64,
     /// Gross unrealised profit; 0 while a price is missing.
     pub gross: i64,
+    /// Whether no price is missing.
+    pub priced: bool,
     /// Gross + swap + commission.
     pub net: i64,
     /// Swap so far.
@@ -102,7 +104,8 @@ impl Broker {
             .positions
             .values()
             .map(|position| {
-                let gross = money::floating(venue, account, position).unwrap_or_default();
+                let floating = money::floating(venue, account, position);
+                let gross = floating.unwrap_or_default();
                 PositionTruth {
                     id: position.id,
                     symbol_id: position.symbol,
@@ -115,6 +118,7 @@ impl Broker {
                     volume: position.volume,
                     price: fine_f64(position.price),
                     gross,
+                    priced: floating.is_some(),
                     net: gross + position.swap + position.commission,
                     swap: position.swap,
                     commission: position.commission,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::broker::Broker;
+use super::ledger::What;
 use super::spec::{AssetSpec, BrokerSpec, LeverageSpec, SymbolSpec};
 
 /// Ticks kept for `ProtoOAGetTickDataReq`.
@@ -278,6 +279,16 @@ impl Broker {
             symbol.ticks.pop_front();
         }
         symbol.ticks.push_back(Tick { at_ms, bid, ask });
+        let kept = self.ledger.as_ref().and(self.venues.get(venue));
+        if let Some(broker) = kept.map(|venue| venue.title.clone()) {
+            let symbol = id;
+            self.write(0, || What::Quote {
+                broker,
+                symbol,
+                bid,
+                ask,
+            });
+        }
         self.broadcast_spot(venue, id, bid, ask, at_ms);
         self.run_triggers(venue, id);
     }

@@ -86,6 +86,23 @@ impl OrderSpec {
         }
     }
 
+    /// A stop order that is filled no worse than at its limit.
+    pub fn stop_limit(symbol: &str, side: Side, volume: i64, stop: i64, limit: i64) -> Self {
+        Self {
+            kind: OrderKind::StopLimit,
+            stop: Some(stop),
+            limit: Some(limit),
+            ..Self::market(symbol, side, volume)
+        }
+    }
+
+    /// The stop loss trails.
+    #[must_use]
+    pub fn trailing(mut self) -> Self {
+        self.trailing = true;
+        self
+    }
+
     /// Protection as distances from the fill price, raw.
     #[must_use]
     pub fn relative(mut self, stop_loss: Option<i64>, take_profit: Option<i64>) -> Self {

@@ -11,6 +11,7 @@ use super::accounts::Position;
 use super::broker::{Broker, Timer};
 use super::closing::closing_order;
 use super::envelope::Refusal;
+use super::ledger::What;
 use super::money;
 use super::num::{FINE_PER_RAW, Ratio, f64_raw, raw_f64, share};
 use super::order_spec::{OrderKind, OrderSpec};
@@ -22,6 +23,8 @@ pub(super) struct Fill {
     pub(super) account: i64,
     pub(super) order: i64,
     pub(super) id: Option<String>,
+    /// Whether the server does it, unasked.
+    pub(super) server: bool,
 }
 
 /// How a fill is told and at what price it happens.
@@ -30,6 +33,19 @@ pub(super) struct Terms<'a> {
     pub(super) price: i64,
     pub(super) id: Option<&'a str>,
     pub(super) server: bool,
+    /// Nothing of the order is left after it.
+    pub(super) last: bool,
+}
+
+impl Terms<'_> {
+    /// How the fill is told.
+    pub(super) fn kind(self) -> Execution {
+        if self.last {
+            Execution::OrderFilled
+        } else {
+            Execution::OrderPartialFill
+        }
+    }
 }
 
 /// The objects of an execution event.
@@ -110,6 +126,7 @@ impl Broker {
             None => book.wire_unborn(&order, false),
         };
         book.orders.insert(order_id, order.clone());
+        self.write(account, || What::Order(Box::new(order.clone())));
         let parts = Parts {
             position: Some(position),
             order: Some(order),
@@ -123,6 +140,7 @@ impl Broker {
                     account,
                     order: order_id,
                     id: id.map(str::to_owned),
+                    server: false,
                 },
             );
         } else {
@@ -175,7 +193,8 @@ impl Broker {
             Terms {
                 price,
                 id: fill.id.as_deref(),
-                server: false,
+                server: fill.server,
+                last: true,
             },
         );
     }
@@ -201,29 +220,87 @@ impl Broker {
         self.publish(account, 2126, id, &event);
     }
 
-    /// Executes an order that is no longer in the book: closes, merges or opens.
-    pub(super) fn execute(&mut self, account: i64, order: wire::ProtoOaOrder, terms: Terms<'_>) {
-        let volume = order.trade_data.volume;
+    /// Executes an order that is no longer in the book, or a part of it: closes, merges or opens.
+    pub(super) fn execute(
+        &mut self,
+        account: i64,
+        mut order: wire::ProtoOaOrder,
+        terms: Terms<'_>,
+    ) {
+        self.retarget(account, &mut order);
+        let left = order.trade_data.volume - order.executed_volume.unwrap_or_default();
+        let part = self.part_of(account, &order, left);
+        let last = part == left;
+        let terms = Terms { last, ..terms };
         let target = order.position_id.unwrap_or_default();
         let held = self
             .accounts
             .get(&account)
             .and_then(|book| book.positions.get(&target));
+        let number = order.order_id;
         match held {
             Some(position) if position.side.wire() != order.trade_data.trade_side => {
-                let closing = volume.min(position.volume);
-                let rest = volume - closing;
+                let closing = part.min(position.volume);
+                let rest = part - closing;
                 if rest > 0 && order.closing_order != Some(true) {
                     self.flip(account, order, (closing, rest), terms);
                 } else {
-                    self.close_fill(account, order, closing, Execution::OrderFilled, terms);
+                    self.close_fill(account, order, closing, terms);
                 }
             }
             None if order.closing_order == Some(true) => {
-                self.reject(account, order, "POSITION_NOT_FOUND", terms.id);
+                return self.reject(account, order, "POSITION_NOT_FOUND", terms.id);
             }
-            Some(_) | None => self.open_fill(account, order, volume, terms),
+            Some(_) | None => self.open_fill(account, order, part, terms),
         }
+        if !last {
+            let next = Fill {
+                account,
+                order: number,
+                id: terms.id.map(str::to_owned),
+                server: terms.server,
+            };
+            self.fill_after(self.settings().part_gap, next);
+        }
+    }
+
+    /// On a netted account an order acts on its symbol's position, which another may have opened
+    /// since it was placed. A position that has ended does not come back: an order that named it
+    /// opens another.
+    fn retarget(&mut self, account: i64, order: &mut wire::ProtoOaOrder) {
+        let Some(book) = self.accounts.get(&account) else {
+            return;
+        };
+        let target = order.position_id.unwrap_or_default();
+        if order.closing_order == Some(true) || book.positions.contains_key(&target) {
+            return;
+        }
+        let symbol = order.trade_data.symbol_id;
+        let mut held = book.positions.values();
+        let of_symbol = held.find(|position| position.symbol == symbol);
+        let merges = of_symbol.filter(|_| book.kind == AccountKind::Netted);
+        if let Some(position) = merges {
+            order.position_id = Some(position.id);
+        } else if book.closed.contains(&target) {
+            order.position_id = Some(self.fresh_id(account));
+        }
+    }
+
+    /// How much of what is left of an order is filled at once.
+    fn part_of(&self, account: i64, order: &wire::ProtoOaOrder, left: i64) -> i64 {
+        let parts = i64::from(self.settings().fill_parts);
+        let protective = order.order_type == wire::ProtoOaOrderType::StopLossTakeProfit as i32;
+        if parts < 2 || protective || order.is_stop_out == Some(true) {
+            return left;
+        }
+        let venue = self.accounts.get(&account).map(|book| book.venue);
+        let symbol = venue
+            .and_then(|venue| self.venues.get(venue))
+            .and_then(|venue| venue.symbols.get(&order.trade_data.symbol_id));
+        let step = symbol.map_or(1, |symbol| symbol.spec.step_volume.max(1));
+        let part = (order.trade_data.volume / parts / step * step).max(step);
+        // What would be left over after the last part belongs to it.
+        if left < 2 * part { left } else { part }
     }
 
     /// A netted order larger than the position: closes it, then opens the rest the other way.
@@ -231,20 +308,39 @@ impl Broker {
         &mut self,
         account: i64,
         mut order: wire::ProtoOaOrder,
-        parts: (i64, i64),
+        (closing, rest): (i64, i64),
         terms: Terms<'_>,
     ) {
-        let (closing, rest) = parts;
-        order.executed_volume = Some(closing);
-        self.close_fill(
-            account,
-            order.clone(),
-            closing,
-            Execution::OrderPartialFill,
-            terms,
-        );
+        let first = Terms {
+            last: false,
+            ..terms
+        };
+        self.close_fill(account, order.clone(), closing, first);
+        order.executed_volume = Some(order.executed_volume.unwrap_or_default() + closing);
         order.position_id = Some(self.fresh_id(account));
         self.open_fill(account, order, rest, terms);
+    }
+
+    /// An order after a part of it was executed: it stays in the book, or ends.
+    pub(super) fn executed(
+        &mut self,
+        account: i64,
+        order: &mut wire::ProtoOaOrder,
+        volume: i64,
+        terms: Terms<'_>,
+    ) {
+        let now_ms = self.wall_ms();
+        order.execution_price = Some(raw_f64(terms.price));
+        order.executed_volume = Some(order.executed_volume.unwrap_or_default() + volume);
+        order.utc_last_update_timestamp = Some(now_ms);
+        if terms.last {
+            let filled = wire::ProtoOaOrderStatus::OrderStatusFilled;
+            finish(order, filled, now_ms);
+            self.end_order(account, order.clone());
+        } else if let Some(book) = self.accounts.get_mut(&account) {
+            book.orders.insert(order.order_id, order.clone());
+            self.write(account, || What::Order(Box::new(order.clone())));
+        }
     }
 
     /// Opens a position or adds to it, then creates the protective order the levels ask for.
@@ -259,13 +355,7 @@ impl Broker {
         let side = Side::from_wire(order.trade_data.trade_side).unwrap_or(Side::Buy);
         let position_id = order.position_id.unwrap_or_default();
         let deal_id = self.fresh_id(account);
-        finish(
-            &mut order,
-            wire::ProtoOaOrderStatus::OrderStatusFilled,
-            now_ms,
-        );
-        order.execution_price = Some(raw_f64(terms.price));
-        order.executed_volume = Some(order.trade_data.volume);
+        self.executed(account, &mut order, volume, terms);
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
         };
@@ -274,7 +364,7 @@ impl Broker {
         };
         let symbol = order.trade_data.symbol_id;
         let opening = money::opening(venue, book, symbol, side, volume);
-        let mut deal = new_deal(deal_id, &order, volume, terms.price, now_ms);
+        let mut deal = new_deal(deal_id, &order, volume, terms, now_ms);
         deal.commission = Some(opening.commission);
         deal.margin_rate = Some(Ratio::new(opening.margin_rate_e8.into(), 100_000_000).to_f64());
         deal.base_to_usd_conversion_rate = venue
@@ -318,20 +408,17 @@ impl Broker {
         let snapshot = position.clone();
         let wire_position = book.wire_position(&snapshot);
         book.deals.push(deal);
-        self.end_order(account, order.clone());
+        self.write(account, || What::Deal(Box::new(deal)));
+        self.write_margin(account, position_id);
         let parts = Parts {
             position: Some(wire_position),
             order: Some(order.clone()),
             deal: Some(deal),
         };
-        self.execution(
-            account,
-            Execution::OrderFilled,
-            terms.id,
-            terms.server,
-            parts,
-        );
-        self.levels_after_fill(account, &order, &snapshot, terms.price);
+        self.execution(account, terms.kind(), terms.id, terms.server, parts);
+        if terms.last {
+            self.levels_after_fill(account, &order, &snapshot, terms.price);
+        }
     }
 
     /// The protective order that follows an opening or enlarging fill.
@@ -368,6 +455,7 @@ impl Broker {
     /// An order that lives no longer goes to the history.
     pub(super) fn end_order(&mut self, account: i64, order: wire::ProtoOaOrder) {
         self.rest(account, order.trade_data.symbol_id, order.order_id, false);
+        self.write(account, || What::Order(Box::new(order.clone())));
         if let Some(book) = self.accounts.get_mut(&account) {
             book.orders.remove(&order.order_id);
             book.ended.push(order);
@@ -387,8 +475,13 @@ impl Broker {
         );
         order.executed_volume = Some(position.volume);
         order.execution_price = Some(super::num::fine_f64(position.price));
-        let price = position.price / FINE_PER_RAW;
-        let mut deal = new_deal(deal_id, &order, position.volume, price, position.opened_ms);
+        let terms = Terms {
+            price: position.price / FINE_PER_RAW,
+            id: None,
+            server: false,
+            last: true,
+        };
+        let mut deal = new_deal(deal_id, &order, position.volume, terms, position.opened_ms);
         deal.commission = Some(position.commission);
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
@@ -413,13 +506,13 @@ pub(super) fn new_deal(
     id: i64,
     order: &wire::ProtoOaOrder,
     volume: i64,
-    price: i64,
+    terms: Terms<'_>,
     now_ms: i64,
 ) -> wire::ProtoOaDeal {
-    let filled = if volume < order.trade_data.volume {
-        wire::ProtoOaDealStatus::PartiallyFilled
-    } else {
+    let filled = if terms.last {
         wire::ProtoOaDealStatus::Filled
+    } else {
+        wire::ProtoOaDealStatus::PartiallyFilled
     };
     wire::ProtoOaDeal {
         deal_id: id,
@@ -431,7 +524,7 @@ pub(super) fn new_deal(
         create_timestamp: order.trade_data.open_timestamp.unwrap_or(now_ms),
         execution_timestamp: now_ms,
         utc_last_update_timestamp: Some(now_ms),
-        execution_price: Some(raw_f64(price)),
+        execution_price: Some(raw_f64(terms.price)),
         trade_side: order.trade_data.trade_side,
         deal_status: filled.into(),
         ..Default::default()

@@ -5,6 +5,7 @@ use wire::ProtoOaExecutionType as Execution;
 
 use super::broker::Broker;
 use super::envelope::Refusal;
+use super::ledger::What;
 use super::num::{f64_raw, raw_f64};
 use super::orders::{Parts, Terms, finish};
 use super::spec::Side;
@@ -72,6 +73,7 @@ impl Broker {
         };
         let wire_position = book.wire_position(&position);
         book.orders.insert(order_id, order.clone());
+        self.write(account, || What::Levels(position_id, stop, take));
         self.rest(account, position.symbol, order_id, true);
         Parts {
             position: Some(wire_position),
@@ -181,6 +183,7 @@ impl Broker {
         order.trailing_stop_loss = trailing.then_some(true);
         order.utc_last_update_timestamp = Some(now_ms);
         let mut order = order.clone();
+        self.write(account, || What::Levels(position_id, stop, take));
         let kind = if gone {
             finish(
                 &mut order,
@@ -233,6 +236,7 @@ impl Broker {
             Some(position) => book.wire_position(position),
             None => book.wire_unborn(&order, false),
         };
+        self.write(account, || What::Order(Box::new(order.clone())));
         let parts = Parts {
             position: Some(position),
             order: Some(order),
@@ -347,6 +351,7 @@ impl Broker {
                 price,
                 id: None,
                 server: true,
+                last: true,
             },
         );
     }
@@ -358,7 +363,16 @@ fn reached(order: &wire::ProtoOaOrder, bid: i64, ask: i64) -> bool {
         order.limit_price.map(f64_raw),
         order.stop_price.map(f64_raw),
     );
-    if order.trade_data.trade_side == Side::Buy.wire() {
+    let buys = order.trade_data.trade_side == Side::Buy.wire();
+    if order.order_type == wire::ProtoOaOrderType::StopLimit as i32 {
+        // The stop is reached, and the price no worse than the limit.
+        return if buys {
+            stop.is_some_and(|stop| ask >= stop) && limit.is_none_or(|limit| ask <= limit)
+        } else {
+            stop.is_some_and(|stop| bid <= stop) && limit.is_none_or(|limit| bid >= limit)
+        };
+    }
+    if buys {
         limit.is_some_and(|limit| ask <= limit) || stop.is_some_and(|stop| ask >= stop)
     } else {
         limit.is_some_and(|limit| bid >= limit) || stop.is_some_and(|stop| bid <= stop)

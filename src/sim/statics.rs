@@ -226,9 +226,11 @@ impl Broker {
         let Some(truth) = self.truth(id) else {
             return Ok(());
         };
+        // What has no price yet has no profit either: nothing is said of it.
         let rows = truth
             .positions
             .iter()
+            .filter(|position| position.priced)
             .map(|position| wire::ProtoOaPositionUnrealizedPnL {
                 position_id: position.id,
                 gross_unrealized_pn_l: position.gross,

@@ -28,6 +28,7 @@ mod e2e_shutdown;
 mod e2e_start;
 mod e2e_startup;
 mod health;
+mod model;
 mod pg_cache;
 mod pg_cache_fence;
 mod pg_claims;

@@ -4,6 +4,7 @@
 //! that ten minutes of silence take milliseconds. Chance comes from one seed; a test that fails
 //! prints it, and `SIM_SEED=n` runs it again with that one.
 
+mod events;
 mod figures;
 mod link;
 
@@ -123,7 +124,7 @@ impl Pair {
             events: Vec::new(),
             sent: Vec::new(),
             pings: Vec::new(),
-            link: Link::new(seed),
+            link: Link::new(seed, start),
             answers_pings: true,
             connected: true,
             conn,
@@ -333,6 +334,17 @@ impl Pair {
     /// Lets everything that is on its way arrive, and its answers.
     pub(crate) fn settle(&mut self) {
         self.run(Duration::from_millis(500));
+    }
+
+    /// The same in short turns, and no longer than it takes: what waits for its turn to be asked
+    /// is sent within one, and nothing is left to come that is scheduled already.
+    pub(crate) fn arrive(&mut self) {
+        loop {
+            self.run(Duration::from_millis(60));
+            if self.link.is_quiet() && self.broker.scheduled() == 0 {
+                return;
+            }
+        }
     }
 
     fn next_at(&self) -> Instant {

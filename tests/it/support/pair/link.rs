@@ -7,6 +7,8 @@ use bytes::Bytes;
 use mahspeccy_bridge::ctrader::wire;
 use prost::Message;
 
+use super::events::Events;
+
 /// A seeded chance (SplitMix64): no more than a test needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Chance(u64);
@@ -55,6 +57,14 @@ pub(crate) struct Weather {
     pub(crate) doubled: u64,
     /// Frames that others overtake, out of a thousand.
     pub(crate) overtaken: u64,
+    /// Moments whose events come late, out of a thousand: see `events` for these three.
+    pub(crate) late: u64,
+    /// Moments whose events come again, out of a thousand.
+    pub(crate) again: u64,
+    /// By up to so much.
+    pub(crate) late_by: Duration,
+    /// Events with a new balance that never come, out of a thousand.
+    pub(crate) missed: u64,
 }
 
 impl Weather {
@@ -65,6 +75,10 @@ impl Weather {
         lost: 0,
         doubled: 0,
         overtaken: 0,
+        late: 0,
+        again: 0,
+        late_by: Duration::from_millis(300),
+        missed: 0,
     };
 }
 
@@ -102,6 +116,7 @@ pub(crate) struct Link {
     /// What happens to the next frame to us of a payload type, in this order.
     pub(crate) tampers: Vec<(u32, Tamper)>,
     chance: Chance,
+    events: Events,
     flying: BTreeMap<(Instant, u64), (Way, Packet)>,
     last: [Option<Instant>; 2],
     count: u64,
@@ -109,11 +124,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, start: Instant) -> Self {
         Self {
             weather: Weather::GOOD,
             tampers: Vec::new(),
             chance: Chance::new(seed),
+            events: Events::new(start),
             flying: BTreeMap::new(),
             last: [None; 2],
             count: 0,
@@ -145,6 +161,21 @@ impl Link {
         let jitter = u64::try_from(self.weather.jitter.as_micros()).unwrap_or(0);
         let late = Duration::from_micros(self.chance.below(jitter + 1));
         let mut at = now + self.weather.latency + late;
+        if let (Way::In, Packet::Frame(bytes)) = (way, &packet) {
+            let usual = self.last[1].map_or(at, |last| last.max(at));
+            let weather = self.weather;
+            let events = &mut self.events;
+            let arrival = events.arrival(bytes, (now, usual), &weather, &mut self.chance);
+            if let Some(arrival) = arrival {
+                if !arrival.apart {
+                    self.last[1] = Some(usual);
+                }
+                for at in arrival.times {
+                    self.fly(at, way, packet.clone());
+                }
+                return;
+            }
+        }
         if self.chance.per_mille(self.weather.overtaken) {
             at += self.weather.latency * 3;
         } else {
@@ -152,6 +183,10 @@ impl Link {
             at = last.map_or(at, |last| last.max(at));
             *last = Some(at);
         }
+        self.fly(at, way, packet);
+    }
+
+    fn fly(&mut self, at: Instant, way: Way, packet: Packet) {
         self.count += 1;
         self.flying.insert((at, self.count), (way, packet));
     }
@@ -185,6 +220,16 @@ impl Link {
         self.flying.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// How many events never came.
+    pub(crate) fn missed(&self) -> u64 {
+        self.events.missed
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.flying.is_empty()
+    }
+
     /// Both directions stop, without the socket closing.
     pub(super) fn freeze(&mut self) {
         self.frozen = true;
@@ -194,6 +239,7 @@ impl Link {
     pub(super) fn cut(&mut self) {
         self.flying.clear();
         self.last = [None; 2];
+        self.events.forget();
         self.frozen = false;
     }
 }
