@@ -15,6 +15,7 @@
 //! released) → health server. All within the grace; a second signal skips the waiting.
 
 mod coordinator;
+mod drain;
 mod hints;
 mod keeper;
 mod link;

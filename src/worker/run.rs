@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout_at};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::coordinator::{Coordinator, State};
+use super::drain::{Tasks, drain};
 use super::hints::HintBox;
 use super::keeper::{ClaimState, Keeper};
-use super::link::{Link, LinkCommand};
+use super::link::Link;
 use super::links::Links;
 use super::outbox::Outbox;
 use super::refresher::{RefreshRequest, Refresher};
@@ -51,9 +52,6 @@ const RENEWALS_MAX: usize = 1_024;
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
-
-/// Kept of the grace for the last steps: the last rows and the claims.
-const LAST_STEPS: Duration = Duration::from_secs(5);
 
 /// Runs a worker until it is told to stop, or has been idle for long enough.
 ///
@@ -141,18 +139,6 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
     let capacity = within(config.reply_timeout(), lock.capacity()).await?;
     info!(locks = capacity.locks(), "Postgres is ready");
     Ok(lock)
-}
-
-/// All tasks of a worker, in the order they stop.
-struct Tasks {
-    set: JoinSet<&'static str>,
-    links: Links,
-    consumer: CancellationToken,
-    coordinator: CancellationToken,
-    refresher: CancellationToken,
-    writer: CancellationToken,
-    keeper: CancellationToken,
-    hints: CancellationToken,
 }
 
 async fn work(
@@ -461,71 +447,5 @@ impl Watched {
             snapshot.ctrader = ctrader;
         });
         rabbitmq
-    }
-}
-
-/// Stops everything in order, within the grace, or at once after a second signal.
-async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
-    let started = tokio::time::Instant::now();
-    let patient = started + grace.saturating_sub(LAST_STEPS);
-    info!("draining");
-    tasks.consumer.cancel();
-    tasks.coordinator.cancel();
-    tasks.hints.cancel();
-    let mut answers = Vec::new();
-    for link in tasks.links.all() {
-        let (done, answered) = oneshot::channel();
-        if link.send(LinkCommand::Drain(done)).await.is_ok() {
-            answers.push(answered);
-        }
-    }
-    let links = async {
-        for answered in answers {
-            // A link that died has nothing to say any more.
-            let _ = answered.await;
-        }
-    };
-    tokio::select! {
-        drained = timeout_at(patient, links) => if drained.is_err() {
-            warn!("some accounts could not be logged out in time");
-        },
-        () = stages.hard.cancelled() => {}
-    }
-    // A new pair of tokens that came with the last words is committed before anything else ends.
-    tasks.refresher.cancel();
-    wait_for(&mut tasks.set, "refresher", patient, stages).await;
-    tasks.writer.cancel();
-    wait_for(&mut tasks.set, "writer", started + grace, stages).await;
-    tasks.keeper.cancel();
-    let rest = async { while tasks.set.join_next().await.is_some() {} };
-    tokio::select! {
-        ended = timeout_at(started + grace, rest) => if ended.is_err() {
-            warn!("the grace is over before everything had ended");
-        },
-        () = stages.hard.cancelled() => warn!("stopped before everything had ended"),
-    }
-    info!(
-        ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "drained"
-    );
-}
-
-/// Waits until that task has ended, among others that end meanwhile.
-async fn wait_for(
-    set: &mut JoinSet<&'static str>,
-    name: &'static str,
-    until: tokio::time::Instant,
-    stages: &Stages,
-) {
-    let ended = async {
-        while let Some(ended) = set.join_next().await {
-            if matches!(ended, Ok(ended) if ended == name) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        _ = timeout_at(until, ended) => {}
-        () = stages.hard.cancelled() => {}
     }
 }

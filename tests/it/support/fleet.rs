@@ -167,20 +167,52 @@ impl Fleet {
         live: bool,
         primary: bool,
     ) {
+        self.store((user, account), (live, primary), token, "refresh-unused")
+            .await;
+    }
+
+    /// A grant as the app stores it, with what renews it.
+    pub(crate) async fn grant(&self, user: &str, account: i64, tokens: (&str, &str)) {
+        self.store((user, account), (false, true), tokens.0, tokens.1)
+            .await;
+    }
+
+    async fn store(
+        &self,
+        (user, account): (&str, i64),
+        (live, primary): (bool, bool),
+        access: &str,
+        refresh: &str,
+    ) {
         sqlx::query(
             "insert into bridge.credentials (user_id, account_id, is_live, is_primary, access_token, refresh_token)
-             values ($1, $2, $3, $4, $5, 'refresh-unused')
-             on conflict (user_id, account_id)
-             do update set access_token = excluded.access_token, updated_at = clock_timestamp()",
+             values ($1, $2, $3, $4, $5, $6)
+             on conflict (user_id, account_id) do update set
+                access_token = excluded.access_token, refresh_token = excluded.refresh_token,
+                updated_at = clock_timestamp()",
         )
         .bind(user)
         .bind(account)
         .bind(live)
         .bind(primary)
-        .bind(token)
+        .bind(access)
+        .bind(refresh)
         .execute(self.db.pool())
         .await
         .expect("the credentials are stored");
+    }
+
+    /// The tokens that are stored.
+    pub(crate) async fn stored(&self, user: &str, account: i64) -> (String, String) {
+        sqlx::query_as(
+            "select access_token, refresh_token from bridge.credentials
+             where user_id = $1 and account_id = $2",
+        )
+        .bind(user)
+        .bind(account)
+        .fetch_one(self.db.pool())
+        .await
+        .expect("credentials")
     }
 
     pub(crate) async fn start(&self, user: &str, account: Option<i64>) {

@@ -3,6 +3,7 @@
 //! But for `fleet`, which runs the bridge itself, and `pair`, which drives the protocol's two ends, it
 //! knows the servers and nothing of the library under test.
 
+pub(crate) mod cable;
 pub(crate) mod fleet;
 pub(crate) mod pair;
 pub(crate) mod pgbouncer;
