@@ -1,4 +1,5 @@
-//! Appends deals, each once. A deal is a fact, so one that is there stays as it is.
+//! Appends deals, each once. A deal is a fact, so one that is there stays as it is; but one that was
+//! stored before its symbol was known is given its name by the next look into the history.
 
 use sqlx::postgres::PgConnection;
 
@@ -128,8 +129,12 @@ with owned as materialized (
         is_gap
     )
     join bridge.slots o on o.slot = i.slot and o.epoch = i.epoch
-), inserted as (
-    insert into public.ctrader_deals (
+), chosen as materialized (
+    select distinct on (user_key, account_id, deal_id) *
+    from owned
+    order by user_key, account_id, deal_id, symbol nulls last, is_gap
+), written as (
+    insert into public.ctrader_deals as d (
         user_key, account_id, deal_id, order_id, position_id, symbol, symbol_id, side, status,
         volume, filled_volume, price, executed_at, commission,
         gross_profit, swap, closed_volume, entry_price, balance_after
@@ -137,14 +142,17 @@ with owned as materialized (
     select user_key, account_id, deal_id, order_id, position_id, symbol, symbol_id, side, status,
         volume, filled_volume, price, executed_at, commission,
         gross_profit, swap, closed_volume, entry_price, balance_after
-    from owned
+    from chosen
     order by user_key, account_id, deal_id
-    on conflict (user_key, account_id, deal_id) do nothing
-    returning user_key, account_id, deal_id
+    on conflict (user_key, account_id, deal_id) do update set
+        symbol = excluded.symbol, price = excluded.price, entry_price = excluded.entry_price
+    where d.symbol is null and excluded.symbol is not null
+    -- A row that was there has the transaction that locked it.
+    returning user_key, account_id, deal_id, xmax = 0 as is_new
 )
-select (select count(*) from owned), (select count(*) from inserted), (
-    select count(*) from inserted n
-    where (n.user_key, n.account_id, n.deal_id) not in (
+select (select count(*) from owned), (select count(*) from written where is_new), (
+    select count(*) from written w
+    where w.is_new and (w.user_key, w.account_id, w.deal_id) not in (
         select o.user_key, o.account_id, o.deal_id from owned o where not o.is_gap
     )
 )";

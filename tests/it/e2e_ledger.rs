@@ -82,8 +82,9 @@ async fn stored(fleet: &Fleet, user: &str, account: i64) -> BTreeMap<i64, String
     rows.iter()
         .map(|row| {
             let symbol: Option<String> = row.get("symbol");
-            assert!(symbol.is_some(), "each has its symbol's name");
-            (row.get("deal_id"), row.get("said"))
+            // One that was stored when the connection ended is named by the next look.
+            let said = symbol.map_or_else(|| "nameless".to_owned(), |_| row.get("said"));
+            (row.get("deal_id"), said)
         })
         .collect()
 }
@@ -217,12 +218,13 @@ async fn after_any_mix_of_cuts_and_restarts_the_stored_deals_are_the_ledger() {
         cable.fray(chance.pick(&[3_000, 12_000, 40_000]));
         let cuts = cable.cuts();
         eventually("some cuts, with trades all along", DEADLINE, async || {
-            for (_, account, digits) in ACCOUNTS {
+            // Now and then: what history is asked for after this comes at four requests a second.
+            if chance.per_mille(200) {
+                let (_, account, digits) = chance.pick(&ACCOUNTS);
                 fleet
                     .sim
                     .with(|broker| trade(broker, account, digits, &mut chance));
             }
-            // Every trade takes the time of a look.
             cable.cuts() >= cuts + 4
         })
         .await;

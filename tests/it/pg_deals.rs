@@ -167,3 +167,31 @@ async fn a_deal_that_an_event_told_of_is_not_counted_as_a_find_of_the_history() 
         }
     );
 }
+
+#[tokio::test]
+async fn a_deal_that_was_stored_without_its_symbols_name_is_given_it_later() {
+    let database = migrated().await;
+    let _lock = claim(&database, "a", &[USER]).await;
+    let mut conn = database.pool().acquire().await.expect("a connection");
+    let nameless = |id| {
+        let mut write = deal(id, None);
+        write.deal.symbol = None;
+        write
+    };
+    let names = async |conn: &mut sqlx::PgConnection| -> Vec<Option<String>> {
+        sqlx::query_scalar("select symbol from ctrader_deals order by deal_id")
+            .fetch_all(conn)
+            .await
+            .expect("rows")
+    };
+    let named = || Some("EURUSD".to_owned());
+    // With one that is named beside it, that one counts.
+    let batch = [nameless(1), nameless(2), deal(2, None)];
+    insert(&mut conn, &batch).await.expect("deals");
+    assert_eq!(names(&mut conn).await, [None, named()]);
+    let report = insert(&mut conn, &[deal(1, None), nameless(2)])
+        .await
+        .expect("deals");
+    assert_eq!((report.inserted, report.known), (0, 2));
+    assert_eq!(names(&mut conn).await, [named(), named()]);
+}

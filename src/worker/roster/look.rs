@@ -11,7 +11,7 @@ use crate::worker::outbox::Fence;
 const FIRST_LOOK_MS: i64 = 7 * 24 * 3_600_000;
 
 /// Looks overlap by that: clocks differ, and a deal may be missing from the history for a moment.
-const OVERLAP_MS: i64 = 3_600_000;
+const OVERLAP_MS: i64 = 600_000;
 
 /// A live account's history is looked into that often, should an event have been lost that nothing
 /// else shows.

@@ -382,7 +382,7 @@ fn a_look_marks_whom_it_served_and_nobody_else() {
     let marked = |marks: Vec<HistoryMark>| -> Vec<SessionKey> {
         marks.into_iter().map(|mark| mark.fence.key).collect()
     };
-    let short = roster.handle_history(ACCOUNT, &report(WALL_MS - 3_601_000), now);
+    let short = roster.handle_history(ACCOUNT, &report(WALL_MS - 601_000), now);
     assert_eq!(marked(short), [key("a")], "the other needs a week");
     let partial = HistoryReport {
         is_partial: true,
