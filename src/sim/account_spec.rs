@@ -70,6 +70,10 @@ impl PositionSpec {
 
 /// An account and the token that opens it.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches a test turns one at a time"
+)]
 pub struct AccountSpec {
     pub(super) id: i64,
     pub(super) broker: Option<String>,

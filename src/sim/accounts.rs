@@ -1,7 +1,7 @@
 //! An account's books, and how they look on the wire.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use crate::ctrader::wire;
 
@@ -41,8 +41,20 @@ pub(super) struct Position {
     pub(super) protection: Option<i64>,
 }
 
+/// Positions and orders as they were from a time on.
+#[derive(Clone, Debug)]
+pub(super) struct Past {
+    from: Instant,
+    positions: BTreeMap<i64, Position>,
+    orders: BTreeMap<i64, wire::ProtoOaOrder>,
+}
+
 /// An account.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of an account, as its spec has them"
+)]
 pub(super) struct Account {
     pub(super) id: i64,
     pub(super) venue: usize,
@@ -74,6 +86,8 @@ pub(super) struct Account {
     pub(super) ended: Vec<wire::ProtoOaOrder>,
     pub(super) deals: Vec<wire::ProtoOaDeal>,
     pub(super) cash: Vec<wire::ProtoOaDepositWithdraw>,
+    /// How positions and orders were after each event, while reconcile lags.
+    pub(super) past: VecDeque<Past>,
     pub(super) margin_calls: Vec<wire::ProtoOaMarginCall>,
     pub(super) margin_called: BTreeMap<i32, Instant>,
     pub(super) activity: Option<std::time::Duration>,
@@ -260,6 +274,7 @@ impl Broker {
             ended: Vec::new(),
             deals: Vec::new(),
             cash: Vec::new(),
+            past: VecDeque::new(),
             margin_calls: margin_calls(now_ms),
             margin_called: BTreeMap::new(),
             activity: spec.activity,
@@ -370,15 +385,21 @@ impl Broker {
         let protective = wire::ProtoOaOrderType::StopLossTakeProfit as i32;
         let market = wire::ProtoOaOrderType::Market as i32;
         let with_protection = body.return_protection_orders.unwrap_or(false);
-        let seen_before = self.wall_ms() - millis(self.faults.reconcile_lag);
+        let lag = self.faults.reconcile_lag;
+        let seen = self.now.checked_sub(lag).filter(|_| lag > Duration::ZERO);
         let Some(account) = self.accounts.get(&id) else {
             return Ok(());
         };
-        let positions = account
-            .positions
-            .values()
-            .filter(|position| position.opened_ms <= seen_before);
-        let orders = account.orders.values().filter(|order| {
+        let past = seen.and_then(|seen| {
+            let before = account.past.iter().rev().find(|past| past.from <= seen);
+            before.or(account.past.front())
+        });
+        let (positions, orders) = match past {
+            Some(past) => (&past.positions, &past.orders),
+            None => (&account.positions, &account.orders),
+        };
+        let positions = positions.values();
+        let orders = orders.values().filter(|order| {
             order.order_type != market && (with_protection || order.order_type != protective)
         });
         let reply = wire::ProtoOaReconcileRes {
@@ -391,6 +412,29 @@ impl Broker {
         };
         self.reply(request, 2125, &reply);
         Ok(())
+    }
+
+    /// Remembers how an account is now, for a reconcile that lags.
+    pub(super) fn keep_past(&mut self, account: i64) {
+        let lag = self.faults.reconcile_lag;
+        let now = self.now;
+        let Some(book) = self.accounts.get_mut(&account) else {
+            return;
+        };
+        if lag.is_zero() {
+            book.past.clear();
+            return;
+        }
+        let past = Past {
+            from: now,
+            positions: book.positions.clone(),
+            orders: book.orders.clone(),
+        };
+        book.past.push_back(past);
+        // The one that was true when the oldest lag began is still needed.
+        while book.past.get(1).is_some_and(|next| next.from + lag <= now) {
+            book.past.pop_front();
+        }
     }
 
     /// Watches a working order for its price.

@@ -225,7 +225,8 @@ impl Broker {
     /// Maintenance, scripted refusals and budgets, before anything else looks at the request.
     fn gate(&mut self, request: &Request, account: Option<i64>) -> Result<(), Refusal> {
         if let Some(end) = self.faults.maintenance_end_ms {
-            let mut refusal = Refusal::new("SERVER_IS_UNDER_MAINTENANCE");
+            let refusal = Refusal::new("SERVER_IS_UNDER_MAINTENANCE");
+            let mut refusal = refusal.route(self.faults.maintenance_route);
             refusal.details().maintenance_end_ms = Some(end);
             return Err(refusal);
         }
@@ -382,6 +383,7 @@ impl Broker {
         if self.faults.swallows(request.kind) {
             return;
         }
+        let delay = self.faults.lateness(request.kind);
         if self.faults.hold > 0 {
             self.faults.hold -= 1;
             self.faults.held.push((request.conn, frame));
@@ -390,8 +392,8 @@ impl Broker {
                     self.send(conn, frame);
                 }
             }
-        } else if self.faults.reply_delay > Duration::ZERO {
-            self.later(self.faults.reply_delay, Timer::Send(request.conn, frame));
+        } else if delay > Duration::ZERO {
+            self.later(delay, Timer::Send(request.conn, frame));
         } else {
             self.send(request.conn, frame);
         }
@@ -405,6 +407,7 @@ impl Broker {
         id: Option<&str>,
         body: &impl Message,
     ) {
+        self.keep_past(account);
         if self.faults.drop_events > 0 {
             self.faults.drop_events -= 1;
             return;

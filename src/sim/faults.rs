@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::broker::{Broker, Close, ConnId};
-use super::envelope::Refusal;
+use super::envelope::{Refusal, Route};
 
 /// A scripted refusal of requests of one payload type.
 #[derive(Clone, Debug)]
@@ -50,12 +50,15 @@ pub(super) struct Faults {
     pub(super) hold: usize,
     pub(super) held: Vec<(ConnId, Bytes)>,
     pub(super) reply_delay: Duration,
+    pub(super) late: VecDeque<(u32, Duration)>,
     pub(super) duplicate_events: usize,
     pub(super) drop_events: usize,
     pub(super) maintenance_end_ms: Option<i64>,
+    pub(super) maintenance_route: Route,
     pub(super) unknown_fields: bool,
     pub(super) unknown_types_every: Option<u64>,
     pub(super) omit_inner: bool,
+    pub(super) unknown_enums: usize,
     pub(super) foreign_ids: bool,
     pub(super) zero_ids: bool,
     pub(super) unauthorised: Unauthorised,
@@ -93,6 +96,13 @@ impl Faults {
         };
         self.swallow.remove(index);
         true
+    }
+
+    /// How late the reply to this request is.
+    pub(super) fn lateness(&mut self, kind: u32) -> Duration {
+        let index = self.late.iter().position(|(wanted, _)| *wanted == kind);
+        let late = index.and_then(|index| self.late.remove(index));
+        late.map_or(self.reply_delay, |(_, delay)| delay)
     }
 }
 
@@ -143,6 +153,11 @@ impl Broker {
         self.faults.reply_delay = delay;
     }
 
+    /// The reply to the next request of this payload type is sent this much later.
+    pub fn delay_reply(&mut self, kind: u32, delay: Duration) {
+        self.faults.late.push_back((kind, delay));
+    }
+
     /// The next `count` replies are held and then sent in reverse order.
     pub fn reorder_replies(&mut self, count: usize) {
         self.faults.hold = count;
@@ -161,6 +176,17 @@ impl Broker {
     /// Every request is refused with `SERVER_IS_UNDER_MAINTENANCE` until this is set to `None`.
     pub fn maintenance(&mut self, for_how_long: Option<Duration>) {
         self.faults.maintenance_end_ms = for_how_long.map(|time| self.wall_ms() + millis(time));
+    }
+
+    /// By which message maintenance is told: 2142 with its end in seconds, or 50 with milliseconds.
+    pub fn maintenance_as(&mut self, route: Route) {
+        self.faults.maintenance_route = route;
+    }
+
+    /// The next `count` execution events have a type, and their orders a type and a status, that no
+    /// published schema has.
+    pub fn unknown_enums(&mut self, count: usize) {
+        self.faults.unknown_enums = count;
     }
 
     /// Messages carry fields that no published schema has.
@@ -204,9 +230,12 @@ impl Broker {
         self.faults.expired_as_invalid = on;
     }
 
-    /// Reconcile does not show a position until this long after its opening.
+    /// Reconcile shows the account as it was this long ago.
     pub fn reconcile_lag(&mut self, lag: Duration) {
         self.faults.reconcile_lag = lag;
+        for account in self.account_ids() {
+            self.keep_past(account);
+        }
     }
 
     /// Deal lists do not show a deal until this long after its execution.

@@ -60,6 +60,7 @@ mod conn;
 mod dispatch;
 mod envelope;
 mod faults;
+mod fills;
 mod history;
 mod inspect;
 mod ledger;

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -56,10 +57,7 @@ fn subscription() -> Vec<u8> {
 
 /// The payload type of the next message; 0 at the end of the stream.
 async fn kind(ws: &mut Ws) -> u32 {
-    match tokio::time::timeout(PATIENCE, ws.next())
-        .await
-        .expect("within patience")
-    {
+    match timeout(PATIENCE, ws.next()).await.expect("within patience") {
         Some(Ok(Message::Binary(bytes))) => {
             wire::ProtoMessage::decode(bytes)
                 .expect("an envelope")
@@ -105,9 +103,7 @@ async fn a_weekend_says_bye() {
     let sim = worked_example().start().await.expect("started");
     let mut ws = session(&sim).await;
     sim.close_sockets(Close::Bye);
-    let close = tokio::time::timeout(PATIENCE, ws.next())
-        .await
-        .expect("within patience");
+    let close = timeout(PATIENCE, ws.next()).await.expect("within patience");
     let Some(Ok(Message::Close(Some(frame)))) = close else {
         panic!("{close:?}")
     };
@@ -146,7 +142,7 @@ async fn length_prefixes_over_tls_carry_the_same_messages() {
             .expect("sent");
     }
     for expected in [2101, 2103] {
-        let length = tokio::time::timeout(PATIENCE, tls.read_u32())
+        let length = timeout(PATIENCE, tls.read_u32())
             .await
             .expect("in time")
             .expect("a prefix");
@@ -165,7 +161,7 @@ async fn a_half_open_socket_neither_answers_nor_ends() {
     ws.send(Message::binary(subscription()))
         .await
         .expect("the write succeeds");
-    let silence = tokio::time::timeout(Duration::from_millis(300), ws.next()).await;
+    let silence = timeout(Duration::from_millis(300), ws.next()).await;
     assert!(silence.is_err(), "{silence:?}");
     sim.kill_sockets();
     assert_eq!(kind(&mut ws).await, 0);
@@ -190,4 +186,46 @@ async fn a_client_that_does_not_read_is_reset_and_counted() {
         tokio::task::yield_now().await;
     }
     while kind(&mut ws).await != 0 {}
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_stalls_is_accepted_and_never_answered() {
+    let sim = worked_example().start().await.expect("it starts");
+    sim.stall_tls(true);
+    let mut socket = TcpStream::connect(sim.demo_addr()).await.expect("open");
+    // The first bytes of a handshake are enough for the server to know it for TLS.
+    socket.write_all(&[0x16, 3, 1, 0, 4]).await.expect("sent");
+    let mut byte = [0_u8; 1];
+    let answer = timeout(Duration::from_millis(200), socket.read(&mut byte)).await;
+    assert!(answer.is_err(), "neither bytes nor an end");
+}
+
+#[tokio::test]
+async fn frames_are_put_together_from_pieces_and_a_bad_length_ends_the_socket() {
+    let sim = worked_example().start().await.expect("it starts");
+    let mut socket = TcpStream::connect(sim.demo_addr()).await.expect("open");
+    let mut bytes = Vec::new();
+    for message in logins() {
+        let length = u32::try_from(message.len()).expect("short");
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&message);
+    }
+    // Two frames, in pieces that end in the middle of a length and of a body.
+    for piece in bytes.chunks(7) {
+        socket.write_all(piece).await.expect("sent");
+        tokio::task::yield_now().await;
+    }
+    for kind in [2101, 2103] {
+        let length = socket.read_u32().await.expect("a length");
+        let mut body = vec![0; usize::try_from(length).expect("short")];
+        socket.read_exact(&mut body).await.expect("a body");
+        let message = wire::ProtoMessage::decode(body.as_slice()).expect("an envelope");
+        assert_eq!(message.payload_type, kind);
+    }
+    for length in [0, u32::MAX] {
+        let mut socket = TcpStream::connect(sim.demo_addr()).await.expect("open");
+        socket.write_u32(length).await.expect("sent");
+        let end = timeout(PATIENCE, socket.read_u8()).await;
+        assert!(end.expect("in time").is_err(), "{length} ends it");
+    }
 }

@@ -1,5 +1,10 @@
 //! The simulator against the worked example, the event sequences and the state machines.
 
+mod cash;
+mod faults;
+mod parts;
+mod quotes;
+mod reads;
 mod sessions;
 mod trading;
 mod worked;
@@ -144,6 +149,20 @@ impl Client {
             .collect()
     }
 
+    /// Payload types received.
+    fn kinds(&mut self) -> Vec<u32> {
+        self.received().iter().map(|received| received.0).collect()
+    }
+
+    /// The body of the only message received.
+    fn body<M: Message + Default>(&mut self, kind: u32) -> M {
+        let mut received = self.received();
+        assert_eq!(received.len(), 1, "{received:?}");
+        let (of, _, body) = received.remove(0);
+        assert_eq!(of, kind);
+        M::decode(body).expect("a body")
+    }
+
     fn truth(&self, account: i64) -> AccountTruth {
         self.broker.truth(account).expect("the account exists")
     }
@@ -154,6 +173,13 @@ fn shape(events: &[(wire::ProtoOaExecutionEvent, Option<String>)]) -> Vec<(i32, 
         .iter()
         .map(|(event, _)| (event.execution_type, event.is_server_event.unwrap_or(false)))
         .collect()
+}
+
+/// A quiet market, and account 7 for the token "t".
+fn quiet() -> Builder {
+    Simulator::builder()
+        .market_paused()
+        .account(AccountSpec::new(7).token("t"))
 }
 
 fn nothing_but(account: i64) -> wire::ProtoOaTraderReq {

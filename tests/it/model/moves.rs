@@ -12,7 +12,7 @@ use crate::support::pair::Chance;
 /// Balance operations of every kind but deposits and withdrawals, which have their own.
 const OPERATIONS: [i32; 12] = [3, 5, 9, 10, 13, 15, 16, 17, 18, 28, 34, 39];
 
-/// Far above the number of moves, so that every one has its chance.
+/// Shares of the kinds of moves.
 const MOVES: u64 = 34;
 
 struct Turn<'a> {
@@ -184,16 +184,13 @@ impl Turn<'_> {
             Side::Buy => (bid - away, bid + away),
             Side::Sell => (ask + away, ask - away),
         };
-        let stop = Some(stop.max(tick(&symbol)));
-        let take = Some(take.max(tick(&symbol)));
+        let moved = stop.max(tick(&symbol));
+        let (stop, take) = (Some(moved), Some(take.max(tick(&symbol))));
         match self.chance.below(5) {
             0 => drop(self.broker.amend_levels(ACCOUNT, position.id, stop, take)),
             1 => drop(self.broker.amend_levels(ACCOUNT, position.id, None, take)),
             2 => drop(self.broker.amend_levels(ACCOUNT, position.id, None, None)),
-            _ => {
-                let stop = stop.expect("just set");
-                self.broker.trail_stop(ACCOUNT, position.id, stop);
-            }
+            _ => self.broker.trail_stop(ACCOUNT, position.id, moved),
         }
     }
 
