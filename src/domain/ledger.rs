@@ -181,6 +181,10 @@ mod tests {
         }
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "what it is compared with is an option"
+    )]
     fn left(changes: u64, positions: usize) -> Option<Unexplained> {
         Some(Unexplained { changes, positions })
     }

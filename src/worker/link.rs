@@ -307,9 +307,12 @@ impl Link {
                 roster.poll_timeout(),
                 // With an answer still to come: looked at again after a while.
                 empty_since.map(|since| (since + LINGER).max(now + EMPTY_LOOK)),
-                draining.as_ref().map(|(_, until)| match *until <= now {
-                    true => *until + ANSWER_LINGER,
-                    false => *until,
+                draining.as_ref().map(|(_, until)| {
+                    if *until <= now {
+                        *until + ANSWER_LINGER
+                    } else {
+                        *until
+                    }
                 }),
             ];
             let due = due.into_iter().flatten().min().unwrap_or(now + LINGER);

@@ -215,7 +215,15 @@ impl Refresher {
     ) -> Result<(), Trouble> {
         let said = self
             .with(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
-            .await?;
+            .await;
+        let said = match said {
+            Ok(said) => said,
+            Err(error) => {
+                // It may be said all the same, and surely was not sent.
+                self.release(&grant).await?;
+                return Err(error.into());
+            }
+        };
         if !said {
             return Ok(());
         }
@@ -256,31 +264,30 @@ impl Refresher {
         grant: &Grant,
         refusal: &Refusal,
     ) -> Result<(), Trouble> {
-        match refusal.disposition() {
-            // It was not looked at: the same may work later.
+        // It was not looked at: the same may work later.
+        let unspent = matches!(
+            refusal.disposition(),
             Disposition::RetrySoon
-            | Disposition::BackOff
-            | Disposition::BackOffLong
-            | Disposition::ReauthoriseApplication
-            | Disposition::StopApplication
-                if refusal.code != UNREADABLE =>
-            {
-                self.release(grant).await?;
-                self.metrics.refreshed(RefreshOutcome::Deferred);
-            }
-            _ => {
-                let reason = if refusal.code == UNREADABLE {
-                    LOST.to_owned()
-                } else {
-                    refusal.for_user()
-                };
-                self.with(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
-                    .await?;
-                warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
-                self.metrics.refreshed(RefreshOutcome::Refused);
-                self.tell(request, grant, reason).await;
-            }
+                | Disposition::BackOff
+                | Disposition::BackOffLong
+                | Disposition::ReauthoriseApplication
+                | Disposition::StopApplication
+        );
+        if unspent && refusal.code != UNREADABLE {
+            self.release(grant).await?;
+            self.metrics.refreshed(RefreshOutcome::Deferred);
+            return Ok(());
         }
+        let reason = if refusal.code == UNREADABLE {
+            LOST.to_owned()
+        } else {
+            refusal.for_user()
+        };
+        self.with(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
+            .await?;
+        warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
+        self.metrics.refreshed(RefreshOutcome::Refused);
+        self.tell(request, grant, reason).await;
         Ok(())
     }
 

@@ -141,6 +141,7 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
     Ok(lock)
 }
 
+#[expect(clippy::too_many_lines, reason = "wiring, one task after the other")]
 async fn work(
     config: WorkerConfig,
     stages: Stages,

@@ -274,9 +274,9 @@ fn paging_is_proof_against_any_order_and_equal_times() {
                 broker.settings_mut().history_chunk = chunk;
             });
             // A pair of deals at each moment, which fits no page of one.
-            let at_once = if chunk == 1 { 0 } else { 1 };
+            let at_once = if chunk == 1 { 1 } else { 2 };
             for _ in 0..6 {
-                for _ in 0..=at_once {
+                for _ in 0..at_once {
                     pair.hand(|broker| broker.open_market(ACCOUNT, "EURUSD", Side::Buy, 100_000))
                         .expect("there is money");
                 }
@@ -356,7 +356,7 @@ fn pauses_grow_where_the_servers_own_figure_is_too_small() {
     pair.broker.refuse(Some(DEAL_LIST), 6, refusal);
     let before = pair.elapsed();
     pair.look(ACCOUNT, week_ago(&pair));
-    let took = pair.elapsed() - before;
+    let took = pair.elapsed().saturating_sub(before);
     assert!(
         took >= Duration::from_secs(2 + 4 + 8 + 16 + 32 + 64),
         "{took:?}"

@@ -184,14 +184,14 @@ async fn a_deal_that_was_stored_without_its_symbols_name_is_given_it_later() {
             .await
             .expect("rows")
     };
-    let named = || Some("EURUSD".to_owned());
+    let told = || Some("EURUSD".to_owned());
     // With one that is named beside it, that one counts.
     let batch = [nameless(1), nameless(2), deal(2, None)];
     insert(&mut conn, &batch).await.expect("deals");
-    assert_eq!(names(&mut conn).await, [None, named()]);
+    assert_eq!(names(&mut conn).await, [None, told()]);
     let report = insert(&mut conn, &[deal(1, None), nameless(2)])
         .await
         .expect("deals");
     assert_eq!((report.inserted, report.known), (0, 2));
-    assert_eq!(names(&mut conn).await, [named(), named()]);
+    assert_eq!(names(&mut conn).await, [told(), told()]);
 }

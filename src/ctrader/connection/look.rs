@@ -178,7 +178,14 @@ impl Connection {
                 None
             }
             Ask::Deals(_) | Ask::Cash(_) => session.handle_window_failed(now),
-            _ => None,
+            Ask::Authorise
+            | Ask::Reauthorise
+            | Ask::Logout
+            | Ask::Trader
+            | Ask::Reconcile
+            | Ask::Subscribe(_)
+            | Ask::Unsubscribe(_)
+            | Ask::Broker(_) => None,
         };
         self.push_some(next);
         self.advance(account, now);

@@ -171,10 +171,10 @@ impl Session {
 
     /// A request has left.
     pub(in crate::ctrader) fn handle_sent(&mut self, ask: &Ask, now: Instant) {
-        match ask {
-            Ask::Reconcile | Ask::Verify => self.checks.snapshot_sent_at = Some(now),
-            Ask::Audit => self.checks.audited = self.net_by_position(),
-            _ => {}
+        if matches!(ask, Ask::Reconcile | Ask::Verify) {
+            self.checks.snapshot_sent_at = Some(now);
+        } else if *ask == Ask::Audit {
+            self.checks.audited = self.net_by_position();
         }
     }
 

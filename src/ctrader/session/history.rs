@@ -224,10 +224,12 @@ impl Session {
     ) -> Option<Request> {
         const SMALL_MS: i64 = 60_000;
         let history = self.history.as_mut()?;
-        let (windows, window) = match ask {
-            Ask::Deals(window) => (&mut history.deals, *window),
-            Ask::Cash(window) => (&mut history.cash, *window),
-            _ => return None,
+        let (windows, window) = if let Ask::Deals(window) = ask {
+            (&mut history.deals, *window)
+        } else if let Ask::Cash(window) = ask {
+            (&mut history.cash, *window)
+        } else {
+            return None;
         };
         match halves(window).filter(|_| window.to_ms - window.from_ms > SMALL_MS) {
             Some([first, second]) => {

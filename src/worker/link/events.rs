@@ -70,7 +70,7 @@ impl Link {
                     roster.handle_amended(account, connection, now);
                 }
                 Event::History(account, report) => {
-                    self.handle_history(roster, account, &report, now)
+                    self.handle_history(roster, account, &report, now);
                 }
                 Event::Audited(account, audit) => self.handle_audit(account, audit),
                 Event::TokenVerified(ticket, answer) => {

@@ -188,11 +188,9 @@ impl Pair {
 
     /// Waits until a session is live by its own quotes and everything has come in.
     pub(crate) fn wait_valued(&mut self, account: i64) {
-        self.drive_until(
-            "the session to be valued",
-            Duration::from_secs(60),
-            |pair| pair.client.is_valued(AccountId(account)),
-        );
+        self.drive_until("the session to be valued", Duration::from_mins(1), |pair| {
+            pair.client.is_valued(AccountId(account))
+        });
         self.settle();
     }
 
