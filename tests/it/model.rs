@@ -123,6 +123,11 @@ impl History {
                 .run(Duration::from_millis(self.chance.below(1_000)));
             self.pair.hand(Broker::market_pause);
         }
+        self.check();
+    }
+
+    /// The row is right once all has come in.
+    fn check(&mut self) {
         self.follow();
         if self.pair.link.missed() > self.missed {
             self.show_what_was_missed();
@@ -220,9 +225,8 @@ impl History {
 fn play(seed: u64, trouble: Trouble) {
     let mut history = History::begin(seed, trouble);
     if history.chance.per_mille(500) {
-        history.follow();
-        history.compare();
         history.unbroken = true;
+        history.check();
     }
     for _ in 0..6 + history.chance.below(7) {
         history.step();
