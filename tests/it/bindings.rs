@@ -1,7 +1,10 @@
 //! The protocol's definitions: `proto/` says what the facts table says, and
 //! `src/ctrader/wire/generated.rs` is what prost makes of `proto/`.
 
-use std::collections::BTreeMap;
+#[path = "../vendor/messages.rs"]
+mod messages;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use prost_types::field_descriptor_proto::{Label, Type};
@@ -196,4 +199,35 @@ fn the_checked_in_bindings_are_what_prost_makes_of_the_proto_files() {
         fresh == checked_in,
         "proto/ changed: run UPDATE_BINDINGS=1 cargo test --test it bindings"
     );
+}
+
+#[test]
+fn the_table_for_the_vendors_classes_has_every_message_by_its_own_name() {
+    let descriptors = descriptors();
+    let described: Vec<&str> = descriptors
+        .file
+        .iter()
+        .flat_map(|file| &file.message_type)
+        .map(DescriptorProto::name)
+        .collect();
+    let known: Vec<&str> = messages::MESSAGES.iter().map(|known| known.name).collect();
+    let sorted = |names: &[&str]| {
+        names
+            .iter()
+            .map(ToString::to_string)
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(sorted(&known), sorted(&described));
+    assert_eq!(known.len(), described.len(), "each of them once");
+    for known in messages::MESSAGES {
+        // prost writes ProtoOATrader as ProtoOaTrader, and no two names differ by case alone.
+        let path = (known.type_name)();
+        let own = path.rsplit("::").next().expect("a name");
+        assert!(
+            own.eq_ignore_ascii_case(known.name),
+            "{}: {path}",
+            known.name
+        );
+        assert!((known.recode)(b"").is_ok(), "{} of nothing", known.name);
+    }
 }
