@@ -2,7 +2,8 @@
 //!
 //! Exact: prices, volumes and rates are integers and fractions of integers, and each position is
 //! rounded once, halves away from zero, to the account's own precision. A position whose quote or
-//! conversion is missing has no profit yet, and then the account has no equity yet.
+//! conversion is missing has no profit yet, and then the account has no equity yet. What does not fit
+//! 128 bits is as unknown.
 
 use std::collections::BTreeMap;
 
@@ -76,23 +77,25 @@ pub fn value_with(account: &Account, market: &Market, stand_ins: &StandIns) -> A
         .map(|position| value_position(position, account, market, stand_ins))
         .collect();
     let sum = |part: fn(&PositionValue) -> Option<Decimal>| -> Option<i128> {
-        positions
-            .iter()
-            .map(|position| part(position).map(|amount| amount.units))
-            .sum()
+        positions.iter().try_fold(0i128, |sum, position| {
+            sum.checked_add(part(position)?.units)
+        })
     };
     let gross = sum(|position| position.gross);
     let net = sum(|position| position.net);
     let balance = trader.balance.rescale(digits).units;
-    let cash = net.map(|net| balance + net);
+    let cash = net.and_then(|net| balance.checked_add(net));
     let total_bonus =
         trader.bonus.manager.rescale(digits).units + trader.bonus.introducing.rescale(digits).units;
     let active_bonus = cash.map(|cash| total_bonus.min(cash).max(0));
-    let equity = cash.zip(active_bonus).map(|(cash, bonus)| cash + bonus);
+    let equity = cash
+        .zip(active_bonus)
+        .and_then(|(cash, bonus)| cash.checked_add(bonus));
     let used_margin = used_margin(account, &positions);
     let margin_level = equity
         .filter(|_| used_margin > 0)
-        .map(|equity| div_half_away(equity * pow10(MARGIN_LEVEL_SCALE + 2), used_margin))
+        .and_then(|equity| equity.checked_mul(pow10(MARGIN_LEVEL_SCALE + 2)))
+        .map(|scaled| div_half_away(scaled, used_margin))
         .map(|units| Decimal::new(units, MARGIN_LEVEL_SCALE));
     AccountValue {
         positions,
@@ -101,7 +104,9 @@ pub fn value_with(account: &Account, market: &Market, stand_ins: &StandIns) -> A
         active_bonus: active_bonus.map(money),
         equity: equity.map(money),
         used_margin: money(used_margin),
-        free_margin: equity.map(|equity| money(equity - used_margin)),
+        free_margin: equity
+            .and_then(|equity| equity.checked_sub(used_margin))
+            .map(money),
         margin_level,
     }
 }
@@ -144,7 +149,9 @@ fn value_position(
     PositionValue {
         close: close.map(|close| Decimal::new(i128::from(close), SPOT_SCALE)),
         gross,
-        net: gross.map(|gross| Decimal::new(gross.units + swap.units + commission.units, digits)),
+        net: gross
+            .and_then(|gross| gross.units.checked_add(swap.units + commission.units))
+            .map(|units| Decimal::new(units, digits)),
         swap,
         commission,
         used_margin: position.used_margin.rescale(digits),

@@ -250,7 +250,7 @@ async fn what_is_traded_while_a_row_is_live_is_in_it_and_every_deal_is_appended_
             (deal.deal_id, deal.order_id, deal.position_id, balance)
         })
         .collect();
-    assert_eq!(expected.len(), 4, "{expected:?}");
+    assert_eq!(expected.len(), 5, "with the one from before: {expected:?}");
     assert!(expected.iter().any(|deal| deal.2 == opened));
     eventually("every deal to be there", DEADLINE, async || {
         let deals: Vec<(i64, i64, i64, Option<String>)> = sqlx::query_as(

@@ -30,6 +30,8 @@ mod e2e_start;
 mod e2e_startup;
 mod e2e_storm;
 mod e2e_tokens;
+mod fuzz;
+mod fuzz_corpus;
 mod health;
 mod model;
 mod pg_cache;
