@@ -23,6 +23,7 @@ mod e2e_faults;
 mod e2e_ledger;
 mod e2e_order;
 mod e2e_outage;
+mod e2e_patience;
 mod e2e_rows;
 mod e2e_secrets;
 mod e2e_shutdown;
