@@ -94,10 +94,10 @@ impl Ledger {
         if self.through.is_some_and(|through| version > through) && self.seen.len() < SEEN_MAX {
             self.seen.insert(version);
         }
-        while let Some(through) = self.through
-            && self.seen.remove(&(through + 1))
+        while let Some(next) = self.through.and_then(|through| through.checked_add(1))
+            && self.seen.remove(&next)
         {
-            self.through = Some(through + 1);
+            self.through = Some(next);
         }
     }
 
