@@ -175,6 +175,19 @@ impl Database {
         .await
     }
 
+    /// Does one piece of work on a connection, for no longer than an answer may take.
+    ///
+    /// # Errors
+    /// When no connection is to be had, or what the work answers.
+    pub async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PgError>,
+    ) -> Result<T, PgError> {
+        let mut lease = self.lease().await?;
+        let result = within(self.reply_timeout(), work(&mut lease)).await;
+        lease.settle(result)
+    }
+
     async fn connection(&self) -> Result<PgConnection, PgError> {
         loop {
             let Some((mut conn, since)) = self.shared.idle().pop() else {

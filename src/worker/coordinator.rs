@@ -27,7 +27,7 @@ use crate::domain::row::{RowContent, SessionState};
 use crate::domain::secret::Secret;
 use crate::domain::status::{Desired, Status};
 use crate::pg::PgError;
-use crate::pg::connect::{Database, within};
+use crate::pg::connect::Database;
 use crate::pg::history::{self, Baseline};
 use crate::pg::sessions::{self, Credentials, SessionRecord};
 
@@ -139,7 +139,8 @@ impl Coordinator {
     /// Claims what has work and no owner, and makes the sessions of the slots looked at agree.
     async fn converge(&mut self, mut look: Look) -> Result<(), PgError> {
         let active: BTreeMap<Slot, usize> = self
-            .read(async |conn| sessions::active_slots(conn).await)
+            .database
+            .run(async |conn| sessions::active_slots(conn).await)
             .await?
             .into_iter()
             .map(|(slot, sessions)| (slot, usize::try_from(sessions).unwrap_or(0)))
@@ -157,7 +158,8 @@ impl Coordinator {
         if !held.is_empty() {
             let slots: Vec<Slot> = held.iter().map(|(slot, _)| *slot).collect();
             let records = self
-                .read(async |conn| {
+                .database
+                .run(async |conn| {
                     sessions::resolve_primary(conn, &held).await?;
                     sessions::load(conn, &slots).await
                 })
@@ -292,7 +294,8 @@ impl Coordinator {
             return Ok(BTreeMap::new());
         }
         let known = self
-            .read(async |conn| history::baselines(conn, &beginning).await)
+            .database
+            .run(async |conn| history::baselines(conn, &beginning).await)
             .await?;
         Ok(known
             .into_iter()
@@ -496,15 +499,6 @@ impl Coordinator {
         for key in keys {
             self.stop(&key, SessionState::of(Status::Pending)).await;
         }
-    }
-
-    async fn read<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, PgError>,
-    ) -> Result<T, PgError> {
-        let mut lease = self.database.lease().await?;
-        let result = within(self.database.reply_timeout(), work(&mut lease)).await;
-        lease.settle(result)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::domain::ids::SessionKey;
 use crate::domain::secret::Secret;
 use crate::metrics::{Metrics, RefreshOutcome};
 use crate::pg::PgError;
-use crate::pg::connect::{Database, within};
+use crate::pg::connect::Database;
 use crate::pg::tokens::{self, Lease, Rotation, Stored};
 
 /// Renewals at the same time, so that a day on which many end does not take all connections.
@@ -196,7 +196,8 @@ impl Refresher {
                     return Ok(());
                 }
                 let released = self
-                    .with(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
+                    .database
+                    .run(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
                     .await?;
                 if released && self.lease(&grant.hash).await? == Lease::Granted {
                     return self.spend(request, grant, place).await;
@@ -214,7 +215,8 @@ impl Refresher {
         place: tokio::sync::OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
         let said = self
-            .with(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
+            .database
+            .run(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
             .await;
         let said = match said {
             Ok(said) => said,
@@ -283,7 +285,8 @@ impl Refresher {
         } else {
             refusal.for_user()
         };
-        self.with(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
+        self.database
+            .run(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
             .await?;
         warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
         self.metrics.refreshed(RefreshOutcome::Refused);
@@ -319,7 +322,8 @@ impl Refresher {
     ) -> Result<u64, Trouble> {
         let stored = &grant.stored;
         let siblings = self
-            .with(async |conn| tokens::siblings(conn, &stored.user, &stored.refresh_token).await)
+            .database
+            .run(async |conn| tokens::siblings(conn, &stored.user, &stored.refresh_token).await)
             .await?;
         let mut rotations = Vec::new();
         for row in siblings {
@@ -344,7 +348,8 @@ impl Refresher {
         let access = self.token_key.seal_for(&grant.hash, &pair.access)?;
         let refresh = self.token_key.seal_for(&grant.hash, &pair.refresh)?;
         Ok(self
-            .with(async |conn| {
+            .database
+            .run(async |conn| {
                 let hash = &grant.hash;
                 tokens::complete(conn, hash, (&access, &refresh), expires_at, &rotations).await
             })
@@ -354,7 +359,8 @@ impl Refresher {
     /// What a session's row has, opened.
     async fn grant(&self, key: &SessionKey) -> Result<Option<Grant>, Trouble> {
         let stored = self
-            .with(async |conn| tokens::credentials(conn, key).await)
+            .database
+            .run(async |conn| tokens::credentials(conn, key).await)
             .await?;
         let Some(stored) = stored else {
             return Ok(None);
@@ -392,22 +398,15 @@ impl Refresher {
     }
 
     async fn lease(&self, hash: &str) -> Result<Lease, PgError> {
-        self.with(async |conn| tokens::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
+        self.database
+            .run(async |conn| tokens::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
             .await
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), PgError> {
-        self.with(async |conn| tokens::release(conn, &grant.hash, &self.worker_id).await)
+        self.database
+            .run(async |conn| tokens::release(conn, &grant.hash, &self.worker_id).await)
             .await
-    }
-
-    async fn with<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, PgError>,
-    ) -> Result<T, PgError> {
-        let mut lease = self.database.lease().await?;
-        let result = within(self.database.reply_timeout(), work(&mut lease)).await;
-        lease.settle(result)
     }
 }
 

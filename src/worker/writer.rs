@@ -164,10 +164,10 @@ impl Writer {
         if deals.is_empty() {
             return Ok(());
         }
-        let mut lease = self.database.lease().await?;
-        let limit = self.database.reply_timeout();
-        let inserted = within(limit, deals::insert(&mut lease, deals)).await;
-        let report = lease.settle(inserted)?;
+        let report = self
+            .database
+            .run(async |conn| deals::insert(conn, deals).await)
+            .await?;
         let from_events = report.inserted - report.from_gaps;
         self.metrics.deals_stored(from_events, report.from_gaps);
         debug!(
@@ -185,10 +185,10 @@ impl Writer {
             return Ok(());
         }
         let marks: Vec<history::HistoryMark> = marks.iter().filter_map(mark).collect();
-        let mut lease = self.database.lease().await?;
-        let limit = self.database.reply_timeout();
-        let marked = within(limit, history::mark(&mut lease, &marks)).await;
-        let report = lease.settle(marked)?;
+        let report = self
+            .database
+            .run(async |conn| history::mark(conn, &marks).await)
+            .await?;
         debug!(
             marked = report.marked,
             fenced = report.fenced,

@@ -106,10 +106,9 @@ fn an_audit_that_is_refused_or_lost_costs_nothing() {
     pair.assert_truth(ACCOUNT);
 }
 
-#[test]
-fn the_servers_figure_stands_in_while_a_quote_is_missing() {
+/// A live account whose first quotes were all lost.
+fn without_quotes() -> Pair {
     let mut pair = Pair::new(worked_example());
-    // Of all first quotes that of EURUSD does not come, which converts the other two.
     pair.open(ACCOUNT, WORKED_TOKEN);
     pair.drive_until("the subscription", Duration::from_secs(5), |pair| {
         pair.sent_of(2127) > 0
@@ -118,6 +117,12 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
         pair.link.tampers.push((2131, Tamper::Lose));
     }
     pair.wait_live(ACCOUNT);
+    pair
+}
+
+#[test]
+fn the_servers_figure_stands_in_while_a_quote_is_missing() {
+    let mut pair = without_quotes();
     assert_eq!(
         pair.equity(ACCOUNT),
         None,
@@ -160,15 +165,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
 
 #[test]
 fn a_figure_that_is_no_longer_renewed_stands_in_no_more() {
-    let mut pair = Pair::new(worked_example());
-    pair.open(ACCOUNT, WORKED_TOKEN);
-    pair.drive_until("the subscription", Duration::from_secs(5), |pair| {
-        pair.sent_of(2127) > 0
-    });
-    for _ in 0..4 {
-        pair.link.tampers.push((2131, Tamper::Lose));
-    }
-    pair.wait_live(ACCOUNT);
+    let mut pair = without_quotes();
     pair.run(Duration::from_secs(2));
     assert!(pair.equity(ACCOUNT).is_some());
     pair.broker

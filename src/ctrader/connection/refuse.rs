@@ -46,7 +46,7 @@ impl Connection {
             self.delay(request, RETRY_SOON, now);
             return;
         }
-        match request.purpose {
+        match request.purpose.clone() {
             Purpose::Application => {
                 if disposition == Disposition::Success {
                     self.handle_application_authorised();
@@ -70,15 +70,7 @@ impl Connection {
                         self.forget_need(&need);
                     }
                 } else if is_look(&ask) && !concerns_session(disposition) {
-                    let again = Request {
-                        purpose: Purpose::Account {
-                            account,
-                            generation,
-                            ask,
-                        },
-                        ..request
-                    };
-                    self.handle_look_refused(account, again, disposition, now);
+                    self.handle_look_refused(account, request, disposition, now);
                 } else {
                     self.handle_account_refusal(account, ask, refusal, now);
                 }
@@ -275,7 +267,7 @@ impl Connection {
     }
 
     pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {
-        match request.purpose {
+        match request.purpose.clone() {
             Purpose::Application => self.fail(ConnectionError::Unanswered),
             Purpose::Token { ticket } => {
                 let timeout = Err(Refusal::with_code("TIMEOUT_ERROR"));
@@ -293,15 +285,7 @@ impl Connection {
                 }
                 if is_look(&ask) {
                     if self.is_current(account, generation) {
-                        let again = Request {
-                            purpose: Purpose::Account {
-                                account,
-                                generation,
-                                ask,
-                            },
-                            ..request
-                        };
-                        self.handle_look_refused(account, again, Disposition::BackOff, now);
+                        self.handle_look_refused(account, request, Disposition::BackOff, now);
                     }
                 } else if self.is_current(account, generation) {
                     let down = if ask == Ask::Logout {
