@@ -26,9 +26,10 @@ const DOUBLES: u64 = 2_000;
 const LATE: u64 = 2_000;
 const MISSED: u64 = 1_000;
 
-/// A missed event shows with the next change of the balance, half a second later the account is
-/// read anew, and at the latest after the second look at that the row is right.
-const MENDS_WITHIN: Duration = Duration::from_secs(7);
+/// A missed event shows with the next change of the balance. Half a second later the account is
+/// read anew, waits for its first quotes for two seconds at most, and is looked at once more two
+/// seconds after that: then at the latest the row is right.
+const MENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What goes wrong in a history beside what the account itself goes through.
 #[derive(Debug, Clone, Copy)]
