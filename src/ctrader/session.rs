@@ -240,9 +240,10 @@ impl Session {
         }
         self.behind_since = None;
         self.checks.stop();
+        // What came before the loss was noticed is in the snapshot, or was undone by what was lost.
         let recent = self.recent.drain(..);
         self.buffered = recent
-            .filter(|(at, _)| *at + LAG_MAX >= now)
+            .filter(|(at, _)| *at + OVERTAKING_MAX >= now)
             .map(|(_, event)| event)
             .collect();
         (self.trader, self.reconciled) = (None, None);
