@@ -50,6 +50,8 @@ pub(super) enum Ask {
     Verify,
     /// The server's own unrealised P&L.
     Audit,
+    /// The balance's version, which nothing else tells when an event of cash was lost.
+    Recheck,
     /// Deals of a time.
     Deals(Window),
     /// Cash operations of a time.
@@ -179,9 +181,13 @@ pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &
             }
             .encode_to_vec(),
         ),
-        Ask::Trader => (
+        Ask::Trader | Ask::Recheck => (
             Type::ProtoOaTraderReq,
-            Priority::Snapshot,
+            if ask == Ask::Recheck {
+                Priority::Check
+            } else {
+                Priority::Snapshot
+            },
             ProtoOaTraderReq {
                 ctid_trader_account_id,
                 ..Default::default()

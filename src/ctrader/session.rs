@@ -97,6 +97,8 @@ pub(super) struct Session {
     ledger: Ledger,
     /// Since when a change is missing.
     behind_since: Option<Instant>,
+    /// The history has what an event should have told: only a new snapshot makes up for that.
+    lost: bool,
     pub(super) checks: Checks,
     pub(super) history: Option<History>,
     pub(super) market: Market,
@@ -141,6 +143,7 @@ impl Session {
             ledger: Ledger::new(&known),
             known: known.positions,
             behind_since: None,
+            lost: false,
             checks: Checks::default(),
             history: None,
             market: Market::default(),
@@ -219,6 +222,7 @@ impl Session {
         for event in buffered {
             self.handle_event(event, now)?;
         }
+        self.watch_ledger(now);
         Ok(())
     }
 
@@ -228,6 +232,7 @@ impl Session {
         let version = account.trader().balance_version;
         self.ledger.handle_snapshot(version, before, &open);
         self.behind_since = None;
+        self.lost = false;
         self.account = Some(account);
         self.changed = true;
         self.event_at = now;
@@ -306,7 +311,7 @@ impl Session {
 
     /// Notes since when a change is missing.
     fn watch_ledger(&mut self, now: Instant) {
-        if !self.ledger.is_behind() {
+        if !self.ledger.is_behind() && !self.lost {
             self.behind_since = None;
         } else if self.behind_since.is_none() {
             self.behind_since = Some(now);
@@ -352,6 +357,12 @@ impl Session {
                 }
                 if let Some(order) = &execution.order {
                     hint(&mut self.hints, order.symbol);
+                }
+                if let Some((_, position)) = &execution.position {
+                    let held = account.positions().find(|held| held.id == position.id);
+                    if held.is_some_and(|held| held.volume != position.volume) {
+                        self.checks.drop_stand_in(position.id);
+                    }
                 }
                 Event::Execution(Box::new(execution))
             }

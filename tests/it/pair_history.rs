@@ -363,3 +363,65 @@ fn pauses_grow_where_the_servers_own_figure_is_too_small() {
     );
     assert_eq!(pair.sent_of(DEAL_LIST), 6 + 2);
 }
+
+#[test]
+fn a_lost_cash_operation_is_found_by_the_balances_version() {
+    let mut pair = live();
+    pair.look(ACCOUNT, week_ago(&pair));
+    pair.link.tampers.push((EXECUTION, Tamper::Lose));
+    pair.hand(|broker| broker.deposit(ACCOUNT, 12_345));
+    pair.drive_until("the loss to be noticed", Duration::from_mins(11), |pair| {
+        pair.lives(ACCOUNT) == 2
+    });
+    pair.settle();
+    pair.assert_truth(ACCOUNT);
+    let report = pair.look(ACCOUNT, week_ago(&pair));
+    assert_eq!(report.unexplained, None);
+}
+
+#[test]
+fn an_opening_that_an_account_without_positions_lost_is_seen() {
+    let spec = AccountSpec::new(ACCOUNT)
+        .token("token")
+        .broker(ALPHA)
+        .balance(1_000_000);
+    let mut pair = Pair::new(Simulator::builder().market_paused().account(spec));
+    pair.go_live(ACCOUNT, "token");
+    pair.run(Duration::from_secs(5));
+    for _ in 0..2 {
+        pair.link.tampers.push((EXECUTION, Tamper::Lose));
+    }
+    pair.hand(|broker| broker.open_market(ACCOUNT, "GBPUSD", Side::Buy, 100_000))
+        .expect("there is money");
+    pair.drive_until(
+        "the difference to be seen",
+        Duration::from_mins(11),
+        |pair| {
+            pair.row(ACCOUNT)
+                .is_some_and(|row| row.positions.len() == 1)
+        },
+    );
+    pair.wait_valued(ACCOUNT);
+    pair.assert_truth(ACCOUNT);
+}
+
+#[test]
+fn what_the_history_explains_before_the_account_is_read_anew_is_still_lost() {
+    let mut pair = live();
+    pair.look(ACCOUNT, week_ago(&pair));
+    for _ in 0..2 {
+        pair.link.tampers.push((EXECUTION, Tamper::Lose));
+    }
+    pair.hand(|broker| broker.close_position(ACCOUNT, 501, None))
+        .expect("it is open");
+    pair.hand(|broker| broker.deposit(ACCOUNT, 100));
+    // The history is quicker than the half second in which the event may still come.
+    let from_ms = week_ago(&pair);
+    let now = pair.now();
+    pair.client.fetch_history(AccountId(ACCOUNT), from_ms, now);
+    pair.drain();
+    pair.run(Duration::from_secs(2));
+    pair.wait_live(ACCOUNT);
+    pair.assert_truth(ACCOUNT);
+    assert_eq!(pair.lives(ACCOUNT), 2);
+}

@@ -10,7 +10,7 @@ use crate::ctrader::request::{Ask, Purpose, Request, refresh};
 use crate::ctrader::session::{Phase, Session};
 use crate::ctrader::wire::{
     ProtoOaCashFlowHistoryListRes, ProtoOaDealListRes, ProtoOaGetPositionUnrealizedPnLRes,
-    ProtoOaReconcileRes, ProtoOaRefreshTokenRes,
+    ProtoOaReconcileRes, ProtoOaRefreshTokenRes, ProtoOaTraderRes,
 };
 use crate::domain::ids::AccountId;
 use crate::domain::secret::Secret;
@@ -132,6 +132,12 @@ impl Connection {
                     self.events.push_back(Event::Audited(account, audit));
                 }
             }
+            Ask::Recheck => {
+                let answer = self.read::<ProtoOaTraderRes>(frame).ok_or(UNREADABLE)?;
+                if let Some(session) = self.looked_at(account) {
+                    session.handle_rechecked(answer.trader.balance_version, now);
+                }
+            }
             Ask::Deals(window) => {
                 let answer = self.read::<ProtoOaDealListRes>(frame).ok_or(UNREADABLE)?;
                 asks = self
@@ -180,6 +186,7 @@ impl Connection {
             Ask::Deals(_) | Ask::Cash(_) => session.handle_window_failed(now),
             Ask::Authorise
             | Ask::Reauthorise
+            | Ask::Recheck
             | Ask::Logout
             | Ask::Trader
             | Ask::Reconcile

@@ -148,7 +148,12 @@ impl Connection {
                 return;
             }
             Ask::Broker(_) => return,
-            Ask::Reauthorise | Ask::Verify | Ask::Audit | Ask::Deals(_) | Ask::Cash(_) => {
+            Ask::Reauthorise
+            | Ask::Verify
+            | Ask::Audit
+            | Ask::Recheck
+            | Ask::Deals(_)
+            | Ask::Cash(_) => {
                 if let Err(malformed) = self.handle_look(account, &ask, frame, now) {
                     self.end(account, malformed.into(), now);
                 }

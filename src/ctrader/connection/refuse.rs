@@ -70,7 +70,7 @@ impl Connection {
                         self.forget_need(&need);
                     }
                 } else if is_look(&ask) && !concerns_session(disposition) {
-                    self.handle_look_refused(account, request, disposition, now);
+                    self.handle_look_refused(account, request, &refusal, now);
                 } else {
                     self.handle_account_refusal(account, ask, refusal, now);
                 }
@@ -103,15 +103,21 @@ impl Connection {
         &mut self,
         account: AccountId,
         request: Request,
-        disposition: Disposition,
+        refusal: &Refusal,
         now: Instant,
     ) {
         let Purpose::Account { ask, .. } = request.purpose.clone() else {
             return;
         };
-        let is_window = matches!(ask, Ask::Deals(_) | Ask::Cash(_));
+        let is_bounds = matches!(
+            refusal.code.as_str(),
+            "INCORRECT_BOUNDARIES" | "FRAME_TOO_LONG"
+        );
+        // What is wrong with the question itself stays wrong.
+        let is_final = refusal.disposition() == Disposition::CallerError && !is_bounds;
+        let is_window = matches!(ask, Ask::Deals(_) | Ask::Cash(_)) && !is_final;
         match history_pause(request.tries + 1).filter(|_| is_window) {
-            Some(_) if disposition == Disposition::CallerError => {
+            Some(_) if is_bounds => {
                 let next = self
                     .sessions
                     .get_mut(&account)
@@ -191,6 +197,7 @@ impl Connection {
             | Ask::Broker(_)
             | Ask::Verify
             | Ask::Audit
+            | Ask::Recheck
             | Ask::Deals(_)
             | Ask::Cash(_) => {
                 // It was authorised here and is not any more: that says nothing of its token.
@@ -285,7 +292,8 @@ impl Connection {
                 }
                 if is_look(&ask) {
                     if self.is_current(account, generation) {
-                        self.handle_look_refused(account, request, Disposition::BackOff, now);
+                        let silence = Refusal::with_code("NO_ANSWER");
+                        self.handle_look_refused(account, request, &silence, now);
                     }
                 } else if self.is_current(account, generation) {
                     let down = if ask == Ask::Logout {

@@ -11,10 +11,10 @@ use super::{LAG_MAX, Phase, Session, open_positions, read_snapshot};
 use crate::ctrader::convert::{self, Malformed};
 use crate::ctrader::request::{Ask, Request};
 use crate::ctrader::wire::{ProtoOaGetPositionUnrealizedPnLRes, ProtoOaReconcileRes};
-use crate::domain::account::Account;
 use crate::domain::decimal::Decimal;
 use crate::domain::equity::{self, StandIns};
 use crate::domain::ids::PositionId;
+use crate::domain::ledger::Positions;
 use crate::domain::secret::Secret;
 
 /// A second snapshot is asked for that long after the first, and again while events keep crossing it.
@@ -26,8 +26,9 @@ const VERIFICATIONS_MAX: u32 = 4;
 /// How often an account's P&L is compared with the server's.
 const AUDIT_EVERY: Duration = Duration::from_mins(5);
 
-/// But all accounts of a connection together no more often than that: a tenth of its budget.
-const AUDIT_SPACING: Duration = Duration::from_millis(200);
+/// But all accounts of a connection together no more often than that: two requests each are a tenth of
+/// its budget.
+const AUDIT_SPACING: Duration = Duration::from_millis(400);
 
 /// The first comparison comes that long after an account went live.
 const AUDIT_FIRST: Duration = Duration::from_secs(15);
@@ -37,6 +38,12 @@ const STAND_IN_AFTER: Duration = Duration::from_secs(1);
 
 /// And again that often, as long as it is missing: cTrader's own advice.
 const STAND_IN_EVERY: Duration = Duration::from_secs(3);
+
+/// And that long after it did not come.
+const STAND_IN_RETRY: Duration = Duration::from_secs(30);
+
+/// A figure that stands in is dropped that long after it should have been renewed.
+const STAND_IN_GRACE: Duration = Duration::from_secs(15);
 
 /// A newer token is offered for a live account that long after it came, if cTrader has not ended the
 /// session of the old one by then.
@@ -74,6 +81,10 @@ pub(in crate::ctrader) struct Checks {
     auditing: bool,
     /// Our net P&L when the server was asked for its own.
     audited: BTreeMap<PositionId, Decimal>,
+    /// What was open then.
+    audited_open: Positions,
+    /// When what stands in is too old to go on doing so.
+    stand_ins_until: Option<Instant>,
     pub(in crate::ctrader) stand_ins: StandIns,
     reauthorise_at: Option<Instant>,
 }
@@ -82,13 +93,19 @@ impl Checks {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let own = [self.verify_at, self.reauthorise_at];
         own.into_iter()
-            .chain([self.audit_at, self.stand_in_at])
+            .chain([self.audit_at, self.stand_in_at, self.stand_ins_until])
             .flatten()
             .min()
     }
 
     pub(super) const fn is_verifying(&self) -> bool {
         self.verifying
+    }
+
+    /// What the server has computed for a volume that is another one now stands in no more.
+    pub(super) fn drop_stand_in(&mut self, position: PositionId) {
+        self.stand_ins.remove(&position);
+        self.audited_open.remove(&position);
     }
 
     /// The account is read anew: what was planned for the old state is not for the new one.
@@ -119,6 +136,7 @@ impl Session {
         }
         if self.is_valued() {
             self.checks.stand_in_at = None;
+            self.checks.stand_ins_until = None;
             self.checks.stand_ins.clear();
         } else if !self.checks.auditing && self.checks.stand_in_at.is_none() {
             self.checks.stand_in_at = Some(now + STAND_IN_AFTER);
@@ -153,14 +171,18 @@ impl Session {
             }
         }
         let mut wanted = false;
+        if due(self.checks.stand_ins_until) {
+            self.put_stand_ins(StandIns::new(), now);
+        }
         if due(self.checks.stand_in_at) {
             self.checks.stand_in_at = None;
             wanted = !self.is_valued();
         }
         if due(self.checks.audit_at) {
             self.checks.audit_at = Some(now + audit_interval(sessions));
-            let holds = |account: &Account| account.positions().len() > 0;
-            wanted |= self.account.as_ref().is_some_and(holds);
+            // Also one that seems flat: an opening that no event told of changes no version.
+            wanted = true;
+            asks.push(self.ask(Ask::Recheck));
         }
         if wanted && !self.checks.auditing {
             self.checks.auditing = true;
@@ -175,6 +197,11 @@ impl Session {
             self.checks.snapshot_sent_at = Some(now);
         } else if *ask == Ask::Audit {
             self.checks.audited = self.net_by_position();
+            self.checks.audited_open = self
+                .account
+                .as_ref()
+                .map(open_positions)
+                .unwrap_or_default();
         }
     }
 
@@ -198,10 +225,13 @@ impl Session {
         wire: ProtoOaReconcileRes,
         now: Instant,
     ) -> Result<bool, Malformed> {
-        self.checks.verifying = false;
+        // One that was asked for before the account was read anew says nothing of what is now.
+        if !std::mem::take(&mut self.checks.verifying) {
+            return Ok(false);
+        }
         let sent_at = self.checks.snapshot_sent_at.take().unwrap_or(now);
         // Read anew meanwhile, or about to be: then by that.
-        let Some(account) = self.account.take_if(|_| self.phase == Phase::Live) else {
+        let Some(account) = self.account.clone().filter(|_| self.phase == Phase::Live) else {
             return Ok(false);
         };
         let renewed = read_snapshot(Some(&account), account.trader().clone(), wire)?;
@@ -263,12 +293,16 @@ impl Session {
             told.insert(PositionId(line.position_id), figures);
         }
         let ours = self.net_by_position();
+        let open = open_positions(account);
         let stand_ins: StandIns = account
             .positions()
             .filter(|position| !ours.contains_key(&position.id))
+            // A figure for another volume is none for this one.
+            .filter(|position| open.get(&position.id) == self.checks.audited_open.get(&position.id))
             .filter_map(|position| Some((position.id, told.get(&position.id)?.0)))
             .collect();
         let (drift, positions, is_excessive) = compare(&before, &ours, &told);
+        let valued = ours.len() == account.positions().len();
         // One that only one end knows of is in flight, or lost: a snapshot tells.
         let same = account
             .positions()
@@ -278,7 +312,15 @@ impl Session {
             self.checks.verifications = 0;
             self.checks.verify_at = Some(now + VERIFY_AFTER);
         }
-        self.checks.stand_in_at = (!stand_ins.is_empty()).then(|| now + STAND_IN_EVERY);
+        let renewal = now + STAND_IN_EVERY;
+        self.checks.stand_ins_until = (!stand_ins.is_empty()).then(|| renewal + STAND_IN_GRACE);
+        // What the server does not know either is not asked for at every turn.
+        self.checks.stand_in_at = Some(if stand_ins.is_empty() {
+            now + STAND_IN_RETRY
+        } else {
+            renewal
+        })
+        .filter(|_| !valued);
         self.put_stand_ins(stand_ins, now);
         let audit = Audit {
             drift: Decimal::new(drift, digits),
@@ -291,7 +333,16 @@ impl Session {
     /// The server did not say: what stood in is too old to go on doing so.
     pub(in crate::ctrader) fn handle_unaudited(&mut self, now: Instant) {
         self.checks.auditing = false;
+        self.checks.stand_in_at = Some(now + STAND_IN_RETRY);
         self.put_stand_ins(StandIns::new(), now);
+    }
+
+    /// The balance's version, as the server has it: a higher one is a change that no event told of.
+    pub(in crate::ctrader) fn handle_rechecked(&mut self, version: Option<i64>, now: Instant) {
+        if self.phase == Phase::Live {
+            self.ledger.handle_version(version);
+            self.watch_ledger(now);
+        }
     }
 
     /// The second snapshot did not come: the first counts, until the next audit at least.
@@ -308,6 +359,9 @@ impl Session {
     }
 
     fn put_stand_ins(&mut self, stand_ins: StandIns, now: Instant) {
+        if stand_ins.is_empty() {
+            self.checks.stand_ins_until = None;
+        }
         if self.checks.stand_ins != stand_ins {
             self.checks.stand_ins = stand_ins;
             self.changed = true;
@@ -373,6 +427,6 @@ mod tests {
     #[test]
     fn a_crowd_is_audited_within_a_tenth_of_the_budget() {
         assert_eq!(audit_interval(1), AUDIT_EVERY);
-        assert_eq!(audit_interval(10_000), Duration::from_secs(2_000));
+        assert_eq!(audit_interval(10_000), Duration::from_secs(4_000));
     }
 }

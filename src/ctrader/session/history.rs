@@ -156,6 +156,8 @@ impl Session {
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
         let mut unreadable = false;
+        // What the history explains now, the account still lacks.
+        self.lost |= self.behind_since.is_some();
         for wire in &answer.deal {
             // One that makes no sense takes no other with it.
             let read = convert::deal(wire, digits)
@@ -174,12 +176,12 @@ impl Session {
         let history = self.history.as_mut()?;
         history.is_partial |= unreadable;
         if answer.has_more {
-            match halves(window) {
+            match halves(window).filter(|_| !answer.deal.is_empty()) {
                 Some([first, second]) => {
                     history.deals.push_front(second);
                     history.deals.push_front(first);
                 }
-                // More executions in one millisecond than fit an answer.
+                // More executions in one millisecond than fit an answer, or an answer that says nothing.
                 None => history.is_partial = true,
             }
         }
@@ -198,6 +200,7 @@ impl Session {
         };
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
+        self.lost |= self.behind_since.is_some();
         for wire in &answer.deposit_withdraw {
             let balance = convert::cash_balance(wire, digits)?;
             self.see_version(balance.version, current);
@@ -303,6 +306,7 @@ impl Session {
         };
         if report.unexplained.is_some() {
             // It was asked for often enough, and is reported: a later gap is told from this one.
+            self.lost |= self.behind_since.is_some();
             self.ledger.give_up();
         }
         let next = history
