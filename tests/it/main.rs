@@ -44,6 +44,7 @@ mod pg_deals;
 mod pg_history;
 mod pg_numeric;
 mod pg_pooler;
+mod pg_roles;
 mod pg_rows;
 mod pg_schema;
 mod pg_support;

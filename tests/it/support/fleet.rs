@@ -77,14 +77,19 @@ impl Fleet {
         fleet
     }
 
-    /// The binary with this fleet's environment and nothing else.
+    /// The binary with this fleet's environment and nothing else. All but the migrations run with a
+    /// worker's rights.
     pub(crate) fn call(&self, arguments: &[&str]) -> Command {
+        let url = match arguments {
+            ["migrate"] => self.db.url().to_owned(),
+            _ => self.db.worker_url(),
+        };
         let mut command = Command::new(BINARY);
         command
             .args(arguments)
             .env_clear()
             .current_dir(self.logs.path())
-            .env("DATABASE_URL", self.db.url())
+            .env("DATABASE_URL", url)
             .env("AMQP_URL", self.vhost.url())
             .env("CTRADER_CLIENT_ID", CLIENT_ID)
             .env("CTRADER_CLIENT_SECRET", CLIENT_SECRET)

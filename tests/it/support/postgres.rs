@@ -47,6 +47,15 @@ impl TestDatabase {
         self.database.url.as_str()
     }
 
+    /// The URL to hand to a worker: whoever connects with it is the role that the migrations made for
+    /// workers, and has that role's rights.
+    pub(crate) fn worker_url(&self) -> String {
+        let mut url = self.database.url.clone();
+        url.query_pairs_mut()
+            .append_pair("options", "-c role=bridge_worker");
+        url.into()
+    }
+
     /// Its name on the server.
     pub(crate) fn name(&self) -> &str {
         &self.database.name
