@@ -16,7 +16,9 @@ async fn may(database: &TestDatabase, role: &str, sql: &'static str) -> bool {
     match done {
         Ok(_) => true,
         Err(err) => {
-            let code = err.as_database_error().and_then(|err| err.code());
+            let code = err
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code);
             assert_eq!(code.as_deref(), Some("42501"), "{sql}: {err}");
             false
         }
