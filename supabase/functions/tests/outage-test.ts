@@ -1,0 +1,235 @@
+// Servers that are down, silent, full or not set up: 503 within three seconds, and nothing half done.
+
+import assert from "node:assert/strict";
+import amqp from "amqplib";
+import { LANCE, manage, sign, test, type World } from "./support/world.ts";
+import { eventually, freePort } from "./support/services.ts";
+
+const WITHIN_MS = 3000;
+
+/** A server that takes connections and says nothing. */
+function silent(world: World): number {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const connections: Deno.Conn[] = [];
+  const accepting = (async () => {
+    for await (const connection of listener) connections.push(connection);
+  })();
+  world.onClose(async () => {
+    listener.close();
+    await accepting;
+    for (const connection of connections) connection.close();
+  });
+  return (listener.addr as Deno.NetAddr).port;
+}
+
+/** Every route that has to publish answers 503 in time, and the grant is as it was. */
+async function refusesAll(world: World): Promise<void> {
+  const token = await sign(LANCE);
+  const body = { userId: LANCE.email };
+  const paths = ["/api/start-websocket", "/api/stop-websocket", "/api/ctrader/disconnect"];
+  await Promise.all(paths.map(async (path) => {
+    const { status, body: said, ms } = await world.call("POST", path, { token, body });
+    assert.equal(status, 503, `${path}: ${JSON.stringify(said)}`);
+    assert.deepEqual(Object.keys(said), ["success", "error"]);
+    assert.ok(ms < WITHIN_MS, `${path}: ${ms} ms`);
+  }));
+  const [{ left } = { left: -1 }] = await world.sql`
+    select (select count(*) from bridge.credentials)::int as left`;
+  assert.equal(left, 1, "the grant is still there");
+  const locks = await world.sql`select 1 from pg_stat_activity
+    where datname = current_database() and application_name = 'edge function bridge' and state like 'idle in%'`;
+  assert.equal(locks.length, 0, "no transaction is left open");
+}
+
+test("a broker that refuses connections gives 503 at once", async (world) => {
+  await world.serve({ AMQP_URL: `amqp://guest:guest@127.0.0.1:${freePort()}` });
+  await world.connect(LANCE.email, 1);
+  await refusesAll(world);
+  const health = await world.call("GET", "/health", { token: await sign(LANCE) });
+  assert.deepEqual([health.status, health.body.status], [200, "degraded"]);
+});
+
+test("a broker that says nothing gives 503 within three seconds", async (world) => {
+  await world.serve({ AMQP_URL: `amqp://guest:guest@127.0.0.1:${silent(world)}` });
+  await world.connect(LANCE.email, 1);
+  await refusesAll(world);
+});
+
+test("a broker that knows another password gives 503, and the password stays inside", async (world) => {
+  await world.serve({ AMQP_URL: world.amqpUrl.replace(/\/\/[^@]*@/, "//guest:hunter2@") });
+  await world.connect(LANCE.email, 1);
+  await refusesAll(world);
+});
+
+test("an exchange that no worker has declared gives 503", async (world) => {
+  await world.serve();
+  await world.connect(LANCE.email, 1);
+  await refusesAll(world);
+});
+
+test("a command that reaches no queue gives 503", async (world) => {
+  const model = await amqp.connect(world.amqpUrl);
+  const channel = await model.createChannel();
+  await channel.assertExchange("bridge.commands", "direct", { durable: true });
+  await model.close();
+  await world.serve();
+  await world.connect(LANCE.email, 1);
+  await refusesAll(world);
+});
+
+test("a queue that is full gives 503", async (world) => {
+  const take = await world.topology({ most: 1 });
+  await world.serve();
+  await world.connect(LANCE.email, 1);
+  const token = await sign(LANCE);
+  const body = { userId: LANCE.email };
+  // A quorum queue goes a little over its length before it refuses.
+  await eventually("the queue to be full", async () => {
+    const { status } = await world.call("POST", "/api/start-websocket", { token, body });
+    return status === 503;
+  });
+  await refusesAll(world);
+  assert.ok((await take()).length >= 1);
+});
+
+test("a warm connection that died is replaced within the same request", async (world) => {
+  const take = await world.topology();
+  await world.serve();
+  await world.connect(LANCE.email, 1);
+  const token = await sign(LANCE);
+  const start = async () => {
+    const body = { userId: LANCE.email };
+    const { status, text } = await world.call("POST", "/api/start-websocket", { token, body });
+    assert.equal(status, 200, text);
+  };
+  await start();
+  // The user's connections alone: the test's own stays.
+  await manage("DELETE", `connections/username/${world.name}`);
+  await start();
+  await start();
+  assert.equal((await take()).length, 3);
+});
+
+test("a warm connection that went silent is replaced within three seconds", async (world) => {
+  const take = await world.topology();
+  const broker = new URL(world.amqpUrl);
+  const cable = await Cable.lay(Number(broker.port));
+  world.onClose(() => cable.close());
+  const url = new URL(await world.publisherUrl());
+  url.port = String(cable.port);
+  await world.serve({ AMQP_URL: url.href });
+  await world.connect(LANCE.email, 1);
+  const start = async () =>
+    await world.call("POST", "/api/start-websocket", {
+      token: await sign(LANCE),
+      body: { userId: LANCE.email },
+    });
+  assert.equal((await start()).status, 200);
+  cable.cut();
+  const again = await start();
+  assert.deepEqual([again.status, again.ms < WITHIN_MS], [200, true], `${again.text} ${again.ms} ms`);
+  assert.ok((await take()).length >= 2);
+});
+
+test("many starts at once share one connection", async (world) => {
+  const take = await world.topology();
+  await world.serve();
+  await world.connect(LANCE.email, 1);
+  const token = await sign(LANCE);
+  const body = { userId: LANCE.email };
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, () => world.call("POST", "/api/start-websocket", { token, body })),
+  );
+  assert.deepEqual([...new Set(answers.map(({ status }) => status))], [200]);
+  const commands = (await take()).map((message) => JSON.parse(message.content.toString()));
+  assert.equal(new Set(commands.map(({ id }) => id)).size, 40);
+  assert.equal(new Set(commands.map(({ issuedAt }) => issuedAt)).size, 40);
+});
+
+for (const how of ["refuses connections", "says nothing"] as const) {
+  test(`a database that ${how} gives 503 within three seconds`, async (world) => {
+    const take = await world.topology();
+    const port = how === "says nothing" ? silent(world) : freePort();
+    await world.serve({ DATABASE_URL: `postgres://app:hunter2@127.0.0.1:${port}/x` });
+    const token = await sign(LANCE);
+    const body = { userId: LANCE.email };
+    const calls = [
+      ["POST", "/api/start-websocket"],
+      ["POST", "/api/ctrader/disconnect"],
+      ["GET", `/api/websocket-status/${LANCE.email}`],
+      ["GET", "/health"],
+    ] as const;
+    await Promise.all(calls.map(async ([method, path]) => {
+      const answer = await world.call(method, path, { token, body: method === "POST" ? body : undefined });
+      assert.equal(answer.status, 503, answer.text);
+      assert.ok(answer.ms < WITHIN_MS, `${path}: ${answer.ms} ms`);
+      assert.doesNotMatch(answer.text, /hunter2|127\.0\.0\.1/);
+    }));
+    assert.deepEqual(await take(), []);
+  });
+}
+
+/** Between the function and the broker: passes bytes on until it is cut, and takes new connections then. */
+class Cable {
+  readonly #listener: Deno.TcpListener;
+  readonly #target: number;
+  readonly #ends = new Set<Deno.Conn>();
+  #cut: { dead: boolean } = { dead: false };
+
+  private constructor(listener: Deno.TcpListener, target: number) {
+    this.#listener = listener;
+    this.#target = target;
+    void this.#accept();
+  }
+
+  static lay(target: number): Promise<Cable> {
+    return Promise.resolve(new Cable(Deno.listen({ hostname: "127.0.0.1", port: 0 }), target));
+  }
+
+  get port(): number {
+    return (this.#listener.addr as Deno.NetAddr).port;
+  }
+
+  /** What is connected now hears nothing any more, and is not told. */
+  cut(): void {
+    this.#cut.dead = true;
+    this.#cut = { dead: false };
+  }
+
+  close(): void {
+    this.#listener.close();
+    for (const end of this.#ends) {
+      try {
+        end.close();
+      } catch {
+        // It was closed from the other side.
+      }
+    }
+  }
+
+  async #accept(): Promise<void> {
+    try {
+      for await (const near of this.#listener) {
+        const far = await Deno.connect({ hostname: "127.0.0.1", port: this.#target });
+        const state = this.#cut;
+        for (const [from, to] of [[near, far], [far, near]] as const) {
+          this.#ends.add(from);
+          void this.#pass(from, to, state);
+        }
+      }
+    } catch {
+      // It was closed.
+    }
+  }
+
+  async #pass(from: Deno.Conn, to: Deno.Conn, state: { dead: boolean }): Promise<void> {
+    const buffer = new Uint8Array(16_384);
+    try {
+      for (let read; (read = await from.read(buffer)) !== null;) {
+        for (let at = 0; !state.dead && at < read;) at += await to.write(buffer.subarray(at, read));
+      }
+    } catch {
+      // One of the ends was closed.
+    }
+  }
+}
