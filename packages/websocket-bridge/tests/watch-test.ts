@@ -1,0 +1,157 @@
+// The browser module with Supabase's own client: against the real function and a Realtime that is fed by
+// logical replication and decides by the tables' row-level security.
+
+import assert from "node:assert/strict";
+import { createClient } from "@supabase/supabase-js";
+import { standIn } from "../../../examples/dashboard/stand_in.ts";
+import { eventually } from "../../../supabase/functions/tests/support/services.ts";
+import {
+  JWT_SECRET,
+  LANCE,
+  OTHER,
+  sign,
+  test,
+  type World,
+} from "../../../supabase/functions/tests/support/world.ts";
+import {
+  BridgeError,
+  type CacheRow,
+  configureWebSocketBridge,
+  createWebSocketBridge,
+  getWebSocketStatus,
+  startWebSocket,
+  stopWebSocket,
+  userKey,
+  watchCache,
+  type WatchState,
+} from "../src/websocket-bridge.ts";
+
+const POLL_MS = 100;
+const STALE_MS = 600;
+
+async function ready(world: World, who = LANCE, staleMs = STALE_MS) {
+  await world.topology();
+  const bridge = await world.serve();
+  const server = await standIn({
+    databaseUrl: world.databaseUrl,
+    jwtSecret: JWT_SECRET,
+    apiKey: await sign({ role: "anon" }, { alg: "HS256" }),
+    bridge: bridge.fetch,
+    page: false,
+  });
+  world.onClose(() => server.close());
+  const token = await sign(who, { alg: "HS256" });
+  const accessToken = () => Promise.resolve(token);
+  const apiKey = "the-anon-key";
+  const supabase = createClient(server.origin, apiKey, {
+    accessToken,
+    realtime: { reconnectAfterMs: () => 50 },
+  });
+  world.onClose(async () => {
+    await supabase.removeAllChannels();
+    await supabase.realtime.disconnect();
+  });
+  const options = { url: server.origin, apiKey, supabase, accessToken, pollMs: POLL_MS, staleMs };
+  return { server, options };
+}
+
+function watch(world: World, options: Parameters<typeof createWebSocketBridge>[0], userId: string) {
+  const [rows, states]: [CacheRow[], WatchState[]] = [[], []];
+  const watching = createWebSocketBridge(options).watchCache(userId, (row) => rows.push(row), {
+    onState: (state) => states.push(state),
+  });
+  world.onClose(() => watching.stop());
+  return { rows, states, watching };
+}
+
+test("a row that is there comes at once, each change over Realtime, and nobody else's", async (world) => {
+  // So long that nothing is read while Realtime works: what comes, came over it.
+  const { server, options } = await ready(world, LANCE, 600_000);
+  assert.ok(server.realtime, "the server of the tests logs logically");
+  await world.row(LANCE.email, 1, { equity: 1 });
+  const { rows, watching } = watch(world, options, LANCE.email);
+  await eventually("the first row", () => rows.length > 0);
+  await eventually("Realtime", () => watching.state.via === "realtime");
+  assert.equal(rows[0]?.user_key, await userKey(LANCE.email));
+  for (let equity = 2; equity <= 6; equity++) {
+    await world.row(OTHER.email, 1, { equity: 31337 });
+    await world.row(LANCE.email, 1, { equity });
+    await eventually(`equity ${equity}`, () => rows.at(-1)?.equity === equity);
+  }
+  assert.equal(typeof rows.at(-1)?.balance, "number");
+  assert.ok(Array.isArray(rows.at(-1)?.positions));
+  assert.ok(rows.every((row) => row.equity !== 31337));
+  const order = rows.map((row) => row.seq);
+  assert.deepEqual(order, [...new Set(order)].sort((a, b) => a - b), "each once, and in order");
+});
+
+test("whoever watches somebody else sees nothing, over Realtime or by asking", async (world) => {
+  const { server, options } = await ready(world, OTHER);
+  await world.row(LANCE.email, 1);
+  const { rows, watching } = watch(world, options, LANCE.email);
+  const { rows: own } = watch(world, options, OTHER.email);
+  await eventually("both channels", () => server.realtime?.joined === 2);
+  assert.equal(watching.state.via, "realtime");
+  for (let n = 0; n < 3; n++) await world.row(LANCE.email, 1, { equity: n });
+  // Its own row is written after the others: once it is seen, theirs have been decided.
+  await world.row(OTHER.email, 2, { equity: 5 });
+  await eventually("one's own row", () => own.at(-1)?.equity === 5);
+  assert.deepEqual(rows, []);
+});
+
+test("while Realtime is away rows are asked for, and it is used again once it is back", async (world) => {
+  const { server, options } = await ready(world);
+  await world.row(LANCE.email, 1);
+  const { rows, watching } = watch(world, options, LANCE.email);
+  await eventually("Realtime", () => watching.state.via === "realtime");
+  server.realtime?.refuse(true);
+  await eventually("polling", () => watching.state.via === "polling");
+  await world.row(LANCE.email, 1, { equity: 42 });
+  await eventually("the change", () => rows.at(-1)?.equity === 42);
+  server.realtime?.refuse(false);
+  await eventually("Realtime again", () => watching.state.via === "realtime");
+  await world.row(LANCE.email, 1, { equity: 43 });
+  await eventually("the next change", () => rows.at(-1)?.equity === 43);
+});
+
+test("a connected row that is not written any more is stale, until it is", async (world) => {
+  const { options } = await ready(world);
+  await world.row(LANCE.email, 1);
+  const { watching, states } = watch(world, options, LANCE.email);
+  await eventually("stale", () => watching.state.stale);
+  await world.row(LANCE.email, 1);
+  await eventually("fresh", () => !watching.state.stale);
+  await world.row(LANCE.email, 1, { connected: false });
+  await eventually("fresh for good", async () => {
+    await new Promise((resolve) => setTimeout(resolve, 2 * STALE_MS));
+    return !watching.state.stale;
+  });
+  assert.ok(states.some((state) => state.stale));
+});
+
+test("what cannot be read is said, and so is that it can be again", async (world) => {
+  const { options } = await ready(world);
+  const { watching } = watch(world, options, LANCE.email);
+  await world.sql`revoke select on public.ctrader_cache from authenticated`;
+  await eventually("an error", () => watching.state.error !== null);
+  await world.sql`grant select on public.ctrader_cache to authenticated`;
+  await eventually("no error", () => watching.state.error === null);
+});
+
+test("the functions start, stop and ask, and say what was refused", async (world) => {
+  assert.throws(() => watchCache("x", () => {}), BridgeError);
+  const { options } = await ready(world);
+  configureWebSocketBridge(options);
+  await world.connect(LANCE.email, 5150705);
+  assert.equal((await startWebSocket(LANCE.email)).accountId, "5150705");
+  assert.equal((await stopWebSocket(LANCE.email)).wasConnected, false);
+  assert.equal((await getWebSocketStatus(LANCE.email)).connected, false);
+  const refused = async (work: Promise<unknown>, status: number) =>
+    await assert.rejects(work, (error) => error instanceof BridgeError && error.status === status);
+  await refused(startWebSocket(LANCE.email, "7"), 404);
+  await refused(startWebSocket(OTHER.email), 403);
+  const away = createWebSocketBridge({ ...options, url: "http://127.0.0.1:1" });
+  await refused(away.getWebSocketStatus(LANCE.email), 0);
+  const nobody = createWebSocketBridge({ ...options, accessToken: () => Promise.resolve(null) });
+  await refused(nobody.getWebSocketStatus(LANCE.email), 401);
+});
