@@ -97,6 +97,10 @@ _services_missing() { # the packages this run needs and does not have
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
     # Debian's Python has venv in a package of its own.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    # The app's side: npm brings Deno, and Chromium comes without a font.
+    command -v npm >/dev/null || echo npm
+    command -v chromium >/dev/null || echo chromium
+    [[ -d /usr/share/fonts/truetype/dejavu ]] || echo fonts-dejavu-core
   fi
 }
 

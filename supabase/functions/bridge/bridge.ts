@@ -15,7 +15,7 @@ import { seal } from "./seal.ts";
 import { SESSIONS_MAX, Store } from "./store.ts";
 
 /** All that a request waits for, so that a caller has its answer within 3 s. */
-const REQUEST_MS = 2800;
+const REQUEST_MS = 2500;
 /** To connect takes cTrader's answers, too, each with a limit of its own. */
 const CONNECT_MS = 25_000;
 /** Health asks whether the broker can be reached, and does not wait for one that is slow. */

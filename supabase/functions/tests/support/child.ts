@@ -42,6 +42,11 @@ export class Child {
     return this.output;
   }
 
+  signal(signal: Deno.Signal): void {
+    this.mustRun();
+    this.#process.kill(signal);
+  }
+
   async kill(signal: Deno.Signal = "SIGKILL"): Promise<void> {
     if (!this.#ended) this.#process.kill(signal);
     await this.#read;

@@ -316,6 +316,8 @@ export class Simulator {
   readonly liveUrl: string;
   clientId = "";
   clientSecret = "";
+  /** Opens account 5150705, which has positions. */
+  workedToken = "";
   #child: Child | undefined;
 
   constructor(readonly demoPort: number, readonly livePort: number) {
@@ -330,6 +332,7 @@ export class Simulator {
     const said = await child.said(/^ready$/m);
     const app = /^app\s+(\S+)\s+(\S+)$/m.exec(said);
     [this.clientId, this.clientSecret] = [app?.[1] ?? "", app?.[2] ?? ""];
+    this.workedToken = /^account 5150705 token (\S+)/m.exec(said)?.[1] ?? "";
   }
 
   /** Dies as a server does whose power fails. */

@@ -1,0 +1,271 @@
+// What stands in for Supabase in the demo and the tests: the function, reads of the cache, Realtime, and
+// the page. Requests to the database run as `authenticated` with the token's claims, as Supabase's do, so
+// that its row-level security decides. Realtime is fed by logical replication of the real publication.
+//
+// It knows one signing secret, and nothing of Supabase that the page does not use.
+
+import { jwtVerify } from "jose";
+import postgres from "postgres";
+
+type Sql = postgres.Sql<Record<string, unknown>>;
+type Claims = Record<string, unknown>;
+
+export interface StandInOptions {
+  /** As the owner of the tables, or whoever may replicate and act as `authenticated`. */
+  databaseUrl: string;
+  jwtSecret: string;
+  apiKey: string;
+  /** The edge function. */
+  bridge: (request: Request) => Promise<Response>;
+  port?: number;
+  staleMs?: number;
+  /** Whether to serve the page, too. Its script is bundled, which takes Deno 2.4 or later. */
+  page?: boolean;
+}
+
+export interface StandIn {
+  origin: string;
+  /** Whether Realtime could be had: the server has to log logically. */
+  realtime: Realtime | undefined;
+  close: () => Promise<void>;
+}
+
+const HERE = new URL("./", import.meta.url);
+const TYPES: Record<string, string> = {
+  ".html": "text/html; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+};
+
+export async function standIn(options: StandInOptions): Promise<StandIn> {
+  const sql: Sql = postgres(options.databaseUrl, { max: 4, onnotice: () => {}, fetch_types: false });
+  const secret = new TextEncoder().encode(options.jwtSecret);
+  const verify = async (token: string): Promise<Claims> =>
+    (await jwtVerify(token, secret, { algorithms: ["HS256"] })).payload;
+  const [files, realtime] = await Promise.all([
+    options.page === false ? new Map<string, string>() : pageFiles(),
+    Realtime.open(options.databaseUrl, sql, verify).catch(() => undefined),
+  ]);
+
+  async function handle(request: Request): Promise<Response> {
+    const url = new URL(request.url);
+    if (url.pathname.startsWith("/functions/v1/bridge/")) return await options.bridge(request);
+    if (url.pathname === "/realtime/v1/websocket") {
+      return realtime?.upgrade(request) ?? new Response("no logical replication here", { status: 503 });
+    }
+    if (url.pathname === "/rest/v1/ctrader_cache") return await rows(request, url);
+    if (url.pathname === "/config.json") {
+      return Response.json({ url: url.origin, apiKey: options.apiKey, staleMs: options.staleMs });
+    }
+    const name = url.pathname === "/" ? "index.html" : url.pathname.slice(1);
+    const body = files.get(name);
+    if (request.method !== "GET" || body === undefined) return new Response("not found", { status: 404 });
+    return new Response(body, {
+      headers: {
+        "content-type": TYPES[name.slice(name.lastIndexOf("."))] ?? "application/octet-stream",
+        "cache-control": "no-store",
+        // The page needs nothing from elsewhere.
+        "content-security-policy":
+          "default-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+      },
+    });
+  }
+
+  /** As PostgREST reads: `?select=*&user_key=eq.…`. */
+  async function rows(request: Request, url: URL): Promise<Response> {
+    let claims: Claims;
+    try {
+      claims = await verify(request.headers.get("authorization")?.replace(/^Bearer /i, "") ?? "");
+    } catch {
+      return Response.json({ message: "JWT invalid" }, { status: 401 });
+    }
+    const key = /^eq\.([0-9a-f]{64})$/.exec(url.searchParams.get("user_key") ?? "")?.[1] ?? null;
+    try {
+      const found = await asUser(sql, claims, (tx) =>
+        tx`select to_jsonb(c) as row from public.ctrader_cache c
+          where ${key}::text is null or user_key = ${key}`);
+      return Response.json(found.map(({ row }) => row));
+    } catch (error) {
+      const { code } = error as { code?: string };
+      return Response.json({ message: "permission denied" }, { status: code === "42501" ? 403 : 500 });
+    }
+  }
+
+  const listening = { hostname: "127.0.0.1", port: options.port ?? 0, onListen: () => {} };
+  const server = Deno.serve(listening, handle);
+  return {
+    origin: `http://127.0.0.1:${server.addr.port}`,
+    realtime,
+    close: async () => {
+      await realtime?.close();
+      await server.shutdown();
+      await sql.end({ timeout: 1 });
+    },
+  };
+}
+
+/** Runs a query as whoever has these claims. */
+async function asUser<T>(
+  sql: Sql,
+  claims: Claims,
+  query: (tx: postgres.TransactionSql<Record<string, unknown>>) => Promise<T>,
+): Promise<T> {
+  return await sql.begin("read only", async (tx) => {
+    const role = claims.role === "authenticated" ? "authenticated" : "anon";
+    await tx`select set_config('role', ${role}, true),
+      set_config('request.jwt.claims', ${JSON.stringify(claims)}, true)`;
+    return await query(tx);
+  }) as T;
+}
+
+/** The page's files, its script bundled for a browser. */
+async function pageFiles(): Promise<Map<string, string>> {
+  const files = new Map<string, string>();
+  for (const name of ["index.html", "style.css"]) {
+    files.set(name, await Deno.readTextFile(new URL(name, HERE)));
+  }
+  const bundled = await new Deno.Command(Deno.execPath(), {
+    args: ["bundle", "--quiet", "--platform", "browser", "app.ts"],
+    cwd: HERE,
+  }).output();
+  if (!bundled.success) throw new Error(new TextDecoder().decode(bundled.stderr));
+  files.set("app.js", new TextDecoder().decode(bundled.stdout));
+  return files;
+}
+
+/** One joined channel. */
+interface Subscription {
+  socket: WebSocket;
+  joinRef: string;
+  topic: string;
+  filter: string;
+  claims: Claims;
+}
+
+const COLUMN_TYPES = `select attname as name, format_type(atttypid, null) as type from pg_attribute
+  where attrelid = 'public.ctrader_cache'::regclass and attnum > 0 and not attisdropped order by attnum`;
+
+/** Realtime's `postgres_changes` for the cache, in the form that Supabase's client understands. */
+export class Realtime {
+  readonly #sql: Sql;
+  readonly #verify: (token: string) => Promise<Claims>;
+  readonly #columns: unknown[];
+  readonly #subscriptions = new Set<Subscription>();
+  readonly #sockets = new Set<WebSocket>();
+  #close: () => Promise<void> = () => Promise.resolve();
+  #refusing = false;
+
+  private constructor(sql: Sql, verify: (token: string) => Promise<Claims>, columns: unknown[]) {
+    [this.#sql, this.#verify, this.#columns] = [sql, verify, columns];
+  }
+
+  static async open(
+    databaseUrl: string,
+    sql: Sql,
+    verify: (token: string) => Promise<Claims>,
+  ): Promise<Realtime> {
+    const [{ level } = { level: "" }] = await sql`select current_setting('wal_level') as level`;
+    if (level !== "logical") throw new Error("the server does not log logically");
+    const realtime = new Realtime(sql, verify, await sql.unsafe(COLUMN_TYPES));
+    const replica = postgres(databaseUrl, {
+      max: 1,
+      publications: "supabase_realtime",
+      onnotice: () => {},
+      fetch_types: false,
+    });
+    const changes = await replica.subscribe("*:public.ctrader_cache", (row, { command }) => {
+      if (row !== null) void realtime.#changed(command.toUpperCase(), row);
+    });
+    realtime.#close = async () => {
+      changes.unsubscribe();
+      await replica.end({ timeout: 1 });
+    };
+    return realtime;
+  }
+
+  upgrade(request: Request): Response {
+    if (this.#refusing) return new Response("down", { status: 503 });
+    const { socket, response } = Deno.upgradeWebSocket(request);
+    this.#sockets.add(socket);
+    socket.onmessage = ({ data }) => void this.#message(socket, String(data));
+    socket.onclose = () => {
+      this.#sockets.delete(socket);
+      for (const one of this.#subscriptions) {
+        if (one.socket === socket) this.#subscriptions.delete(one);
+      }
+    };
+    return response;
+  }
+
+  /** How many channels are joined. */
+  get joined(): number {
+    return this.#subscriptions.size;
+  }
+
+  /** Goes away, or comes back. */
+  refuse(refusing: boolean): void {
+    this.#refusing = refusing;
+    if (refusing) { for (const socket of this.#sockets) socket.close(); }
+  }
+
+  async close(): Promise<void> {
+    this.refuse(true);
+    await this.#close();
+  }
+
+  async #message(socket: WebSocket, text: string): Promise<void> {
+    const [joinRef, ref, topic, event, payload] = JSON.parse(text);
+    const reply = (status: "ok" | "error", response: unknown) =>
+      send(socket, [joinRef, ref, topic, "phx_reply", { status, response }]);
+    if (event === "phx_join") {
+      try {
+        const claims = await this.#verify(payload.access_token);
+        const wanted = payload.config.postgres_changes;
+        reply("ok", { postgres_changes: wanted.map((one: object, id: number) => ({ id: id + 1, ...one })) });
+        this.#subscriptions.add({ socket, joinRef, topic, filter: wanted[0]?.filter ?? "", claims });
+        const ready = { status: "ok", extension: "postgres_changes", message: "Subscribed to PostgreSQL" };
+        send(socket, [joinRef, null, topic, "system", ready]);
+      } catch {
+        reply("error", { reason: "Unauthorized" });
+      }
+    } else if (event === "phx_leave") {
+      for (const one of this.#subscriptions) {
+        if (one.socket === socket && one.topic === topic) this.#subscriptions.delete(one);
+      }
+      reply("ok", {});
+    } else if (event === "heartbeat") {
+      reply("ok", {});
+    }
+  }
+
+  /** Row-level security decides for each subscriber whether the change is theirs. */
+  async #changed(type: string, change: postgres.Row): Promise<void> {
+    for (const one of this.#subscriptions) {
+      if (one.filter !== `user_key=eq.${change.user_key}`) continue;
+      const [seen] = await asUser(
+        this.#sql,
+        one.claims,
+        (tx) =>
+          tx`select to_jsonb(c) as row from public.ctrader_cache c
+          where user_key = ${change.user_key} and account_id = ${String(change.account_id)}`,
+      )
+        .catch(() => []);
+      if (seen === undefined) continue;
+      const data = {
+        schema: "public",
+        table: "ctrader_cache",
+        type,
+        commit_timestamp: new Date().toISOString(),
+        columns: this.#columns,
+        record: seen.row,
+        old_record: { user_key: change.user_key, account_id: Number(change.account_id) },
+        errors: null,
+      };
+      send(one.socket, [null, null, one.topic, "postgres_changes", { ids: [1], data }]);
+    }
+  }
+}
+
+function send(socket: WebSocket, message: unknown): void {
+  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
