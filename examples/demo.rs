@@ -3,10 +3,11 @@
 //! `scripts/demo` runs it with private servers. It uses `DATABASE_URL` and `AMQP_URL`, starts the
 //! worker given with `--worker` as a child, connects a few users, publishes their start commands,
 //! and shows their rows until Ctrl-C or for `--seconds`. Then it stops the sessions and the worker.
+//! With `--page`, a Deno, it also serves the example page to the first of the users.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,16 @@ use mahspeccy_bridge::sim::{
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command as Process};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 /// How long the worker may take to make the first row live.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the page's server may take to say where it is.
+const PAGE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long it may take to drain.
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
@@ -40,6 +45,9 @@ struct Arguments {
     /// Users to connect
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=200))]
     users: u16,
+    /// A Deno to serve the example page with
+    #[arg(long)]
+    page: Option<PathBuf>,
     /// End after so many seconds, and fail unless every row was live and moved
     #[arg(long)]
     seconds: Option<u64>,
@@ -64,6 +72,16 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let amqp_url = std::env::var("AMQP_URL").map_err(|_| "AMQP_URL is not set")?;
     let sim = world(arguments.users).start().await?;
     let log = tempfile::NamedTempFile::new()?;
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .connect(&database_url)
+        .await?;
+    if arguments.page.is_some() {
+        // The page reads as Supabase's signed-in user does, whom the migrations let in where there is one.
+        sqlx::raw_sql(include_str!("dashboard/supabase.sql"))
+            .execute(&pool)
+            .await?;
+    }
 
     let migrated = Process::new(&arguments.worker)
         .arg("migrate")
@@ -72,17 +90,30 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     if !migrated.success() {
         return Err("the migrations failed".into());
     }
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .connect(&database_url)
-        .await?;
     let users: Vec<UserId> = (1..=arguments.users)
         .map(|n| UserId::new(format!("demo-{n}@example.org")))
         .collect::<Result<_, _>>()?;
     connect_users(&pool, &users).await?;
 
     let mut worker = start_worker(arguments, &sim, log.path())?;
-    let shown = show(arguments, &pool, &amqp_url, &users, &mut worker).await;
+    // Its server ends with it.
+    let page = match (&arguments.page, users.first()) {
+        (Some(deno), Some(user)) => Some(serve_page(deno, user, log.path()).await),
+        _ => None,
+    };
+    let address = page.as_ref().map(|page| match page {
+        Ok((_, address)) => format!("the page of the first account: {address}"),
+        Err(failure) => format!("no page: {failure}"),
+    });
+    let shown = show(
+        arguments,
+        &pool,
+        &amqp_url,
+        &users,
+        &mut worker,
+        address.as_deref(),
+    )
+    .await;
     let stopped = stop(&pool, &amqp_url, &users, worker).await;
     if shown.is_err() || stopped.is_err() {
         eprintln!(
@@ -168,6 +199,28 @@ fn start_worker(
         .spawn()?)
 }
 
+/// The example page's server as a child, and its address.
+async fn serve_page(deno: &Path, user: &UserId, log: &Path) -> Result<(Child, String), Failure> {
+    let log = std::fs::File::options().append(true).open(log)?;
+    let mut server = Process::new(deno)
+        .args(["run", "--frozen", "--quiet", "-A"])
+        .args(["examples/dashboard/serve.ts", user.as_str()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()?;
+    let said = server.stdout.take().ok_or("its output is not there")?;
+    let mut address = String::new();
+    tokio::time::timeout(PAGE_WITHIN, BufReader::new(said).read_line(&mut address))
+        .await
+        .map_err(|_| "its server did not start in time")??;
+    match address.trim() {
+        "" => Err("its server did not start".into()),
+        address => Ok((server, address.to_owned())),
+    }
+}
+
 async fn publish(amqp_url: &str, kind: CommandKind, user: &UserId) -> Result<(), Failure> {
     let settings = AmqpSettings {
         url: Secret::new(amqp_url),
@@ -238,6 +291,7 @@ async fn show(
     amqp_url: &str,
     users: &[UserId],
     worker: &mut Child,
+    page: Option<&str>,
 ) -> Result<(), Failure> {
     for user in users {
         publish(amqp_url, CommandKind::Start, user).await?;
@@ -267,7 +321,7 @@ async fn show(
                 *moved.entry(row.user_key.clone()).or_default() |= begun != equity;
             }
         }
-        draw(&rows);
+        draw(&rows, page);
         if first.len() < users.len() && started.elapsed() > LIVE_WITHIN {
             return Err(format!("only {} of {} rows became live", first.len(), users.len()).into());
         }
@@ -282,7 +336,7 @@ async fn show(
     Ok(())
 }
 
-fn draw(rows: &[Seen]) {
+fn draw(rows: &[Seen], page: Option<&str>) {
     let mut out = std::io::stdout().lock();
     let clear = if out.is_terminal() {
         "\x1b[2J\x1b[H"
@@ -297,8 +351,9 @@ fn draw(rows: &[Seen]) {
         .iter()
         .flat_map(|row| [row.line.as_str(), "\n"])
         .collect();
+    let page = page.map_or_else(String::new, |page| format!("\n{page}\n"));
     // A closed terminal ends the demo by its signal.
-    let _ = writeln!(out, "{clear}{heading}\n{lines}");
+    let _ = writeln!(out, "{clear}{heading}\n{lines}{page}");
 }
 
 /// Stops the sessions and the worker, and takes the users away again.

@@ -17,6 +17,8 @@ import {
 interface Config {
   url: string;
   apiKey: string;
+  /** Of a demo's user. */
+  token?: string;
   staleMs?: number;
 }
 
@@ -281,9 +283,7 @@ for (const [id, work] of [["#start", startWebSocket], ["#stop", stopWebSocket]] 
 }
 element("#sign-out").addEventListener("click", signOut);
 
-// The demo's address brings a token; it does not stay in the address bar.
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-if (given !== null) {
-  element<HTMLTextAreaElement>("#token").value = given;
-  history.replaceState(null, "", location.pathname);
-}
+// A token may come with the address; it does not stay in the address bar.
+const given = new URLSearchParams(location.hash.slice(1)).get("token") ?? config.token;
+if (given !== undefined) element<HTMLTextAreaElement>("#token").value = given;
+if (location.hash !== "") history.replaceState(null, "", location.pathname);

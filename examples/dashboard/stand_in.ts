@@ -15,6 +15,8 @@ export interface StandInOptions {
   databaseUrl: string;
   jwtSecret: string;
   apiKey: string;
+  /** Filled in on the page. */
+  token?: string;
   /** The edge function. */
   bridge: (request: Request) => Promise<Response>;
   port?: number;
@@ -55,7 +57,8 @@ export async function standIn(options: StandInOptions): Promise<StandIn> {
     }
     if (url.pathname === "/rest/v1/ctrader_cache") return await rows(request, url);
     if (url.pathname === "/config.json") {
-      return Response.json({ url: url.origin, apiKey: options.apiKey, staleMs: options.staleMs });
+      const { apiKey, token, staleMs } = options;
+      return Response.json({ url: url.origin, apiKey, token, staleMs });
     }
     const name = url.pathname === "/" ? "index.html" : url.pathname.slice(1);
     const body = files.get(name);

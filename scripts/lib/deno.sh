@@ -5,6 +5,8 @@
 #
 # What is fetched stays in ${XDG_CACHE_HOME:-~/.cache}, outside the tree.
 
+# For whoever sources this.
+# shellcheck disable=SC2034
 DENO_RUNTIME=2.1.4 # what Supabase's edge runtime has
 # shellcheck disable=SC2034
 DENO_CURRENT=2.9.6 # formats and lints, too: another version may do so otherwise

@@ -117,16 +117,16 @@ test("while Realtime is away rows are asked for, and it is used again once it is
 test("a connected row that is not written any more is stale, until it is", async (world) => {
   const { options } = await ready(world);
   await world.row(LANCE.email, 1);
-  const { watching, states } = watch(world, options, LANCE.email);
+  const { rows, watching, states } = watch(world, options, LANCE.email);
   await eventually("stale", () => watching.state.stale);
   await world.row(LANCE.email, 1);
   await eventually("fresh", () => !watching.state.stale);
   await world.row(LANCE.email, 1, { connected: false });
-  await eventually("fresh for good", async () => {
-    await new Promise((resolve) => setTimeout(resolve, 2 * STALE_MS));
-    return !watching.state.stale;
-  });
-  assert.ok(states.some((state) => state.stale));
+  await eventually("the end of the stream", () => rows.at(-1)?.is_connected === false);
+  const seen = states.length;
+  const quietUntil = performance.now() + 2 * STALE_MS;
+  await eventually("longer than it takes to become stale", () => performance.now() > quietUntil);
+  assert.ok(states.slice(seen).every((state) => !state.stale), "what does not stream does not become stale");
 });
 
 test("what cannot be read is said, and so is that it can be again", async (world) => {
@@ -154,4 +154,35 @@ test("the functions start, stop and ask, and say what was refused", async (world
   await refused(away.getWebSocketStatus(LANCE.email), 0);
   const nobody = createWebSocketBridge({ ...options, accessToken: () => Promise.resolve(null) });
   await refused(nobody.getWebSocketStatus(LANCE.email), 401);
+});
+
+Deno.test("a consent is finished with the state that came back, or else the one that was begun here", async () => {
+  const asked: string[] = [];
+  const bridge = createWebSocketBridge({
+    url: "https://project.example.org/",
+    apiKey: "key",
+    supabase: {} as never,
+    accessToken: () => Promise.resolve("token"),
+    fetch: (url) => {
+      asked.push(String(url));
+      return Promise.resolve(Response.json({ url: "https://consent.example.org/", state: "begun" }));
+    },
+  });
+  const base = "https://project.example.org/functions/v1/bridge/api/ctrader";
+  assert.equal(await bridge.beginConnecting("lance@example.org"), "https://consent.example.org/");
+  await bridge.finishConnecting("https://app.example.org/connected?code=c%2F1");
+  await bridge.beginConnecting("u");
+  await bridge.finishConnecting("https://app.example.org/connected?code=2&state=returned");
+  assert.deepEqual(asked, [
+    `${base}/connect?userId=lance%40example.org`,
+    `${base}/callback?code=c%2F1&state=begun`,
+    `${base}/connect?userId=u`,
+    `${base}/callback?code=2&state=returned`,
+  ]);
+  await assert.rejects(
+    bridge.finishConnecting("https://app.example.org/connected?error=access_denied"),
+    BridgeError,
+  );
+  await bridge.finishConnecting("https://app.example.org/connected?code=3");
+  assert.equal(asked.at(-1), `${base}/callback?code=3`, "a state is kept for one attempt");
 });

@@ -57,8 +57,10 @@ async function verify(
     }
   } catch (error) {
     if (error instanceof errors.JWTExpired) throw unauthorised("the token has expired");
-    // Not the token's fault: its key could not be looked up.
-    if (error instanceof errors.JWKSTimeout || error instanceof TypeError) {
+    // Not the token's fault: its key could not be looked up. The generic error is that of an answer that
+    // holds no keys.
+    const code = error instanceof errors.JOSEError ? error.code : undefined;
+    if (error instanceof TypeError || code === "ERR_JWKS_TIMEOUT" || code === "ERR_JOSE_GENERIC") {
       throw new Refusal(503, "the token's key could not be fetched", { "retry-after": "2" });
     }
     throw unauthorised("the token is not valid");

@@ -1,6 +1,7 @@
 // The five routes against real Postgres and RabbitMQ, each answer with exactly the contract's fields.
 
 import assert from "node:assert/strict";
+import { Child } from "./support/child.ts";
 import { LANCE, OTHER, serviceToken, sign, test, type World } from "./support/world.ts";
 
 async function lance(world: World): Promise<string> {
@@ -194,4 +195,62 @@ test("a configured origin may ask, and no other", async (world) => {
     "http://localhost:3000",
     "errors can be read",
   );
+});
+
+test("the function runs as it is deployed, with no more than Supabase's runtime allows it", async (world) => {
+  const take = await world.topology();
+  await world.connect(LANCE.email, 5150705);
+  const index = new URL("../bridge/index.ts", import.meta.url);
+  const entry = await Deno.makeTempFile({ suffix: ".ts" });
+  world.onClose(() => Deno.remove(entry));
+  // It listens on a port of its own choice there.
+  await Deno.writeTextFile(
+    entry,
+    `const serve = Deno.serve;
+    Object.defineProperty(Deno, "serve", { value: (handle: Deno.ServeHandler) =>
+      serve({ port: 0, hostname: "127.0.0.1", onListen: ({ port }) => console.log("port", port) }, handle) });
+    await import(${JSON.stringify(index.href)});`,
+  );
+  const run = async (variables: Record<string, string>) => {
+    const allowed = ["--allow-net", "--allow-env", "--allow-read", "--allow-write", "--allow-sys=hostname"];
+    const config = new URL("../bridge/deno.json", import.meta.url).pathname;
+    const args = [
+      "run",
+      "--quiet",
+      "--no-prompt",
+      "--no-lock",
+      "--no-check",
+      "--config",
+      config,
+      ...allowed,
+      entry,
+    ];
+    const { HOME = "", DENO_TLS_CA_STORE = "", DENO_DIR = "", NPM_CONFIG_REGISTRY = "" } = Deno.env
+      .toObject();
+    const kept = { HOME, DENO_TLS_CA_STORE, DENO_DIR, NPM_CONFIG_REGISTRY };
+    const env = Object.fromEntries(
+      Object.entries({ ...kept, ...variables }).filter(([, value]) => value !== ""),
+    );
+    const child = new Child("function", Deno.execPath(), args, env);
+    world.onClose(() => child.kill());
+    const said = await child.said(/^port \d+$/m);
+    const url = `http://127.0.0.1:${/^port (\d+)$/m.exec(said)?.[1]}/bridge/api/start-websocket`;
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { authorization: `Bearer ${await sign(LANCE)}`, "content-type": "application/json" },
+      body: JSON.stringify({ userId: LANCE.email }),
+    });
+    return { status: response.status, body: await response.json(), child };
+  };
+  const { status, body, child } = await run(await world.env());
+  assert.deepEqual([status, body.accountId], [200, "5150705"], child.output);
+  assert.equal((await take()).length, 1);
+
+  const wrong = await run({ ...await world.env(), AMQP_URL: "http://user:hunter2@broker" });
+  assert.deepEqual([wrong.status, wrong.body], [500, {
+    success: false,
+    error: "the function is not configured",
+  }]);
+  assert.match(wrong.child.output, /AMQP_URL/);
+  assert.doesNotMatch(wrong.child.output, /hunter2/);
 });
