@@ -366,21 +366,27 @@ async function manage(method: string, path: string, body?: unknown): Promise<voi
 export { manage };
 
 /** A test with a world of its own. */
-export function test(name: string, run: (world: World) => Promise<void>): void {
-  Deno.test(name, async () => {
-    const world = await World.create();
-    let failure: unknown;
-    try {
-      await run(world);
-    } catch (error) {
-      failure = error;
-      world.explain();
-    }
-    try {
-      await world.close();
-    } catch (error) {
-      failure ??= error;
-    }
-    if (failure !== undefined) throw failure;
-  });
+export function test(
+  name: string,
+  run: (world: World) => Promise<void>,
+  options: Partial<Deno.TestDefinition> = {},
+): void {
+  Deno.test({ ...options, name, fn: () => inWorld(run) });
+}
+
+async function inWorld(run: (world: World) => Promise<void>): Promise<void> {
+  const world = await World.create();
+  let failure: unknown;
+  try {
+    await run(world);
+  } catch (error) {
+    failure = error;
+    world.explain();
+  }
+  try {
+    await world.close();
+  } catch (error) {
+    failure ??= error;
+  }
+  if (failure !== undefined) throw failure;
 }
