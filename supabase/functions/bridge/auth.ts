@@ -22,6 +22,7 @@ export type Caller =
 
 /** Clocks differ; Supabase's tokens live for an hour. */
 const CLOCK_TOLERANCE_SECS = 5;
+const KEYS_TIMEOUT_MS = 2000;
 /** Longer than any token of Supabase's; also bounds what is parsed for strangers. */
 const TOKEN_CHARS_MAX = 8192;
 
@@ -56,14 +57,9 @@ async function verify(
       return (await jwtVerify(token, secret, { ...options, algorithms: ["HS256"] })).payload;
     }
   } catch (error) {
+    if (error instanceof Refusal) throw error;
     if (error instanceof errors.JWTExpired) throw unauthorised("the token has expired");
-    // Not the token's fault: its key could not be looked up. The generic error is that of an answer that
-    // holds no keys.
-    const code = error instanceof errors.JOSEError ? error.code : undefined;
-    if (error instanceof TypeError || code === "ERR_JWKS_TIMEOUT" || code === "ERR_JOSE_GENERIC") {
-      throw new Refusal(503, "the token's key could not be fetched", { "retry-after": "2" });
-    }
-    throw unauthorised("the token is not valid");
+    // Whatever else is wrong with it is nobody's business.
   }
   throw unauthorised("the token is not valid");
 }
@@ -81,9 +77,7 @@ function caller(claims: JWTPayload): Caller {
 /** The keys that were given, and the project's own once a token names a key that is not among them. */
 function publicKeys(settings: Settings): JWTVerifyGetKey | undefined {
   const local = settings.jwks && createLocalJWKSet(settings.jwks);
-  const remote = settings.jwksUrl === undefined
-    ? undefined
-    : createRemoteJWKSet(new URL(settings.jwksUrl), { timeoutDuration: 2000 });
+  const remote = settings.jwksUrl === undefined ? undefined : fetchedKeys(settings.jwksUrl);
   if (local === undefined || remote === undefined) return local ?? remote;
   return async (header, token) => {
     try {
@@ -91,6 +85,21 @@ function publicKeys(settings: Settings): JWTVerifyGetKey | undefined {
     } catch (error) {
       if (error instanceof errors.JWKSNoMatchingKey) return await remote(header, token);
       throw error;
+    }
+  };
+}
+
+/** Errors of a look-up that are not the token's fault; the generic one is an answer without keys. */
+const UNAVAILABLE = ["ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID", "ERR_JOSE_GENERIC"];
+
+function fetchedKeys(url: string): JWTVerifyGetKey {
+  const keys = createRemoteJWKSet(new URL(url), { timeoutDuration: KEYS_TIMEOUT_MS });
+  return async (header, token) => {
+    try {
+      return await keys(header, token);
+    } catch (error) {
+      if (error instanceof errors.JOSEError && !UNAVAILABLE.includes(error.code)) throw error;
+      throw new Refusal(503, "the token's key could not be fetched", { "retry-after": "2" });
     }
   };
 }

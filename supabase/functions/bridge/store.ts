@@ -138,14 +138,25 @@ export class Store {
           order by coalesce(k.is_primary, false) desc, c.is_connected desc, c.updated_at desc
           limit 1`,
     );
+    const known = row === undefined ? accountId ?? null : accountOf(row.id);
     return {
       connected: row?.connected === true,
-      accountId: row === undefined ? accountId ?? null : accountOf(row.id),
+      accountId: known ?? await this.#primary(userId, deadline),
       lastUpdate: time(row?.updated_at),
       balance: number(row?.balance),
       equity: number(row?.equity),
       positions: number(row?.position_count) ?? 0,
     };
+  }
+
+  /** The account that a start would mean, if there is one. */
+  async #primary(userId: string, deadline: Deadline): Promise<string | null> {
+    try {
+      return (await this.account(userId, undefined, deadline)).accountId;
+    } catch (error) {
+      if (error instanceof Refusal && error.status !== 503) return null;
+      throw error;
+    }
   }
 
   /** The sessions that are wanted, a page of them, and how many there are. */

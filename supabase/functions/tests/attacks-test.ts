@@ -36,7 +36,7 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
   const body = { userId: LANCE.email };
   const lance = await sign(LANCE);
   const service = await serviceToken();
-  const [head, , signature] = lance.split(".");
+  const [head, claims, signature] = lance.split(".");
   const now = Math.floor(Date.now() / 1000);
   const serviceClaims = { role: "service_role", exp: now + 3600 };
   const publicKey = new TextEncoder().encode(await exportSPKI(keys.es256.publicKey));
@@ -60,6 +60,15 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     { name: "an empty token", status: 401, token: "", body },
     { name: "another scheme", status: 401, headers: { authorization: `Basic ${lance}` }, body },
     { name: "no JWT", status: 401, token: "sb_secret_31337", body },
+    { name: "three words", status: 401, token: "aaa.bbb.ccc", body },
+    {
+      name: "a header that is no object",
+      status: 401,
+      token: `${base64url("x")}.${claims}.${signature}`,
+      body,
+    },
+    { name: "a kid that is a path", status: 401, token: await withHeader({ kid: "../../secret" }), body },
+    { name: "a critical header", status: 401, token: await withHeader({ crit: ["x"], x: 1 }), body },
     { name: "expired", status: 401, token: await sign(LANCE, { secs: -60 }), body },
     { name: "never expires", status: 401, token: await neverEnds(), body },
     { name: "wrong key", status: 401, token: await sign(LANCE, { key: keys.stranger.privateKey }), body },
@@ -271,6 +280,17 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     [OTHER.email, 777001],
     [LANCE.email, 5150705],
   ]);
+
+  /** Signed with the right key, but for what was added. */
+  async function withHeader(header: Record<string, unknown>): Promise<string> {
+    const text = `${base64url({ alg: "ES256", kid: "es", ...header })}.${
+      base64url({ ...LANCE, ...serviceClaims })
+    }`;
+    const by = { name: "ECDSA", hash: "SHA-256" };
+    const bytes = await crypto.subtle.sign(by, keys.es256.privateKey, new TextEncoder().encode(text));
+    const signature = btoa(String.fromCharCode(...new Uint8Array(bytes)));
+    return `${text}.${signature.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
+  }
 
   async function neverEnds(): Promise<string> {
     return await new SignJWT({ ...LANCE, role: "authenticated" }).setProtectedHeader({

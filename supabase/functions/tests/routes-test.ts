@@ -103,6 +103,11 @@ test("the status is the cache row's", async (world) => {
   };
   assert.deepEqual(await status(), nothing);
   await world.connect(LANCE.email, 5150705);
+  assert.deepEqual(
+    await status(),
+    { ...nothing, accountId: "5150705" },
+    "connected to cTrader, never started",
+  );
   await world.row(LANCE.email, 5150705);
   await world.row(LANCE.email, 7, { balance: 1, equity: 2, positions: 3 });
   const { lastUpdate, ...rest } = await status();
@@ -195,6 +200,35 @@ test("a configured origin may ask, and no other", async (world) => {
     "http://localhost:3000",
     "errors can be read",
   );
+});
+
+test("a transaction pooler serves the function", async (world) => {
+  const take = await world.topology();
+  await world.serve({
+    DATABASE_URL: await world.pooler("bridge_app"),
+    CTRADER_CLIENT_ID: "id",
+    CTRADER_CLIENT_SECRET: "secret",
+    CTRADER_REDIRECT_URI: "https://app.example.org/connected",
+  });
+  const token = await sign(LANCE);
+  await world.connect(LANCE.email, 1);
+  const calls = [
+    ["GET", `/api/websocket-status/${LANCE.email}`],
+    ["GET", `/api/ctrader/connect?userId=${LANCE.email}`],
+    ["POST", "/api/start-websocket"],
+    ["POST", "/api/stop-websocket"],
+    ["GET", "/health"],
+  ] as const;
+  // More at once than there are backends.
+  const answers = await Promise.all(
+    [...calls, ...calls, ...calls].map(([method, path]) =>
+      world.call(method, path, { token, body: method === "POST" ? { userId: LANCE.email } : undefined })
+    ),
+  );
+  for (const { status, text } of answers) assert.equal(status, 200, text);
+  const gone = await world.call("POST", "/api/ctrader/disconnect", { token, body: { userId: LANCE.email } });
+  assert.deepEqual([gone.status, gone.body.accounts], [200, 1], gone.text);
+  assert.equal((await take()).length, 7);
 });
 
 test("the function runs as it is deployed, with no more than Supabase's runtime allows it", async (world) => {

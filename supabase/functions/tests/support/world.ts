@@ -176,6 +176,48 @@ export class World {
     };
   }
 
+  /** The database behind a transaction pooler, as the role: a backend for each transaction. */
+  async pooler(role: string): Promise<string> {
+    const program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].find((path) => {
+      try {
+        return Deno.statSync(path).isFile;
+      } catch {
+        return false;
+      }
+    });
+    if (program === undefined) throw new Error("pgbouncer is not installed: run scripts/test-app");
+    const [server, port] = [new URL(this.databaseUrl), freePort()];
+    const folder = await Deno.makeTempDir({ prefix: "pooler-" });
+    this.onClose(() => Deno.remove(folder, { recursive: true }));
+    const password = server.password === "" ? "" : `password=${decodeURIComponent(server.password)}`;
+    await Deno.writeTextFile(
+      `${folder}/pgbouncer.ini`,
+      `[databases]
+* = host=${server.hostname} port=${
+        server.port || 5432
+      } user=${server.username} ${password} connect_query='set role ${role}'
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+`,
+    );
+    const args = [`${folder}/pgbouncer.ini`];
+    if (Deno.uid() === 0) {
+      // It refuses to run as root. The folder is handed to whom it becomes.
+      await new Deno.Command("chown", { args: ["-R", "nobody", folder] }).output();
+      args.unshift("--user", "nobody");
+    }
+    const child = new Child("pooler", program, args, {});
+    this.#children.push(child);
+    this.onClose(() => child.kill());
+    await child.said(/process up/);
+    return `postgres://${server.username}@127.0.0.1:${port}/${this.name}`;
+  }
+
   /** The function's environment, with these variables besides. */
   async env(variables: Record<string, string> = {}): Promise<Record<string, string>> {
     return {
