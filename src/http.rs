@@ -54,6 +54,8 @@ pub struct HealthSnapshot {
     /// Why cTrader cannot be used. It makes the worker degraded, but not unready: commands are
     /// taken all the same.
     pub ctrader: Option<String>,
+    /// Why no connection to cTrader may be opened, though it could.
+    pub permit: Option<String>,
     /// Sessions this worker has.
     pub active_sessions: usize,
     /// The loops without which the process does nothing, by name.
@@ -86,7 +88,11 @@ impl HealthSnapshot {
         if self.draining {
             reasons.push("draining".to_owned());
         }
-        for (what, down) in [("postgres", &self.postgres), ("rabbitmq", &self.rabbitmq)] {
+        for (what, down) in [
+            ("postgres", &self.postgres),
+            ("rabbitmq", &self.rabbitmq),
+            ("ctrader", &self.permit),
+        ] {
             if let Some(reason) = down {
                 reasons.push(format!("{what}: {reason}"));
             }
@@ -95,7 +101,7 @@ impl HealthSnapshot {
     }
 
     fn status(&self) -> &'static str {
-        let degraded = [&self.postgres, &self.rabbitmq, &self.ctrader]
+        let degraded = [&self.postgres, &self.rabbitmq, &self.ctrader, &self.permit]
             .into_iter()
             .any(Option::is_some);
         if self.draining {

@@ -150,13 +150,19 @@ impl ConsumerHandle {
 
     /// Takes no more commands; those taken already are applied. They wait in the queue, where
     /// other workers find them.
-    pub fn pause(&self) {
-        self.wanted.send_replace(false);
+    /// Whether they were taken before.
+    pub fn pause(&self) -> bool {
+        self.want(false)
     }
 
-    /// Takes commands again.
-    pub fn resume(&self) {
-        self.wanted.send_replace(true);
+    /// Takes commands again; whether none were taken before.
+    pub fn resume(&self) -> bool {
+        self.want(true)
+    }
+
+    fn want(&self, commands: bool) -> bool {
+        self.wanted
+            .send_if_modified(|wanted| std::mem::replace(wanted, commands) != commands)
     }
 
     /// What became of the commands so far.

@@ -12,4 +12,5 @@ pub mod deal;
 pub mod account;
 pub mod ledger;
 pub mod equity;
+pub mod fleet;
 pub mod row;

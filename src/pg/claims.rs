@@ -16,11 +16,15 @@ use sqlx::{Connection as _, Row as _};
 
 use super::PgError;
 use super::connect::{PgConfig, open, set, within};
+use super::listen::{CHANNEL, FLEET_CHANNEL};
 use super::pooler::backend;
 use crate::domain::ids::Slot;
 
 /// First half of the key of a slot's lock, whose second half is the slot: "mahs".
-const SLOT_SPACE: i32 = 0x6D61_6873;
+pub(super) const SLOT_SPACE: i32 = 0x6D61_6873;
+
+/// First half of the key of a worker's lock, whose second half is its number: "mahw".
+pub(super) const WORKER_SPACE: i32 = 0x6D61_6877;
 
 /// First half of the keys of the locks that count the fleet's connections to cTrader: "mahc".
 const PERMIT_SPACE: i32 = 0x6D61_6863;
@@ -52,6 +56,8 @@ pub struct LockConnection {
     backend: i32,
     held: BTreeMap<Slot, i64>,
     permits: BTreeSet<i32>,
+    /// As a member of the fleet, once it has joined.
+    number: Option<i32>,
     /// True while a call is under way, and for ever after one that did not come to its end.
     in_doubt: bool,
 }
@@ -91,8 +97,41 @@ impl LockConnection {
             backend,
             held: BTreeMap::new(),
             permits: BTreeSet::new(),
+            number: None,
             in_doubt: false,
         })
+    }
+
+    /// Joins the fleet: from now until the connection ends this worker counts as alive, under the number
+    /// that is answered. The lock comes before the row, so that nobody finds a row of somebody dead.
+    ///
+    /// # Errors
+    /// When Postgres does not answer as it should.
+    pub async fn join(&mut self, worker: &str, sessions_max: usize) -> Result<i32, PgError> {
+        if let Some(number) = self.number {
+            return Ok(number);
+        }
+        self.begin()?;
+        let number: i32 = sqlx::query_scalar(
+            "-- claims.number
+            select nextval(pg_get_serial_sequence('bridge.workers', 'number'))::int",
+        )
+        .fetch_one(&mut self.conn)
+        .await?;
+        try_lock(&mut self.conn, WORKER_SPACE, &BTreeSet::from([number])).await?;
+        sqlx::query(
+            "-- claims.join
+            insert into bridge.workers (number, worker_id, sessions_max) overriding system value
+            values ($1, $2, $3)",
+        )
+        .bind(number)
+        .bind(worker)
+        .bind(i32::try_from(sessions_max).unwrap_or(i32::MAX))
+        .execute(&mut self.conn)
+        .await?;
+        self.number = Some(number);
+        self.end();
+        Ok(number)
     }
 
     /// What is held, and since which epoch.
@@ -178,6 +217,7 @@ impl LockConnection {
         let locks: Vec<i32> = ours.keys().map(|slot| slot.0).collect();
         unlock(&mut self.conn, SLOT_SPACE, &locks).await?;
         self.held.retain(|slot, _| !ours.contains_key(slot));
+        notify_free(&mut self.conn, &locks).await?;
         self.end();
         Ok(())
     }
@@ -257,7 +297,13 @@ impl LockConnection {
     ///
     /// # Errors
     /// When the farewell can't be sent; the claims end all the same.
-    pub async fn close(self) -> Result<(), PgError> {
+    pub async fn close(mut self) -> Result<(), PgError> {
+        if let Some(number) = self.number {
+            sqlx::query("-- claims.leave\ndelete from bridge.workers where number = $1")
+                .bind(number)
+                .execute(&mut self.conn)
+                .await?;
+        }
         Ok(self.conn.close().await?)
     }
 
@@ -299,8 +345,13 @@ async fn begin_epochs(
 ) -> Result<Vec<(Slot, i64)>, PgError> {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "-- claims.begin_epochs
-        update bridge.slots set epoch = epoch + 1, worker_id = $1, claimed_at = clock_timestamp()
-        where slot = any ($2) returning slot, epoch",
+        with claimed as (
+            update bridge.slots set epoch = epoch + 1, worker_id = $1, claimed_at = clock_timestamp()
+            where slot = any ($2) returning slot, epoch
+        ), handed_over as (
+            delete from bridge.handovers where slot = any ($2)
+        )
+        select slot, epoch from claimed",
     )
     .bind(worker)
     .bind(slots)
@@ -312,6 +363,24 @@ async fn begin_epochs(
         .collect();
     claimed.sort_unstable();
     Ok(claimed)
+}
+
+/// Tells who waits for these slots, and everybody else, that they are free.
+async fn notify_free(conn: &mut PgConnection, slots: &[i32]) -> Result<(), PgError> {
+    sqlx::query(
+        "-- claims.notify_free
+        select pg_notify($3, taker::text) from (
+            select distinct taker from bridge.handovers where slot = any ($1)
+        ) as takers
+        union all
+        select pg_notify($2, slot::text) from unnest($1::int[]) as slot",
+    )
+    .bind(slots)
+    .bind(CHANNEL)
+    .bind(FLEET_CHANNEL)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn clear_owner(conn: &mut PgConnection, ours: &BTreeMap<Slot, i64>) -> Result<(), PgError> {

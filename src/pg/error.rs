@@ -51,6 +51,31 @@ impl PgError {
         )
     }
 
+    /// Whether the server, or the machine it runs on, was heard of: it refuses, is about to start or to end,
+    /// or ended the connection. Silence is no answer.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            Self::Unavailable(sqlx::Error::Io(err)) => !matches!(
+                err.kind(),
+                ErrorKind::TimedOut
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::NetworkDown
+                    | ErrorKind::WouldBlock
+            ),
+            Self::TimedOut(_) => false,
+            Self::Unavailable(_)
+            | Self::LockLost
+            | Self::Schema(_)
+            | Self::Pooler(_)
+            | Self::Refused(_)
+            | Self::Internal(_)
+            | Self::Foreign { .. } => true,
+        }
+    }
+
     /// Whether a value of the statement was at fault, so that others may pass without it.
     #[must_use]
     pub fn is_about_data(&self) -> bool {

@@ -11,8 +11,20 @@ use super::PgError;
 use super::connect::{CONNECT_TIMEOUT, PgConfig, within};
 use crate::domain::ids::Slot;
 
-/// The channel of the hints; the payload is the slot's number.
+/// The channel of the hints about slots; the payload is the slot's number.
 pub const CHANNEL: &str = "bridge_sessions";
+
+/// The channel of the hints about hand-overs; the payload is the number of the worker that should look.
+pub const FLEET_CHANNEL: &str = "bridge_fleet";
+
+/// Where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// At this slot's sessions.
+    Slot(Slot),
+    /// At the hand-overs, if one is the worker of that number.
+    Fleet(i32),
+}
 
 /// A connection on which nothing was said for this long is asked whether it is alive.
 const QUIET: Duration = Duration::from_secs(20);
@@ -39,7 +51,7 @@ impl Hints {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         within(config.reply_timeout(), async {
-            Ok(listener.listen(CHANNEL).await?)
+            Ok(listener.listen_all([CHANNEL, FLEET_CHANNEL]).await?)
         })
         .await?;
         Ok(Self { listener })
@@ -52,13 +64,17 @@ impl Hints {
     ///
     /// # Cancel safety
     /// Given up while it waits, it loses no hint.
-    pub async fn next(&mut self) -> Result<Slot, PgError> {
+    pub async fn next(&mut self) -> Result<Hint, PgError> {
         loop {
             match tokio::time::timeout(QUIET, self.listener.try_recv()).await {
                 Ok(Ok(Some(hint))) => {
-                    // What is not a slot's number was not sent by the bridge.
-                    if let Ok(slot) = hint.payload().parse() {
-                        return Ok(Slot(slot));
+                    // What is not a number was not sent by the bridge.
+                    if let Ok(number) = hint.payload().parse() {
+                        return Ok(if hint.channel() == FLEET_CHANNEL {
+                            Hint::Fleet(number)
+                        } else {
+                            Hint::Slot(Slot(number))
+                        });
                     }
                 }
                 Ok(Ok(None)) => return Err(PgError::Unavailable(sqlx::Error::PoolClosed)),

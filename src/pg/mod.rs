@@ -14,6 +14,7 @@ pub mod connect;
 pub mod deals;
 pub mod history;
 mod error;
+pub mod fleet;
 pub mod listen;
 pub mod numeric;
 pub mod pooler;

@@ -15,11 +15,16 @@ use crate::shutdown::Stages;
 /// Kept of the grace for the last steps: the last rows and the claims.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
+/// Kept of the grace, beside those, for the log-outs of what could not be handed over.
+const LOG_OUTS: Duration = Duration::from_secs(5);
+
 /// All tasks of a worker, in the order they stop.
 pub(super) struct Tasks {
     pub(super) set: JoinSet<&'static str>,
     pub(super) links: Links,
     pub(super) consumer: CancellationToken,
+    /// The coordinator hands over what it can, and ends.
+    pub(super) handing_over: CancellationToken,
     pub(super) coordinator: CancellationToken,
     pub(super) refresher: CancellationToken,
     pub(super) writer: CancellationToken,
@@ -33,6 +38,9 @@ pub(super) async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
     let patient = started + grace.saturating_sub(LAST_STEPS);
     info!("draining");
     tasks.consumer.cancel();
+    tasks.handing_over.cancel();
+    let handed_over = started + grace.saturating_sub(LAST_STEPS + LOG_OUTS);
+    wait_for(&mut tasks.set, "coordinator", handed_over, stages).await;
     tasks.coordinator.cancel();
     tasks.hints.cancel();
     let mut answers = Vec::new();

@@ -1,6 +1,7 @@
 //! Which slots to look at: hints of Postgres, gathered while the coordinator is busy.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::domain::ids::Slot;
+use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::connect::PgConfig;
-use crate::pg::listen::Hints;
+use crate::pg::listen::{Hint, Hints};
 
 /// The pause before listening again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -22,6 +23,10 @@ pub(super) struct Look {
     pub(super) all: bool,
     /// These slots.
     pub(super) slots: BTreeSet<Slot>,
+    /// The hand-overs.
+    pub(super) fleet: bool,
+    /// These sessions, which stand by, are as far as they get.
+    pub(super) settled: Vec<SessionKey>,
 }
 
 /// Gathers hints.
@@ -29,6 +34,8 @@ pub(super) struct Look {
 pub(super) struct HintBox {
     look: Mutex<Look>,
     wake: Notify,
+    /// This worker's number in the fleet.
+    me: AtomicI32,
 }
 
 impl HintBox {
@@ -38,9 +45,29 @@ impl HintBox {
         self.wake.notify_one();
     }
 
+    /// Sessions that stand by are as far as they get.
+    pub(super) fn settled(&self, keys: Vec<SessionKey>) {
+        self.lock().settled.extend(keys);
+        self.wake.notify_one();
+    }
+
+    /// The hand-overs may have changed.
+    pub(super) fn fleet(&self) {
+        self.lock().fleet = true;
+        self.wake.notify_one();
+    }
+
+    /// Which number the hints about hand-overs carry that are for this worker.
+    pub(super) fn set_number(&self, number: i32) {
+        self.me.store(number, Ordering::Relaxed);
+    }
+
     /// Anything may have changed.
     pub(super) fn all(&self) {
-        self.lock().all = true;
+        let mut look = self.lock();
+        look.all = true;
+        look.fleet = true;
+        drop(look);
         self.wake.notify_one();
     }
 
@@ -67,7 +94,13 @@ impl HintBox {
                 debug!("listening for hints");
                 self.all();
                 loop {
-                    self.slot(hints.next().await?);
+                    match hints.next().await? {
+                        Hint::Slot(slot) => self.slot(slot),
+                        Hint::Fleet(number) if number == self.me.load(Ordering::Relaxed) => {
+                            self.fleet();
+                        }
+                        Hint::Fleet(_) => {}
+                    }
                 }
             };
             let lost: Result<std::convert::Infallible, crate::pg::PgError> = tokio::select! {

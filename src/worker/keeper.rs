@@ -1,14 +1,21 @@
-//! The keeper of the claims: one task, one dedicated connection, all of this worker's slot locks.
+//! The keeper of the claims: one task, one dedicated connection, all of this worker's slot locks, its place
+//! in the fleet, and its permits for connections to cTrader.
 //!
 //! It renews every [`PING_EVERY`] and gives an answer no longer than [`ANSWER_WITHIN`]. So claims
 //! that cannot be renewed are given up here, and every session with them, at most 4 s after the
 //! start of the last renewal that worked: before the server can hand the locks to anybody else
 //! (it waits 9 s for a silent client and 10 s for an idle one).
+//!
+//! A server that ends the connection, or refuses a new one, is another matter: it restarts, most likely, and
+//! nobody can claim anything meanwhile. The sessions are suspended then: they stream and write nothing, and
+//! go on under a new epoch if the slots are still to be had once it is back.
+
+mod permits;
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,6 +24,7 @@ use crate::domain::ids::Slot;
 use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
 use crate::pg::connect::PgConfig;
+pub(super) use permits::Permits;
 
 /// How often the claims are proved.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -25,7 +33,13 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The pause before the next try to connect.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Sessions stay suspended no longer than that after the server was last heard of.
+const QUIET_MAX: Duration = Duration::from_secs(2);
+
+/// Nor longer than that in all.
+const SUSPENDED_MAX: Duration = Duration::from_mins(5);
 
 /// Slots of one request; claiming a thousand takes milliseconds, and the answer is awaited.
 const REQUEST_SLOTS_MAX: usize = 1_024;
@@ -33,29 +47,51 @@ const REQUEST_SLOTS_MAX: usize = 1_024;
 /// Whether claims can be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClaimState {
-    /// They can. The number is another one for each lock connection: claims do not outlive it.
-    Held(u64),
-    /// They can't; whatever was held is given up.
-    Lost(String),
+    /// They can.
+    Held(Membership),
+    /// They can't.
+    Lost {
+        /// Why.
+        reason: String,
+        /// The sessions are gone as well, and not just suspended.
+        given_up: bool,
+    },
 }
 
-/// What the coordinator asks for.
+/// One lock connection, as the rest of the worker sees it: claims do not outlive it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Membership {
+    /// Another one for each lock connection.
+    pub(super) generation: u64,
+    /// The worker's number in the fleet.
+    pub(super) number: i32,
+    /// What ran under the claims of the connection before is suspended, and may go on.
+    pub(super) suspended: bool,
+}
+
+/// What the coordinator and the links ask for.
 #[derive(Debug)]
 pub(super) enum ClaimRequest {
     /// Claim what is free of these slots; the answer has the epochs of those that were got.
     Acquire(Vec<Slot>, oneshot::Sender<Vec<(Slot, i64)>>),
     /// Let slots go.
     Release(Vec<Slot>),
+    /// A link wants to connect: may it?
+    Permit(usize, oneshot::Sender<bool>),
+    /// A link has no connection any more.
+    ReturnPermit(usize),
 }
 
 /// Holds the claims.
 pub(super) struct Keeper {
     pub(super) config: PgConfig,
     pub(super) worker_id: String,
+    pub(super) sessions_max: usize,
     /// Every link: told directly when the claims are lost, since the coordinator may be waiting
     /// for the same database.
     pub(super) links: Vec<mpsc::Sender<LinkCommand>>,
     pub(super) requests: mpsc::Receiver<ClaimRequest>,
+    pub(super) permits: Permits,
     pub(super) state: watch::Sender<ClaimState>,
 }
 
@@ -65,39 +101,114 @@ impl Keeper {
     pub(super) async fn run(mut self, first: LockConnection, stop: CancellationToken) {
         let mut connection = Some(first);
         let mut generation = 0;
+        let mut suspended = false;
         while !stop.is_cancelled() {
-            let Some(held) = connection.take() else {
-                connection = self.connect(&stop).await;
+            let Some(mut held) = connection.take() else {
+                (connection, suspended) = self.reconnect(suspended, &stop).await;
                 continue;
             };
-            generation += 1;
-            self.state.send_replace(ClaimState::Held(generation));
-            let Err(lost) = self.keep(held, &stop).await else {
-                return;
+            let joined = self.join(&mut held, &mut generation, suspended).await;
+            let lost = match joined {
+                Ok(()) => match self.keep(held, &stop).await {
+                    Ok(()) => return,
+                    Err(lost) => lost,
+                },
+                Err(lost) => lost,
             };
-            warn!(error = %lost, "the claims are lost: all sessions are given up");
-            self.state.send_replace(ClaimState::Lost(lost.to_string()));
-            for link in &self.links {
-                // A link that is gone carries nothing.
-                let _ = link.send(LinkCommand::ReleaseAll).await;
-            }
+            // Silence: the server may let go of the locks while it cannot be heard.
+            let silent = !lost.is_answer();
+            suspended = !silent;
+            self.lose(&lost, silent).await;
         }
     }
 
-    async fn connect(&mut self, stop: &CancellationToken) -> Option<LockConnection> {
-        match LockConnection::connect(&self.config).await {
-            Ok(connection) => {
-                info!("the lock connection is back");
-                Some(connection)
+    /// Takes this worker's place in the fleet, and its permits.
+    async fn join(
+        &mut self,
+        connection: &mut LockConnection,
+        generation: &mut u64,
+        suspended: bool,
+    ) -> Result<(), PgError> {
+        let number = within(connection.join(&self.worker_id, self.sessions_max)).await?;
+        *generation += 1;
+        for link in within(self.permits.renew(connection)).await? {
+            if let Some(link) = self.links.get(link) {
+                // One that is gone has no connection.
+                let _ = link.send(LinkCommand::Unpermitted).await;
             }
-            Err(error) => {
-                warn!(error = %error, "no lock connection");
-                self.state.send_replace(ClaimState::Lost(error.to_string()));
+        }
+        self.state.send_replace(ClaimState::Held(Membership {
+            generation: *generation,
+            number,
+            suspended,
+        }));
+        Ok(())
+    }
+
+    /// The claims are lost: the sessions are suspended, or given up.
+    async fn lose(&self, why: &PgError, give_up: bool) {
+        if give_up {
+            warn!(error = %why, "the claims are lost: all sessions are given up");
+        } else {
+            warn!(error = %why, "the claims are lost: all sessions are suspended");
+        }
+        self.state.send_replace(ClaimState::Lost {
+            reason: why.to_string(),
+            given_up: give_up,
+        });
+        for link in &self.links {
+            let command = if give_up {
+                LinkCommand::ReleaseAll
+            } else {
+                LinkCommand::Suspend
+            };
+            // A link that is gone carries nothing.
+            let _ = link.send(command).await;
+        }
+    }
+
+    /// Connects anew, however long it takes. Gives up what is suspended if the server has gone silent, or
+    /// is away for too long; answers whether anything still is.
+    async fn reconnect(
+        &mut self,
+        mut suspended: bool,
+        stop: &CancellationToken,
+    ) -> (Option<LockConnection>, bool) {
+        let lost_at = Instant::now();
+        let mut heard_at = lost_at;
+        loop {
+            let config = self.config.clone();
+            let mut connecting = Box::pin(LockConnection::connect(&config));
+            let error = loop {
+                let give_up_at = (heard_at + QUIET_MAX).min(lost_at + SUSPENDED_MAX);
                 tokio::select! {
-                    () = tokio::time::sleep(RECONNECT_PAUSE) => {}
-                    () = stop.cancelled() => {}
+                    biased;
+                    connected = &mut connecting => match connected {
+                        Ok(connection) => {
+                            info!("the lock connection is back");
+                            return (Some(connection), suspended);
+                        }
+                        Err(error) => break error,
+                    },
+                    () = sleep_until(give_up_at), if suspended => {
+                        suspended = false;
+                        self.lose(&PgError::TimedOut(give_up_at - lost_at), true).await;
+                    }
+                    () = stop.cancelled() => return (None, suspended),
+                    Some(request) = self.requests.recv() => refuse(request),
                 }
-                None
+            };
+            if error.is_answer() {
+                heard_at = Instant::now();
+            }
+            warn!(error = %error, "no lock connection");
+            self.state.send_replace(ClaimState::Lost {
+                reason: error.to_string(),
+                given_up: !suspended,
+            });
+            tokio::select! {
+                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+                () = stop.cancelled() => return (None, suspended),
             }
         }
     }
@@ -118,35 +229,74 @@ impl Keeper {
                     info!(slots = all.len(), "claims released");
                     return within(connection.close()).await;
                 }
-                _ = pings.tick() => within(connection.ping()).await?,
+                _ = pings.tick() => {
+                    within(connection.ping()).await?;
+                    let first = within(self.permits.seek_first(&mut connection)).await;
+                    unless_lost(first, &mut connection).await?;
+                }
                 // Without the coordinator there are no requests, and the claims are kept all the same:
                 // the last rows are written under them.
-                Some(request) = self.requests.recv() => match request {
-                    ClaimRequest::Acquire(slots, answer) => {
-                        for batch in slots.chunks(REQUEST_SLOTS_MAX) {
-                            let got = within(connection.acquire(&self.worker_id, batch)).await;
-                            unless_lost(got, &mut connection).await?;
-                        }
-                        // Also those that could not be released when they were to be.
-                        let held = connection.held();
-                        let claimed: Vec<(Slot, i64)> = slots
-                            .iter()
-                            .filter_map(|slot| held.get(slot).map(|epoch| (*slot, *epoch)))
-                            .collect();
-                        // Nobody waits for the answer any more: nobody would run these slots.
-                        if let Err(unwanted) = answer.send(claimed) {
-                            let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
-                            let released = within(connection.release(&slots)).await;
-                            unless_lost(released, &mut connection).await?;
-                        }
-                    }
-                    ClaimRequest::Release(slots) => {
-                        let released = within(connection.release(&slots)).await;
-                        unless_lost(released, &mut connection).await?;
-                    }
-                },
+                Some(request) = self.requests.recv() => {
+                    self.serve(request, &mut connection).await?;
+                }
             }
         }
+    }
+
+    async fn serve(
+        &mut self,
+        request: ClaimRequest,
+        connection: &mut LockConnection,
+    ) -> Result<(), PgError> {
+        match request {
+            ClaimRequest::Acquire(slots, answer) => {
+                for batch in slots.chunks(REQUEST_SLOTS_MAX) {
+                    let got = within(connection.acquire(&self.worker_id, batch)).await;
+                    unless_lost(got, connection).await?;
+                }
+                // Also those that could not be released when they were to be.
+                let held = connection.held();
+                let claimed: Vec<(Slot, i64)> = slots
+                    .iter()
+                    .filter_map(|slot| held.get(slot).map(|epoch| (*slot, *epoch)))
+                    .collect();
+                // Nobody waits for the answer any more: nobody would run these slots.
+                if let Err(unwanted) = answer.send(claimed) {
+                    let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
+                    let released = within(connection.release(&slots)).await;
+                    unless_lost(released, connection).await?;
+                }
+            }
+            ClaimRequest::Release(slots) => {
+                let released = within(connection.release(&slots)).await;
+                unless_lost(released, connection).await?;
+            }
+            ClaimRequest::Permit(link, answer) => {
+                let granted = within(self.permits.grant(link, connection)).await;
+                let granted = unless_lost(granted, connection).await?;
+                // Who no longer waits has been told to stop.
+                let _ = answer.send(granted);
+            }
+            ClaimRequest::ReturnPermit(link) => {
+                let returned = within(self.permits.take_back(link, connection)).await;
+                unless_lost(returned, connection).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Without a lock connection nothing can be had.
+fn refuse(request: ClaimRequest) {
+    match request {
+        ClaimRequest::Acquire(_, answer) => {
+            let _ = answer.send(Vec::new());
+        }
+        ClaimRequest::Permit(_, answer) => {
+            let _ = answer.send(false);
+        }
+        // The claims are gone already. A permit that comes back is missed by nobody: it is asked for anew.
+        ClaimRequest::Release(_) | ClaimRequest::ReturnPermit(_) => {}
     }
 }
 

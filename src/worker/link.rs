@@ -4,7 +4,9 @@
 //! Loop: drain what goes out → wait for a command, the socket, the row round or a deadline → one
 //! mutation. Reads are taken in runs, so that a burst of quotes costs one wake-up.
 
+mod commands;
 mod events;
+mod permit;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -17,22 +19,21 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::hints::HintBox;
+use super::keeper::ClaimRequest;
 use super::outbox::Outbox;
 use super::refresher::RefreshRequest;
-use super::roster::{Assignment, Remedy, RetryPolicy, Roster, remedy_of};
+use super::roster::{Remedy, RetryPolicy, Roster, remedy_of};
 use super::status::LinkStatus;
 use crate::ctrader::connection::{
     Connection, ConnectionConfig, ConnectionError, Covered, Refreshed, Transmit,
 };
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::domain::backoff;
-use crate::domain::ids::SessionKey;
-use crate::domain::row::SessionState;
-use crate::domain::secret::Secret;
 use crate::failure::with_causes;
 use crate::metrics::Metrics;
 use crate::ws::dial::Dialer;
 use crate::ws::{Incoming, Socket, SocketError};
+pub(super) use commands::LinkCommand;
 
 /// Messages taken from a socket in one run, before anything else gets its turn.
 const READ_RUN_MAX: usize = 1_024;
@@ -49,26 +50,6 @@ const EMPTY_LOOK: Duration = Duration::from_millis(100);
 
 /// How long log-outs may take when the link ends.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
-/// which loses nothing, since the desired state stands in the table.
-#[derive(Debug)]
-pub(super) enum LinkCommand {
-    /// Run a session, or take over its new token, epoch or command.
-    Start(Box<Assignment>),
-    /// Let a session go; its row says this from then on, and nothing looks live.
-    Stop(SessionKey, SessionState),
-    /// Let all sessions go: the claims are lost.
-    ReleaseAll,
-    /// Spend a refresh token, and tell what became of it.
-    Refresh(Secret, oneshot::Sender<Refreshed>),
-    /// Ask what an access token covers.
-    Verify(Secret, oneshot::Sender<Result<Covered, Refusal>>),
-    /// There is no other token to be had for the session with this one, and why.
-    Unrenewable(SessionKey, Secret, String),
-    /// Let everything go, log out, and answer.
-    Drain(oneshot::Sender<()>),
-}
 
 /// Who waits for what is asked about tokens, by ticket.
 #[derive(Debug, Default)]
@@ -96,6 +77,14 @@ pub(super) struct Link {
     pub(super) refresher: mpsc::Sender<RefreshRequest>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: mpsc::Receiver<LinkCommand>,
+    /// The keeper, who has the permits of the fleet's budget of connections.
+    pub(super) claims: mpsc::Sender<ClaimRequest>,
+    /// Its number among the worker's links.
+    pub(super) number: usize,
+    /// It may have a connection.
+    pub(super) permitted: bool,
+    /// The claims were lost: a connection that carries nothing is closed at once.
+    pub(super) released: bool,
 }
 
 /// Why the drive over one socket ended.
@@ -106,6 +95,8 @@ enum End {
     Socket(SocketError),
     /// Nothing to carry.
     Idle,
+    /// The fleet's budget has no place for the connection any more.
+    Unpermitted,
     /// The link shall end.
     Drained(Option<oneshot::Sender<()>>),
 }
@@ -127,10 +118,15 @@ impl Link {
             {
                 return finish(done);
             }
+            if let Waited::Drained(done) = self.permit(&mut roster).await {
+                return finish(done);
+            }
             let dialer = self.dialer.clone();
             let url = self.url.clone();
             let dial = tokio::spawn(async move { dialer.dial(&url).await });
             let end = match self.wait_for(&mut roster, dial).await {
+                // The permit was lost meanwhile.
+                Ok(Ok(_)) if !self.permitted => Some(End::Unpermitted),
                 Ok(Ok(socket)) => {
                     let mut draining = None;
                     let end = self
@@ -158,6 +154,11 @@ impl Link {
                 Some(End::Idle) => {
                     self.status.set_connected(false);
                     info!(link = self.name, "nothing to carry: connection closed");
+                    self.return_permit();
+                    continue;
+                }
+                Some(End::Unpermitted) => {
+                    self.lost(&mut roster, permit::NO_PERMIT, false);
                     continue;
                 }
                 Some(End::Socket(socket_error)) => {
@@ -215,6 +216,7 @@ impl Link {
                 }
             }
             self.say(roster);
+            self.tell_settled(roster, None);
             if until.is_none() && roster.len() > 0 {
                 return Waited::Over;
             }
@@ -279,6 +281,7 @@ impl Link {
             }
             self.say(roster);
             self.pass_on(roster);
+            self.tell_settled(roster, Some(&connection));
             if roster.row_is_due() {
                 let following = connection.is_following();
                 self.put_due_rows(roster, &connection, following);
@@ -294,7 +297,7 @@ impl Link {
                 return Some(End::Drained(Some(done)));
             }
             if roster.len() == 0 && draining.is_none() {
-                if *empty_since.get_or_insert(now) + LINGER <= now && !askers.wait() {
+                if *empty_since.get_or_insert(now) + self.linger() <= now && !askers.wait() {
                     self.last_words(roster, connection, &mut askers, failures);
                     socket.close().await;
                     return Some(End::Idle);
@@ -306,7 +309,7 @@ impl Link {
                 connection.poll_timeout(),
                 roster.poll_timeout(),
                 // With an answer still to come: looked at again after a while.
-                empty_since.map(|since| (since + LINGER).max(now + EMPTY_LOOK)),
+                empty_since.map(|since| (since + self.linger()).max(now + EMPTY_LOOK)),
                 draining.as_ref().map(|(_, until)| {
                     if *until <= now {
                         *until + ANSWER_LINGER
@@ -323,14 +326,16 @@ impl Link {
                     // Sent before its sender knew of the drain: it is another worker's to run.
                     Some(LinkCommand::Start(_)) if draining.is_some() => {}
                     Some(LinkCommand::Refresh(token, asker)) => {
-                        askers.next += 1;
-                        askers.refreshes.insert(askers.next, asker);
-                        connection.refresh_token(askers.next, &token, Instant::now());
+                        connection.refresh_token(askers.await_refresh(asker), &token, Instant::now());
                     }
                     Some(LinkCommand::Verify(token, asker)) => {
-                        askers.next += 1;
-                        askers.verifications.insert(askers.next, asker);
-                        connection.verify_token(askers.next, &token, Instant::now());
+                        connection.verify_token(askers.await_answer(asker), &token, Instant::now());
+                    }
+                    Some(LinkCommand::Unpermitted) => {
+                        self.permitted = false;
+                        self.last_words(roster, connection, &mut askers, failures);
+                        socket.close().await;
+                        return Some(End::Unpermitted);
                     }
                     Some(command) => {
                         if let Some(done) = self.handle(roster, command, Some(&mut connection)) {
@@ -352,56 +357,6 @@ impl Link {
                 }
             }
         }
-    }
-
-    /// Carries a command out; gives back whom to answer when the link is drained.
-    fn handle(
-        &self,
-        roster: &mut Roster,
-        command: LinkCommand,
-        mut connection: Option<&mut Connection>,
-    ) -> Option<oneshot::Sender<()>> {
-        let now = Instant::now();
-        if let Some(connection) = connection.as_deref_mut() {
-            // What the stream said since the last round is written before the session goes.
-            match &command {
-                LinkCommand::Stop(key, _) => {
-                    self.put_rows(roster, connection, false, |live| live == key);
-                }
-                LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
-                    self.put_rows(roster, connection, false, |_| true);
-                }
-                LinkCommand::Start(_)
-                | LinkCommand::Refresh(..)
-                | LinkCommand::Verify(..)
-                | LinkCommand::Unrenewable(..) => {}
-            }
-        }
-        let mut done = None;
-        match command {
-            LinkCommand::Start(assignment) => roster.start(*assignment, connection, now),
-            LinkCommand::Stop(key, state) => {
-                if let Some(fence) = roster.stop(&key, connection, now) {
-                    self.put_state(&fence, state);
-                }
-            }
-            // Without a connection the token stays as good as it was.
-            LinkCommand::Refresh(_, asker) => {
-                let _ = asker.send(Refreshed::Unsent);
-            }
-            // Nobody is told, and so learns nothing.
-            LinkCommand::Verify(..) => {}
-            LinkCommand::Unrenewable(key, token, reason) => {
-                roster.handle_unrenewable(&key, &token, reason, now);
-            }
-            LinkCommand::ReleaseAll => self.release_all(roster, connection, now),
-            LinkCommand::Drain(answer) => {
-                self.release_all(roster, connection, now);
-                done = Some(answer);
-            }
-        }
-        self.status.set_sessions(roster.len());
-        done
     }
 
     /// The connection is gone: nothing may look live.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::roster::HistoryMark;
 use crate::domain::ids::{SessionKey, Slot};
@@ -26,11 +26,18 @@ pub(super) struct Fence {
     pub(super) epoch: i64,
 }
 
+impl Fence {
+    /// The epoch of who has no claim: slots begin at 1 with their first owner.
+    pub(super) const NONE: i64 = 0;
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     rows: BTreeMap<SessionKey, RowWrite>,
     deals: Vec<DealWrite>,
     marks: BTreeMap<SessionKey, HistoryMark>,
+    /// Who waits until all that was put before is written.
+    barriers: Vec<oneshot::Sender<()>>,
 }
 
 /// What the writer takes at once.
@@ -39,11 +46,15 @@ pub(super) struct Taken {
     pub(super) rows: Vec<RowWrite>,
     pub(super) deals: Vec<DealWrite>,
     pub(super) marks: Vec<HistoryMark>,
+    pub(super) barriers: Vec<oneshot::Sender<()>>,
 }
 
 impl Taken {
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.deals.is_empty() && self.marks.is_empty()
+        self.rows.is_empty()
+            && self.deals.is_empty()
+            && self.marks.is_empty()
+            && self.barriers.is_empty()
     }
 }
 
@@ -108,6 +119,25 @@ impl Outbox {
             rows: waiting.rows.into_values().collect(),
             deals: waiting.deals,
             marks: waiting.marks.into_values().collect(),
+            barriers: waiting.barriers,
+        }
+    }
+
+    /// Answers once all that was put before this is written.
+    pub(super) fn flushed(&self) -> oneshot::Receiver<()> {
+        let (flushed, answer) = oneshot::channel();
+        self.lock().barriers.push(flushed);
+        self.wake();
+        answer
+    }
+
+    /// Slots have changed hands from this worker to itself: deals that still wait are as true as they were.
+    pub(super) fn refence(&self, claimed: &[(Slot, i64)]) {
+        let epochs: BTreeMap<Slot, i64> = claimed.iter().copied().collect();
+        for deal in &mut self.lock().deals {
+            if let Some(epoch) = epochs.get(&deal.slot) {
+                deal.epoch = *epoch;
+            }
         }
     }
 
@@ -118,6 +148,7 @@ impl Outbox {
             rows,
             mut deals,
             marks,
+            barriers,
         } = taken;
         let mut waiting = self.lock();
         for older in rows {
@@ -132,6 +163,7 @@ impl Outbox {
         }
         deals.append(&mut waiting.deals);
         waiting.deals = deals;
+        waiting.barriers.extend(barriers);
         for mark in marks {
             waiting.marks.entry(mark.fence.key.clone()).or_insert(mark);
         }

@@ -7,6 +7,7 @@
 
 mod entry;
 mod look;
+mod standby;
 mod token;
 mod verdict;
 
@@ -22,6 +23,7 @@ use crate::domain::secret::Secret;
 use super::outbox::Fence;
 use entry::{Entry, Stage, state};
 pub(super) use look::HistoryMark;
+pub(super) use standby::Held;
 use token::Question;
 pub(super) use token::Want;
 pub(super) use verdict::{Remedy, remedy_of};
@@ -37,6 +39,8 @@ pub(super) struct Assignment {
     pub(super) through_ms: Option<i64>,
     /// What was known of the account when somebody last followed it.
     pub(super) known: Known,
+    /// It shall stream and write nothing: the slot is another worker's still, or its claim in doubt.
+    pub(super) standby: bool,
 }
 
 /// How often, and how long.
@@ -79,6 +83,10 @@ pub(super) struct Roster {
     /// Since when the connection was lost, or none came to be, until one is ready again.
     outage: Option<Outage>,
     says: Vec<Say>,
+    /// Deals of sessions that stood by, to be written now.
+    released: Vec<Held>,
+    /// Sessions that stand by may have settled.
+    unsettled: bool,
 }
 
 /// Why there is no connection, for sessions that begin meanwhile.
@@ -101,6 +109,8 @@ impl Roster {
             next_ticket: 0,
             outage: None,
             says: Vec::new(),
+            released: Vec::new(),
+            unsettled: false,
         }
     }
 
@@ -119,6 +129,7 @@ impl Roster {
             Some(outage) => (outage.attempts, Some(outage.error.clone())),
             None => (0, None),
         };
+        self.unsettled |= assignment.standby;
         if let Some(entry) = self.entries.get_mut(&key) {
             let same_token = entry.assignment.token == assignment.token;
             // What it knew of the account, it knows better than the tables.
@@ -126,10 +137,19 @@ impl Roster {
             entry.assignment.through_ms = before.through_ms;
             entry.assignment.known = before.known;
             entry.row_due = true;
-            if same_token && !matches!(entry.stage, Stage::Waiting(_)) {
+            entry.settled = false;
+            let promoted = before.standby && !entry.assignment.standby;
+            let unchanged = same_token && (promoted || !matches!(entry.stage, Stage::Waiting(_)));
+            if promoted {
+                self.release(&key, link.as_deref_mut(), now);
+            }
+            if unchanged {
                 self.say(&key);
                 return;
             }
+            let Some(entry) = self.entries.get_mut(&key) else {
+                return;
+            };
             entry.attempts = attempts;
             entry.error = error;
             // Another token proves nothing by what the last one did: whoever shares an account by
@@ -153,6 +173,9 @@ impl Roster {
                 row_due: false,
                 history_at: None,
                 lost_deal: false,
+                live_at: None,
+                settled: false,
+                held: Vec::new(),
             };
             self.entries.insert(key.clone(), entry);
         }
@@ -260,7 +283,7 @@ impl Roster {
     pub(super) fn handle_live(&mut self, account: AccountId, link: &mut Connection, now: Instant) {
         for (_, entry) in self.sharing(account) {
             if entry.stage == Stage::Opening {
-                entry.go_live();
+                entry.go_live(now);
             }
         }
         self.look_back(account, link, now);
@@ -349,7 +372,7 @@ impl Roster {
             Stage::Live => entry.history_at,
             Stage::Ready | Stage::Verifying | Stage::Opening => None,
         });
-        waiting.min()
+        waiting.chain(self.settles_at()).min()
     }
 
     /// What the rows shall say now.
@@ -357,11 +380,11 @@ impl Roster {
         std::mem::take(&mut self.says)
     }
 
-    /// The sessions whose rows follow the stream, by account.
+    /// The sessions whose rows follow the stream, by account. Of those that stand by nothing is written.
     pub(super) fn live(&self) -> impl Iterator<Item = LiveSession<'_>> {
         self.entries
             .iter()
-            .filter(|(_, entry)| entry.stage == Stage::Live)
+            .filter(|(_, entry)| entry.stage == Stage::Live && !entry.assignment.standby)
             .map(|(key, entry)| LiveSession {
                 fence: &entry.assignment.fence,
                 account: key.account,
@@ -373,7 +396,9 @@ impl Roster {
     /// The fences of all sessions that share an account's stream.
     pub(super) fn fences_of(&self, account: AccountId) -> impl Iterator<Item = &Fence> {
         let sharing = move |(key, entry): &(&SessionKey, &Entry)| {
-            key.account == account && matches!(entry.stage, Stage::Opening | Stage::Live)
+            key.account == account
+                && !entry.assignment.standby
+                && matches!(entry.stage, Stage::Opening | Stage::Live)
         };
         self.entries
             .iter()
@@ -392,7 +417,7 @@ impl Roster {
     pub(super) fn row_is_due(&self) -> bool {
         self.entries
             .values()
-            .any(|entry| entry.row_due && entry.stage == Stage::Live)
+            .any(|entry| entry.row_due && entry.stage == Stage::Live && !entry.assignment.standby)
     }
 
     /// How many sessions there are.
@@ -441,7 +466,7 @@ impl Roster {
         if let Some(entry) = self
             .entries
             .get(key)
-            .filter(|entry| entry.stage != Stage::Live)
+            .filter(|entry| entry.stage != Stage::Live && !entry.assignment.standby)
         {
             let state = state(entry, self.policy.attempts_max);
             self.says.push(Say {

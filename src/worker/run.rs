@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::coordinator::{Coordinator, State};
 use super::drain::{Tasks, drain};
 use super::hints::HintBox;
-use super::keeper::{ClaimState, Keeper};
+use super::keeper::{ClaimRequest, ClaimState, Keeper, Permits};
 use super::link::Link;
 use super::links::Links;
 use super::outbox::Outbox;
@@ -23,6 +23,7 @@ use super::status::{LinkStatus, WorkerStatus};
 use super::writer::Writer;
 use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
 use crate::domain::command::{Command, CommandKind};
+use crate::domain::ids::SLOT_COUNT;
 use crate::failure::with_causes;
 use crate::http::{Health, HealthServer, HealthSnapshot};
 use crate::metrics::Metrics;
@@ -49,6 +50,10 @@ const COMMAND_CONNECTIONS: usize = 2;
 
 /// Sessions that may wait for another token.
 const RENEWALS_MAX: usize = 1_024;
+
+/// Locks that the server should have room for: twice what the fleet holds at most, a lock for each slot and
+/// some for its workers and their connections.
+const LOCKS_COMFORTABLE: i64 = 2 * (SLOT_COUNT as i64 + 256);
 
 /// How often the health routes learn what the tasks say.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -137,6 +142,12 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
     database.close().await;
     let mut lock = LockConnection::connect(config).await?;
     let capacity = within(config.reply_timeout(), lock.capacity()).await?;
+    if capacity.locks() < LOCKS_COMFORTABLE {
+        warn!(
+            locks = capacity.locks(),
+            "the fleet may hold more than half of the server's lock table: raise max_locks_per_transaction"
+        );
+    }
     info!(locks = capacity.locks(), "Postgres is ready");
     Ok(lock)
 }
@@ -164,7 +175,8 @@ async fn work(
         refresher: wanted.clone(),
         metrics: Arc::clone(&metrics),
     };
-    let (links, link_states) = spawn_links(&config, &dialer, &shared, &mut set);
+    let (claims, requests) = mpsc::channel(16);
+    let (links, link_states) = spawn_links(&config, &dialer, &shared, &claims, &mut set);
     let refresher = Refresher {
         database: commands_database.clone(),
         worker_id: config.worker_id.clone(),
@@ -172,14 +184,18 @@ async fn work(
         links: links.clone(),
         metrics: Arc::clone(&metrics),
     };
-    let (claims, requests) = mpsc::channel(16);
-    let (claim_sender, claim_state) =
-        watch::channel(ClaimState::Lost("not connected yet".to_owned()));
+    let (claim_sender, claim_state) = watch::channel(ClaimState::Lost {
+        reason: "not connected yet".to_owned(),
+        given_up: true,
+    });
+    let (permitted, able) = watch::channel(false);
     let keeper = Keeper {
         config: config.pg.clone(),
         worker_id: config.worker_id.clone(),
+        sessions_max: config.sessions_max,
         links: links.all(),
         requests,
+        permits: Permits::new(config.connection_limit, permitted),
         state: claim_sender,
     };
     let (found, findings) = mpsc::channel(64);
@@ -192,6 +208,12 @@ async fn work(
         findings: found,
         trouble,
     };
+    let last_command = Arc::new(watch::Sender::new(Instant::now()));
+    let (consumer, commands) = Consumer::new(
+        config.amqp.clone(),
+        handler(commands_database.clone(), Arc::clone(&last_command)),
+    );
+
     let coordinator = Coordinator {
         database: database.clone(),
         links: links.clone(),
@@ -199,6 +221,8 @@ async fn work(
         hints: Arc::clone(&hints),
         claims,
         claim_state: claim_state.clone(),
+        able: able.clone(),
+        consumer: commands.clone(),
         findings,
         status: Arc::clone(&status),
         sessions_max: config.sessions_max,
@@ -206,16 +230,11 @@ async fn work(
         refresher: wanted,
         state: State::default(),
     };
-    let last_command = Arc::new(watch::Sender::new(Instant::now()));
-    let (consumer, commands) = Consumer::new(
-        config.amqp.clone(),
-        handler(commands_database.clone(), Arc::clone(&last_command)),
-    );
-
     let mut tasks = Tasks {
         set,
         links,
         consumer: CancellationToken::new(),
+        handing_over: CancellationToken::new(),
         coordinator: CancellationToken::new(),
         refresher: CancellationToken::new(),
         writer: CancellationToken::new(),
@@ -231,7 +250,7 @@ async fn work(
     spawn(
         &mut tasks.set,
         "coordinator",
-        coordinator.run(tasks.coordinator.clone()),
+        coordinator.run(tasks.handing_over.clone(), tasks.coordinator.clone()),
     );
     spawn(
         &mut tasks.set,
@@ -252,6 +271,8 @@ async fn work(
         status,
         link_states,
         claim_state,
+        able,
+        connection_limit: config.connection_limit,
         writer_trouble,
         commands,
         last_command,
@@ -276,6 +297,7 @@ fn spawn_links(
     config: &WorkerConfig,
     dialer: &Dialer,
     shared: &LinkParts,
+    claims: &mpsc::Sender<ClaimRequest>,
     set: &mut JoinSet<&'static str>,
 ) -> (Links, Vec<Arc<LinkStatus>>) {
     let mut links = Links::default();
@@ -303,6 +325,10 @@ fn spawn_links(
                 metrics: Arc::clone(&shared.metrics),
                 status: Arc::clone(&state),
                 inbox,
+                claims: claims.clone(),
+                number: states.len(),
+                permitted: false,
+                released: false,
             };
             spawn(set, "link", link.run());
             senders.push(sender);
@@ -370,6 +396,8 @@ struct Watched {
     status: Arc<WorkerStatus>,
     link_states: Vec<Arc<LinkStatus>>,
     claim_state: watch::Receiver<ClaimState>,
+    able: watch::Receiver<bool>,
+    connection_limit: u32,
     writer_trouble: watch::Receiver<Option<String>>,
     commands: ConsumerHandle,
     last_command: Arc<watch::Sender<Instant>>,
@@ -431,7 +459,7 @@ impl Watched {
     fn refresh(&self) -> Option<String> {
         let claims = match &*self.claim_state.borrow() {
             ClaimState::Held(_) => None,
-            ClaimState::Lost(reason) => Some(reason.clone()),
+            ClaimState::Lost { reason, .. } => Some(reason.clone()),
         };
         let postgres = claims
             .or_else(|| self.writer_trouble.borrow().clone())
@@ -442,7 +470,15 @@ impl Watched {
         };
         let down = self.link_states.iter().any(|link| link.is_down());
         let ctrader = down.then(|| "a connection to cTrader is down".to_owned());
+        let waits = !*self.able.borrow() || self.link_states.iter().any(|link| link.is_waiting());
+        let permit = (postgres.is_none() && waits).then(|| {
+            format!(
+                "all {} connections of the fleet are taken: waiting for one",
+                self.connection_limit
+            )
+        });
         self.status.modify(|snapshot| {
+            snapshot.permit = permit;
             snapshot.postgres = postgres;
             snapshot.rabbitmq.clone_from(&rabbitmq);
             snapshot.ctrader = ctrader;

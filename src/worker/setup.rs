@@ -32,6 +32,8 @@ pub struct WorkerConfig {
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Connections to each endpoint.
     pub connections: usize,
+    /// Connections of the whole fleet.
+    pub connection_limit: u32,
     /// Sessions it takes.
     pub sessions_max: usize,
     /// The round of rows.
@@ -74,6 +76,7 @@ impl From<Config> for WorkerConfig {
             live_url: ctrader.live_url.into(),
             extra_roots: ctrader.extra_roots,
             connections: ctrader.connections,
+            connection_limit: ctrader.connection_limit,
             sessions_max: worker.max_sessions,
             write_interval: worker.cache_write_interval,
             attempts_max: worker.reconnect_max_attempts,

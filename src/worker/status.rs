@@ -13,6 +13,7 @@ use crate::http::{Beat, HealthSnapshot};
 pub(super) struct LinkStatus {
     sessions: AtomicUsize,
     connected: AtomicBool,
+    waiting: AtomicBool,
 }
 
 impl LinkStatus {
@@ -22,6 +23,16 @@ impl LinkStatus {
 
     pub(super) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Whether it waits for a permit to connect.
+    pub(super) fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Whether it waits for a permit to connect.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Sessions that the link carries.

@@ -103,21 +103,34 @@ impl Writer {
     /// Rows, then deals, then the marks that say that the deals are there. Gives back what is left, and
     /// why.
     async fn write(&self, taken: Taken) -> (Taken, Option<PgError>) {
-        let Taken { rows, deals, marks } = taken;
-        let (rows, mut failure) = self.write_rows(rows).await;
-        let unwritten = |deals, marks| Taken {
-            rows: rows.clone(),
+        let Taken {
+            rows,
             deals,
             marks,
+            barriers,
+        } = taken;
+        let (rows, failure) = self.write_rows(rows).await;
+        let mut left = Taken {
+            rows,
+            deals,
+            marks,
+            barriers,
         };
-        if let Err(error) = self.write_deals(&deals).await {
-            return (unwritten(deals, marks), Some(error));
+        if let Err(error) = self.write_deals(&left.deals).await {
+            return (left, Some(error));
         }
-        if let Err(error) = self.write_marks(&marks).await {
-            failure = Some(error);
-            return (unwritten(Vec::new(), marks), failure);
+        left.deals.clear();
+        if let Err(error) = self.write_marks(&left.marks).await {
+            return (left, Some(error));
         }
-        (unwritten(Vec::new(), Vec::new()), failure)
+        left.marks.clear();
+        if failure.is_none() {
+            for waiter in left.barriers.drain(..) {
+                // Who no longer waits does not need to know.
+                let _ = waiter.send(());
+            }
+        }
+        (left, failure)
     }
 
     async fn write_rows(&self, rows: Vec<RowWrite>) -> (Vec<RowWrite>, Option<PgError>) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, UserId};
 use mahspeccy_bridge::domain::status::{Desired, Status};
 use mahspeccy_bridge::pg::commands::{Applied, CommandRow, apply};
-use mahspeccy_bridge::pg::listen::Hints;
+use mahspeccy_bridge::pg::listen::{Hint, Hints};
 use mahspeccy_bridge::pg::sessions::{active_slots, load, resolve_primary};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -98,7 +98,7 @@ async fn a_command_sets_the_desired_state_once() {
     assert_eq!(applied(&database, &begin).await, now(&[5]));
     assert_eq!(
         soon("a hint", hints.next()).await.expect("a hint"),
-        user(USER).slot()
+        Hint::Slot(user(USER).slot())
     );
     assert_eq!(applied(&database, &begin).await, Applied::Duplicate);
     assert_eq!(applied(&database, &start(Some(5), 9)).await, Applied::Stale);

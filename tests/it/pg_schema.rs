@@ -5,6 +5,7 @@ use mahspeccy_bridge::domain::ids::UserId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::pg::PgError;
 use mahspeccy_bridge::pg::connect::PgConfig;
+use mahspeccy_bridge::pg::listen::{Hint, Hints};
 use mahspeccy_bridge::pg::schema::{MIGRATIONS, SchemaError, check, migrate, version_needed};
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
@@ -420,7 +421,7 @@ async fn a_user_has_one_primary_account_at_most() {
 #[tokio::test]
 async fn a_change_of_credentials_is_stamped_and_hinted() {
     let database = migrated().await;
-    let mut hints = mahspeccy_bridge::pg::listen::Hints::connect(&config(&database))
+    let mut hints = Hints::connect(&config(&database))
         .await
         .expect("a listener");
     let slot = |user: &str| UserId::new(user).expect("a user").slot();
@@ -445,7 +446,11 @@ async fn a_change_of_credentials_is_stamped_and_hinted() {
             .expect("a change");
         for user in users {
             let hint = tokio::time::timeout(std::time::Duration::from_secs(10), hints.next()).await;
-            assert_eq!(hint.expect("in time").expect("a hint"), slot(user), "{sql}");
+            assert_eq!(
+                hint.expect("in time").expect("a hint"),
+                Hint::Slot(slot(user)),
+                "{sql}"
+            );
         }
         if sql.starts_with("update") {
             let recent: bool =

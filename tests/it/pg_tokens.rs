@@ -6,7 +6,7 @@ use std::time::Duration;
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::pg::connect::Database;
-use mahspeccy_bridge::pg::listen::Hints;
+use mahspeccy_bridge::pg::listen::{Hint, Hints};
 use mahspeccy_bridge::pg::tokens::{
     Lease, Rotation, Stored, complete, credentials, lease, mark_sent, refuse, release,
     release_unsent_proven, siblings,
@@ -313,7 +313,7 @@ async fn a_new_pair_reaches_the_rows_that_are_named_and_still_have_the_old_one()
         assert_eq!(leased(&mut conn, "b").await, done("pair a2", "pair r2"));
     }
     let hint = soon("a hint", hints.next()).await.expect("a hint");
-    assert_eq!(hint, user("lance").slot());
+    assert_eq!(hint, Hint::Slot(user("lance").slot()));
     let row = credentials(&mut conn, &key("lance", 1)).await;
     let expires_at = row.expect("an answer").expect("a row").expires_at;
     assert_eq!(expires_at, Some(EXPIRES));

@@ -2,15 +2,33 @@
 
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::{Askers, Link};
-use crate::ctrader::connection::{Audit, Connection, ConnectionError, Event, HistoryReport};
+use crate::ctrader::connection::{
+    Audit, Connection, ConnectionError, Covered, Event, HistoryReport, Refreshed,
+};
+use crate::ctrader::error::Refusal;
 use crate::domain::ids::AccountId;
 use crate::worker::refresher::{RefreshRequest, Why};
 use crate::worker::roster::{Roster, Want};
 
 impl Askers {
+    /// A ticket for a refresh token.
+    pub(super) fn await_refresh(&mut self, asker: oneshot::Sender<Refreshed>) -> u64 {
+        self.next += 1;
+        self.refreshes.insert(self.next, asker);
+        self.next
+    }
+
+    /// A ticket for a question about an access token.
+    pub(super) fn await_answer(&mut self, asker: oneshot::Sender<Result<Covered, Refusal>>) -> u64 {
+        self.next += 1;
+        self.verifications.insert(self.next, asker);
+        self.next
+    }
+
     /// Whether somebody waits for what became of a refresh token.
     pub(super) fn wait(&self) -> bool {
         !self.refreshes.is_empty()

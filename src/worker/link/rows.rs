@@ -102,23 +102,32 @@ impl Link {
         source: Source,
         deal: &Deal,
     ) {
-        let mut lost = false;
-        for fence in roster.fences_of(account) {
-            let Fence { key, slot, epoch } = fence.clone();
-            let write = DealWrite {
-                user: key.user,
-                account,
-                slot,
-                epoch,
-                source,
-                deal: deal.clone(),
-            };
-            if !self.outbox.put_deal(write) {
-                lost = true;
-                error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
-            }
+        let fences: Vec<Fence> = roster.fences_of(account).cloned().collect();
+        for fence in &fences {
+            self.put_deal_of(roster, fence, source, deal);
         }
-        if lost {
+        roster.hold_deal(account, source, deal);
+    }
+
+    pub(super) fn put_deal_of(
+        &self,
+        roster: &mut Roster,
+        fence: &Fence,
+        source: Source,
+        deal: &Deal,
+    ) {
+        let Fence { key, slot, epoch } = fence.clone();
+        let account = key.account;
+        let write = DealWrite {
+            user: key.user,
+            account,
+            slot,
+            epoch,
+            source,
+            deal: deal.clone(),
+        };
+        if !self.outbox.put_deal(write) {
+            error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
             roster.handle_lost_deal(account);
         }
         self.outbox.wake();
@@ -131,6 +140,10 @@ impl Link {
         now: Instant,
     ) {
         for (fence, is_demo) in roster.stop_all(connection, now) {
+            // Of a slot that never was ours nothing is said.
+            if fence.epoch == Fence::NONE {
+                continue;
+            }
             self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
         }
     }

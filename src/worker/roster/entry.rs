@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::verdict::Remedy;
 use super::{Assignment, RetryPolicy};
 use crate::domain::backoff;
+use crate::domain::deal::{Deal, Source};
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::domain::status::Status;
@@ -25,6 +26,10 @@ pub(super) enum Stage {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact by itself, whatever the others are"
+)]
 pub(super) struct Entry {
     pub(super) assignment: Assignment,
     /// The token that the connection was given; a newer one may have come since.
@@ -39,11 +44,18 @@ pub(super) struct Entry {
     pub(super) history_at: Option<Instant>,
     /// A deal of it found no room: its history has a hole.
     pub(super) lost_deal: bool,
+    /// Since when it is live.
+    pub(super) live_at: Option<Instant>,
+    /// It stands by, and is as far as it gets.
+    pub(super) settled: bool,
+    /// Deals that came while it stood by.
+    pub(super) held: Vec<(Source, Deal)>,
 }
 
 impl Entry {
-    pub(super) fn go_live(&mut self) {
+    pub(super) fn go_live(&mut self, now: Instant) {
         self.stage = Stage::Live;
+        self.live_at = Some(now);
         self.was_live = true;
         self.attempts = 0;
         self.error = None;

@@ -33,7 +33,7 @@ impl Roster {
         let first = self.wall_ms(now).saturating_sub(FIRST_LOOK_MS);
         let mut from_ms: Option<i64> = None;
         for (_, entry) in self.sharing(account) {
-            if entry.stage != Stage::Live {
+            if entry.stage != Stage::Live || entry.assignment.standby {
                 continue;
             }
             entry.history_at = Some(now + LOOK_AGAIN_AFTER);
@@ -72,7 +72,7 @@ impl Roster {
                 .assignment
                 .through_ms
                 .unwrap_or_else(|| report.through_ms.saturating_sub(FIRST_LOOK_MS));
-            if !is_whole || entry.lost_deal || from < report.from_ms {
+            if !is_whole || entry.lost_deal || entry.assignment.standby || from < report.from_ms {
                 continue;
             }
             let through_ms = report.through_ms.max(from);

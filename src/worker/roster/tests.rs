@@ -35,6 +35,7 @@ fn assignment(user: &str, token: &str) -> Assignment {
         token: Secret::new(token),
         through_ms: None,
         known: Known::default(),
+        standby: false,
     }
 }
 

@@ -97,7 +97,7 @@ impl Roster {
         match answer {
             Ok(covered) if covered.contains_key(&key.account) => match bearer_is_live {
                 Some(Stage::Live) => {
-                    entry.go_live();
+                    entry.go_live(now);
                     self.look_back(key.account, link, now);
                 }
                 Some(_) => entry.stage = Stage::Opening,

@@ -1,0 +1,272 @@
+//! Makes sessions agree with their rows: what begins, what ends, and what is said of those that no link
+//! carries. Of a slot that another worker still has, they begin standing by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tracing::warn;
+
+use super::{Coordinator, Running, SWEEPS_PER_FULL_LOOK};
+use crate::domain::ids::{SessionKey, Slot};
+use crate::domain::row::{RowContent, SessionState};
+use crate::domain::status::{Desired, Status};
+use crate::pg::PgError;
+use crate::pg::history::{self, Baseline};
+use crate::pg::sessions::{Credentials, SessionRecord};
+use crate::worker::link::LinkCommand;
+use crate::worker::outbox::Fence;
+use crate::worker::refresher::{RefreshRequest, Why};
+use crate::worker::roster::Assignment;
+
+/// A token is renewed that long before it ends.
+const RENEW_AHEAD: Duration = Duration::from_hours(24);
+
+/// By what right a session runs here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// The slot is ours, by this epoch.
+    Claim(i64),
+    /// Another worker's, which is about to hand it over.
+    Offer,
+}
+
+impl Right {
+    pub(super) const fn epoch(self) -> i64 {
+        match self {
+            Self::Claim(epoch) => epoch,
+            Self::Offer => Fence::NONE,
+        }
+    }
+}
+
+impl Coordinator {
+    /// Makes the sessions of these slots agree with their rows.
+    pub(super) async fn agree(&mut self, slots: &[Slot], records: Vec<SessionRecord>) {
+        let looked_at: BTreeSet<Slot> = slots.iter().copied().collect();
+        let recorded: BTreeSet<SessionKey> =
+            records.iter().map(|record| record.key.clone()).collect();
+        let vanished: Vec<SessionKey> = self
+            .state
+            .running
+            .keys()
+            .filter(|key| looked_at.contains(&key.user.slot()) && !recorded.contains(key))
+            .cloned()
+            .collect();
+        for key in vanished {
+            let claimed = self.state.held.contains_key(&key.user.slot());
+            let state = claimed.then(|| SessionState::of(Status::Stopped));
+            self.stop(&key, state).await;
+        }
+        let baselines = match self.baselines(&records).await {
+            Ok(baselines) => baselines,
+            Err(error) => {
+                // The sessions that would begin do so with the next look; the others are seen to now.
+                warn!(error = %error, "what is known of sessions cannot be read");
+                self.state.sweeps = SWEEPS_PER_FULL_LOOK - 1;
+                BTreeMap::new()
+            }
+        };
+        for record in records {
+            let right = if let Some(epoch) = self.state.held.get(&record.slot) {
+                Right::Claim(*epoch)
+            } else if self.state.warm.contains_key(&record.slot) {
+                Right::Offer
+            } else {
+                continue;
+            };
+            self.agree_on(record, right, &baselines).await;
+        }
+        self.tell_sessions();
+    }
+
+    /// What is known of the sessions that are to begin.
+    async fn baselines(
+        &self,
+        records: &[SessionRecord],
+    ) -> Result<BTreeMap<SessionKey, Baseline>, PgError> {
+        let beginning: Vec<SessionKey> = records
+            .iter()
+            .filter(|record| {
+                record.desired == Desired::Running
+                    && record.credentials.is_some()
+                    && !self.state.running.contains_key(&record.key)
+            })
+            .map(|record| record.key.clone())
+            .collect();
+        if beginning.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let known = self
+            .database
+            .run(async |conn| history::baselines(conn, &beginning).await)
+            .await?;
+        Ok(known
+            .into_iter()
+            .map(|baseline| (baseline.key.clone(), baseline))
+            .collect())
+    }
+
+    async fn agree_on(
+        &mut self,
+        record: SessionRecord,
+        right: Right,
+        baselines: &BTreeMap<SessionKey, Baseline>,
+    ) {
+        let key = record.key.clone();
+        match (record.desired, &record.credentials) {
+            // What is to be said of it is its owner's to say.
+            (Desired::Stopped, _) | (_, None) if right == Right::Offer => {
+                self.stop(&key, None).await;
+            }
+            (Desired::Stopped, _) => {
+                let running = self.state.running.contains_key(&key);
+                if running || record.status != Status::Stopped {
+                    self.say(&record, right, SessionState::of(Status::Stopped))
+                        .await;
+                }
+            }
+            (Desired::Running, None) => {
+                let reason = if key.account == SessionKey::PRIMARY {
+                    "no cTrader account is connected: connect cTrader first"
+                } else {
+                    "this cTrader account is not connected: connect cTrader first"
+                };
+                self.say(
+                    &record,
+                    right,
+                    SessionState::of(Status::Failed).because(reason),
+                )
+                .await;
+            }
+            (Desired::Running, Some(credentials)) => {
+                let credentials = credentials.clone();
+                self.renew_ahead(&key, &credentials);
+                self.start(&record, right, &credentials, baselines.get(&key))
+                    .await;
+            }
+        }
+    }
+
+    /// Has a token renewed that ends soon.
+    fn renew_ahead(&self, key: &SessionKey, credentials: &Credentials) {
+        let soon = OffsetDateTime::now_utc() + RENEW_AHEAD;
+        if credentials.expires_at.is_some_and(|ends| ends <= soon) {
+            let request = RefreshRequest {
+                key: key.clone(),
+                why: Why::EndsSoon,
+            };
+            // See the field.
+            let _ = self.refresher.try_send(request);
+        }
+    }
+
+    async fn start(
+        &mut self,
+        record: &SessionRecord,
+        right: Right,
+        credentials: &Credentials,
+        baseline: Option<&Baseline>,
+    ) {
+        let key = record.key.clone();
+        let token = match self.token_key.open(&key.user, &credentials.access_token) {
+            Ok(token) => token,
+            Err(unusable) => {
+                let failed = SessionState::of(Status::Failed).because(unusable.to_string());
+                self.say(record, right, failed.on(!credentials.is_live))
+                    .await;
+                return;
+            }
+        };
+        let link = self.links.of(credentials.is_live, &token);
+        let running = Running {
+            link,
+            right,
+            command: record.command_id,
+            token: token.clone(),
+            settled: false,
+        };
+        match self.state.running.get(&key) {
+            Some(known) if known.is_as(&running) => return,
+            Some(known) if known.link != link => {
+                // It begins anew on the other link with the next look, which learns what is known.
+                let pending = SessionState::of(Status::Pending);
+                let state = (right != Right::Offer).then_some(pending);
+                self.stop(&key, state).await;
+                self.hints.slot(record.slot);
+                return;
+            }
+            // What a session that begins must know could not be read.
+            None if baseline.is_none() => return,
+            Some(_) | None => {}
+        }
+        self.state.said.remove(&key);
+        let fence = Fence {
+            key: key.clone(),
+            slot: record.slot,
+            epoch: right.epoch(),
+        };
+        let assignment = Assignment {
+            fence,
+            is_demo: !credentials.is_live,
+            token,
+            through_ms: baseline.and_then(|known| known.through).map(milliseconds),
+            known: baseline
+                .map(|baseline| baseline.known.clone())
+                .unwrap_or_default(),
+            standby: right == Right::Offer,
+        };
+        if self
+            .tell(link, LinkCommand::Start(Box::new(assignment)))
+            .await
+        {
+            self.state.running.insert(key, running);
+        }
+    }
+
+    /// Lets a session go, saying this of it if it is ours to say; whether there was one.
+    pub(super) async fn stop(&mut self, key: &SessionKey, state: Option<SessionState>) -> bool {
+        match self.state.running.remove(key) {
+            Some(running) => {
+                self.tell(running.link, LinkCommand::Stop(key.clone(), state))
+                    .await
+            }
+            None => false,
+        }
+    }
+
+    pub(super) async fn tell(&self, link: usize, command: LinkCommand) -> bool {
+        match self.links.all().get(link) {
+            // It is gone only when the worker stops.
+            Some(link) => link.send(command).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Says a state of a session that no link shall carry, once.
+    async fn say(&mut self, record: &SessionRecord, right: Right, state: SessionState) {
+        let epoch = match right {
+            Right::Claim(epoch) => epoch,
+            Right::Offer => return,
+        };
+        let saying = (epoch, record.command_id, state);
+        if self.state.said.get(&record.key) == Some(&saying) {
+            return;
+        }
+        // If a link has it, the link says it: after the last of what it has to say itself.
+        if !self.stop(&record.key, Some(saying.2.clone())).await {
+            let fence = Fence {
+                key: record.key.clone(),
+                slot: record.slot,
+                epoch,
+            };
+            self.outbox.put(&fence, RowContent::State(saying.2.clone()));
+            self.outbox.wake();
+        }
+        self.state.said.insert(record.key.clone(), saying);
+    }
+}
+
+fn milliseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,119 @@
+//! This worker's part of the fleet's budget of connections to cTrader: numbered locks on the lock connection.
+//!
+//! One is kept for as long as the worker runs: who has none can run no session, and should claim none.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::pg::PgError;
+use crate::pg::claims::LockConnection;
+
+/// The permits of one worker.
+pub(in crate::worker) struct Permits {
+    /// How many the fleet has.
+    limit: u32,
+    /// Numbers that the lock connection holds.
+    numbers: Vec<i32>,
+    /// Links that may have a connection.
+    links: BTreeSet<usize>,
+    /// Whether there is one at least.
+    able: watch::Sender<bool>,
+    said: bool,
+}
+
+impl Permits {
+    pub(in crate::worker) fn new(limit: u32, able: watch::Sender<bool>) -> Self {
+        Self {
+            limit,
+            numbers: Vec::new(),
+            links: BTreeSet::new(),
+            able,
+            said: false,
+        }
+    }
+
+    /// As many as there were, on a new lock connection; answers the links for which there is none any more.
+    pub(super) async fn renew(
+        &mut self,
+        connection: &mut LockConnection,
+    ) -> Result<Vec<usize>, PgError> {
+        self.numbers.clear();
+        while self.numbers.len() < self.links.len().max(1) {
+            let Some(number) = connection.take_permit(self.limit).await? else {
+                break;
+            };
+            self.numbers.push(number);
+        }
+        self.say();
+        let mut without = Vec::new();
+        while self.links.len() > self.numbers.len() {
+            without.extend(self.links.pop_last());
+        }
+        Ok(without)
+    }
+
+    /// The one that every worker needs, if it has none yet.
+    pub(super) async fn seek_first(
+        &mut self,
+        connection: &mut LockConnection,
+    ) -> Result<(), PgError> {
+        if self.numbers.is_empty() {
+            let first = connection.take_permit(self.limit).await?;
+            self.numbers.extend(first);
+            self.say();
+        }
+        Ok(())
+    }
+
+    /// Whether a link may connect.
+    pub(super) async fn grant(
+        &mut self,
+        link: usize,
+        connection: &mut LockConnection,
+    ) -> Result<bool, PgError> {
+        if !self.links.contains(&link) && self.links.len() >= self.numbers.len() {
+            let Some(number) = connection.take_permit(self.limit).await? else {
+                return Ok(false);
+            };
+            self.numbers.push(number);
+            self.say();
+        }
+        self.links.insert(link);
+        Ok(true)
+    }
+
+    /// A link has no connection any more.
+    pub(super) async fn take_back(
+        &mut self,
+        link: usize,
+        connection: &mut LockConnection,
+    ) -> Result<(), PgError> {
+        self.links.remove(&link);
+        while self.numbers.len() > self.links.len().max(1) {
+            if let Some(number) = self.numbers.pop() {
+                connection.return_permit(number).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self) {
+        let able = !self.numbers.is_empty();
+        let changed = self.able.send_if_modified(|before| {
+            let changed = *before != able;
+            *before = able;
+            changed
+        });
+        if !able && (changed || !self.said) {
+            self.said = true;
+            warn!(
+                limit = self.limit,
+                "all connections to cTrader are taken: this worker claims nothing until one is free"
+            );
+        } else if able && changed {
+            info!(limit = self.limit, "a connection to cTrader is permitted");
+        }
+    }
+}
