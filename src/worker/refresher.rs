@@ -51,6 +51,9 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(500);
 /// What a user reads whose token was spent for a pair that nobody knows.
 const LOST: &str = "the cTrader authorisation was lost while it was renewed: connect cTrader again";
 
+/// A token is renewed that long before it ends.
+const RENEW_AHEAD: Duration = Duration::from_hours(24);
+
 /// Why a token is to be renewed.
 #[derive(Debug, Clone)]
 pub(super) enum Why {
@@ -58,6 +61,11 @@ pub(super) enum Why {
     EndsSoon,
     /// cTrader refused this access token.
     Refused(Secret),
+}
+
+/// Whether a token that ends then is to be renewed ahead of it.
+pub(super) fn ends_soon(expires_at: Option<OffsetDateTime>) -> bool {
+    expires_at.is_some_and(|ends| ends <= OffsetDateTime::now_utc() + RENEW_AHEAD)
 }
 
 /// A session whose token is to be renewed.
@@ -145,7 +153,11 @@ impl Refresher {
             return Ok(());
         };
         // A newer one is stored already, and its session hears of it by the table's hint.
-        if matches!(&request.why, Why::Refused(token) if *token != grant.access) {
+        let is_done = match &request.why {
+            Why::Refused(token) => *token != grant.access,
+            Why::EndsSoon => !ends_soon(grant.stored.expires_at),
+        };
+        if is_done {
             return Ok(());
         }
         match self.lease(&grant.hash).await? {

@@ -31,6 +31,7 @@ mod e2e_start;
 mod e2e_startup;
 mod e2e_storm;
 mod e2e_tokens;
+mod fleet_takeover;
 mod fuzz;
 mod fuzz_corpus;
 mod health;

@@ -2,7 +2,6 @@
 //! carries. Of a slot that another worker still has, they begin standing by.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use time::OffsetDateTime;
 use tracing::warn;
@@ -16,11 +15,8 @@ use crate::pg::history::{self, Baseline};
 use crate::pg::sessions::{Credentials, SessionRecord};
 use crate::worker::link::LinkCommand;
 use crate::worker::outbox::Fence;
-use crate::worker::refresher::{RefreshRequest, Why};
+use crate::worker::refresher::{RefreshRequest, Why, ends_soon};
 use crate::worker::roster::Assignment;
-
-/// A token is renewed that long before it ends.
-const RENEW_AHEAD: Duration = Duration::from_hours(24);
 
 /// By what right a session runs here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,8 +146,7 @@ impl Coordinator {
 
     /// Has a token renewed that ends soon.
     fn renew_ahead(&self, key: &SessionKey, credentials: &Credentials) {
-        let soon = OffsetDateTime::now_utc() + RENEW_AHEAD;
-        if credentials.expires_at.is_some_and(|ends| ends <= soon) {
+        if ends_soon(credentials.expires_at) {
             let request = RefreshRequest {
                 key: key.clone(),
                 why: Why::EndsSoon,

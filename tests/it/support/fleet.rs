@@ -65,8 +65,13 @@ pub(crate) struct CacheRow {
 impl Fleet {
     /// A world, and a database with the schema.
     pub(crate) async fn new(world: Builder) -> Self {
+        Self::on(TestDatabase::create().await, world).await
+    }
+
+    /// The same with a database that is there already.
+    pub(crate) async fn on(db: TestDatabase, world: Builder) -> Self {
         let fleet = Self {
-            db: TestDatabase::create().await,
+            db,
             vhost: TestVhost::create().await,
             sim: world.start().await.expect("the simulator starts"),
             logs: tempfile::tempdir().expect("a folder"),
@@ -97,6 +102,29 @@ impl Fleet {
             .env("CTRADER_LIVE_URL", self.sim.live_url())
             .env("LOG_FORMAT", "json")
             .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// A worker's command, in a network namespace or not.
+    fn inside(&self, namespace: Option<&str>) -> Command {
+        let worker = self.call(&["worker"]);
+        let Some(namespace) = namespace else {
+            return worker;
+        };
+        // `ip` becomes what it is told to run: the process is the worker's.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, BINARY, "worker"]);
+        let worker = worker.as_std();
+        command.env_clear().envs(
+            worker
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        command
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir(self.logs.path())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
@@ -137,13 +165,22 @@ impl Fleet {
 
     /// A worker that has just been started.
     pub(crate) fn spawn(&mut self, variables: &[(&str, &str)]) -> Worker {
+        self.spawn_in(None, variables)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn spawn_in(
+        &mut self,
+        namespace: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Worker {
         self.started += 1;
         let id = format!("worker-{}", self.started);
         let log = self.logs.path().join(format!("{id}.log"));
         let file = std::fs::File::create(&log).expect("a log");
         let port = free_port();
         let child = self
-            .call(&["worker"])
+            .inside(namespace)
             .env("WORKER_ID", &id)
             .env("PORT", port.to_string())
             .envs(variables.iter().copied())
@@ -396,6 +433,11 @@ impl Fleet {
 }
 
 impl Worker {
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Sends a signal by name.
     pub(crate) async fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it runs").to_string();

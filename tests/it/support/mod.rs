@@ -1,10 +1,14 @@
 //! What the tests stand on: a database and a vhost for each test, and waiting for a condition.
 //!
-//! But for `fleet`, which runs the bridge itself, and `pair`, which drives the protocol's two ends, it
+//! But for `fleet` and `crowd`, which run the bridge itself, and `pair`, which drives the protocol's two ends, it
 //! knows the servers and nothing of the library under test.
 
 pub(crate) mod cable;
+pub(crate) mod crowd;
 pub(crate) mod fleet;
+pub(crate) mod gate;
+pub(crate) mod namespace;
+pub(crate) mod own_postgres;
 pub(crate) mod pair;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;

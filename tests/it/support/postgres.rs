@@ -20,7 +20,11 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     /// Makes an empty database with a random name.
     pub(crate) async fn create() -> Self {
-        let server = services::database_url();
+        Self::create_on(services::database_url()).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn create_on(server: Url) -> Self {
         let name = format!("it_{}", Uuid::new_v4().simple());
         let mut url = server.clone();
         url.set_path(&name);
