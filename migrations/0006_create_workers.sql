@@ -36,6 +36,66 @@ comment on column bridge.handovers.ready is 'all that can stream does so at the 
 
 revoke all on bridge.workers, bridge.handovers from public;
 
+-- As before, and the two tables above.
+create or replace function bridge.grant_roles() returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    grantee text;
+    target text;
+begin
+    for grantee in
+        select rolname from pg_catalog.pg_roles where rolname in ('bridge_worker', 'bridge_app')
+    loop
+        execute format('grant usage on schema bridge to %I', grantee);
+        execute format('grant execute on function bridge.slot_of(text) to %I', grantee);
+        if not has_schema_privilege(grantee, 'public', 'usage') then
+            execute format('grant usage on schema public to %I', grantee);
+        end if;
+        -- Supabase's default privileges name its own roles only, but other projects' may name everybody.
+        execute format('revoke all on public.ctrader_cache, public.ctrader_deals from %I', grantee);
+        -- The fence is what guards these rows, and row-level security is for the app's users: it lets these pass.
+        foreach target in array array['ctrader_cache', 'ctrader_deals'] loop
+            execute format('drop policy if exists %I on public.%I', target || '_' || grantee, target);
+        end loop;
+    end loop;
+
+    if exists (select from pg_catalog.pg_roles where rolname = 'bridge_worker') then
+        grant select on bridge.schema_floor to bridge_worker;
+        if to_regclass('bridge._sqlx_migrations') is not null then
+            grant select on bridge._sqlx_migrations to bridge_worker;
+        end if;
+        grant select, update on bridge.slots to bridge_worker;
+        grant select, insert, update, delete on bridge.workers, bridge.handovers to bridge_worker;
+        grant usage on sequence bridge.workers_number_seq to bridge_worker;
+        grant select, insert, update, delete on bridge.sessions to bridge_worker;
+        grant select, insert, update on bridge.user_commands, bridge.history to bridge_worker;
+        -- It renews tokens, and connects nobody.
+        grant select, update (access_token, refresh_token, expires_at, updated_at)
+            on bridge.credentials to bridge_worker;
+        grant select, insert, update, delete on bridge.token_refreshes to bridge_worker;
+        grant select, insert, update, delete on public.ctrader_cache to bridge_worker;
+        grant select, insert, update on public.ctrader_deals to bridge_worker;
+        create policy ctrader_cache_bridge_worker on public.ctrader_cache
+            to bridge_worker using (true) with check (true);
+        create policy ctrader_deals_bridge_worker on public.ctrader_deals
+            to bridge_worker using (true) with check (true);
+    end if;
+
+    if exists (select from pg_catalog.pg_roles where rolname = 'bridge_app') then
+        -- Tokens go in, and never come out.
+        grant select (user_id, account_id, is_live, is_primary, expires_at, updated_at), insert, update, delete
+            on bridge.credentials to bridge_app;
+        grant select, insert, delete on bridge.oauth_states to bridge_app;
+        grant select on bridge.sessions, bridge.slots, bridge.workers to bridge_app;
+        grant select on public.ctrader_cache to bridge_app;
+        create policy ctrader_cache_bridge_app on public.ctrader_cache
+            for select to bridge_app using (true);
+    end if;
+end
+$$;
+
 do $$
 declare
     api_role text;
@@ -48,5 +108,6 @@ begin
     if exists (select from pg_roles where rolname = 'service_role') then
         grant select on bridge.workers to service_role;
     end if;
+    perform bridge.grant_roles();
 end
 $$;

@@ -36,6 +36,8 @@ pub(super) struct HintBox {
     wake: Notify,
     /// This worker's number in the fleet.
     me: AtomicI32,
+    /// Something went wrong with the database.
+    doubt: Notify,
 }
 
 impl HintBox {
@@ -76,6 +78,16 @@ impl HintBox {
         self.wake.notified().await;
     }
 
+    /// Something went wrong with the database: the claims may be gone with it.
+    pub(super) fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Waits for such a doubt.
+    pub(super) async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
     /// Takes what was gathered.
     pub(super) fn take(&self) -> Look {
         std::mem::take(&mut *self.lock())
@@ -109,6 +121,7 @@ impl HintBox {
             };
             let Err(error) = lost;
             warn!(error = %error, "hints are lost until the next sweep");
+            self.doubt();
             tokio::select! {
                 () = tokio::time::sleep(RECONNECT_PAUSE) => {}
                 () = stop.cancelled() => return,

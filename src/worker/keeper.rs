@@ -12,6 +12,7 @@
 
 mod permits;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::hints::HintBox;
 use super::link::LinkCommand;
 use crate::domain::ids::Slot;
 use crate::pg::PgError;
@@ -92,6 +94,8 @@ pub(super) struct Keeper {
     pub(super) links: Vec<mpsc::Sender<LinkCommand>>,
     pub(super) requests: mpsc::Receiver<ClaimRequest>,
     pub(super) permits: Permits,
+    /// Told when something goes wrong with the database: a proof is due then, and not in two seconds.
+    pub(super) hints: Arc<HintBox>,
     pub(super) state: watch::Sender<ClaimState>,
 }
 
@@ -229,6 +233,7 @@ impl Keeper {
                     info!(slots = all.len(), "claims released");
                     return within(connection.close()).await;
                 }
+                () = self.hints.doubted() => within(connection.ping()).await?,
                 _ = pings.tick() => {
                     within(connection.ping()).await?;
                     let first = within(self.permits.seek_first(&mut connection)).await;

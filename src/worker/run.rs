@@ -195,6 +195,7 @@ async fn work(
         sessions_max: config.sessions_max,
         links: links.all(),
         requests,
+        hints: Arc::clone(&hints),
         permits: Permits::new(config.connection_limit, permitted),
         state: claim_sender,
     };

@@ -18,6 +18,9 @@ use crate::worker::keeper::{ClaimRequest, Membership};
 /// whoever stops often starts again.
 const IDLE_SLOT_AFTER: Duration = Duration::from_secs(10);
 
+/// After an outage of the database, how long others may take to come back for what they had.
+const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long the keeper may take for a claim, once it holds a connection.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
 
@@ -76,7 +79,11 @@ impl Coordinator {
             })
             .copied()
             .collect();
-        if candidates.is_empty() || me.draining || me.sessions_max == 0 {
+        let is_patient = self
+            .state
+            .patient_until
+            .is_some_and(|until| until > Instant::now());
+        if candidates.is_empty() || me.draining || me.sessions_max == 0 || is_patient {
             self.state.left_over.clear();
             return Ok(BTreeSet::new());
         }
@@ -135,6 +142,7 @@ impl Coordinator {
     /// goes on where the slots are still to be had. The sessions go on with the look that follows.
     pub(super) async fn resume(&mut self, membership: Membership) {
         self.state.membership = Some(membership);
+        self.state.patient_until = Some(Instant::now() + OTHERS_RETURN_WITHIN);
         self.state.reported = None;
         self.state.offered.clear();
         let warm: Vec<Slot> = self.state.warm.keys().copied().collect();

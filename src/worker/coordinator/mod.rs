@@ -102,6 +102,8 @@ pub(super) struct State {
     fleet: Fleet,
     /// Slots that were free and due to somebody else.
     left_over: BTreeSet<Slot>,
+    /// Nothing else is claimed until then: after an outage others come back as well, and for what they had.
+    patient_until: Option<Instant>,
     /// What the fleet was told of this worker.
     reported: Option<(usize, usize, bool)>,
     /// What was offered to whom, and has not been taken yet.
@@ -174,6 +176,7 @@ impl Coordinator {
                 Ok(()) => self.status.set_database_trouble(None),
                 Err(error) => {
                     warn!(error = %error, "cannot read what is wanted");
+                    self.hints.doubt();
                     self.status.set_database_trouble(Some(error.to_string()));
                     // The sweep comes by again; nothing is forgotten, since it looks at all then.
                     self.state.sweeps = SWEEPS_PER_FULL_LOOK - 1;

@@ -88,7 +88,7 @@ pub(crate) async fn spread(fleet: &Fleet) -> BTreeMap<String, i64> {
     .collect()
 }
 
-/// Waits until each of the workers has its share, give or take some.
+/// Waits until each of the workers has its share, give or take some, and nothing is on its way.
 pub(crate) async fn until_shared(fleet: &Fleet, workers: &[&Worker], give_or_take: i64) {
     eventually("each to have its share", LONG, async || {
         let spread = spread(fleet).await;
@@ -98,7 +98,18 @@ pub(crate) async fn until_shared(fleet: &Fleet, workers: &[&Worker], give_or_tak
             let sessions = spread.get(&worker.id).copied().unwrap_or(0);
             (sessions - share).abs() <= give_or_take
         });
-        if fair { Ok(()) } else { Err(spread) }
+        let moving: i64 = sqlx::query_scalar(
+            "select count(*) from bridge.handovers h
+             join bridge.slots s on s.slot = h.slot and s.epoch = h.epoch",
+        )
+        .fetch_one(fleet.db.pool())
+        .await
+        .expect("hand-overs");
+        if fair && moving == 0 {
+            Ok(())
+        } else {
+            Err((spread, moving))
+        }
     })
     .await;
 }

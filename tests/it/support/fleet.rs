@@ -3,8 +3,7 @@
 //! A worker's log goes to a file and is printed when the test fails. Everything ends with the test.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -15,12 +14,13 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use uuid::Uuid;
 
 use super::postgres::TestDatabase;
 use super::rabbitmq::TestVhost;
 use super::wait::eventually;
+pub(crate) use super::worker::Worker;
 
 /// Generous: the machine may be busy with all the other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
@@ -35,14 +35,6 @@ pub(crate) struct Fleet {
     pub(crate) sim: Handle,
     logs: tempfile::TempDir,
     started: usize,
-}
-
-/// A running worker.
-pub(crate) struct Worker {
-    child: Child,
-    pub(crate) id: String,
-    pub(crate) port: u16,
-    pub(crate) log: PathBuf,
 }
 
 /// A row of `public.ctrader_cache`, amounts as text.
@@ -429,81 +421,6 @@ impl Fleet {
         .fetch_optional(self.db.pool())
         .await
         .expect("the sessions can be read")
-    }
-}
-
-impl Worker {
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().expect("it runs")
-    }
-
-    /// Sends a signal by name.
-    pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &pid])
-            .status()
-            .await;
-        assert!(sent.expect("kill runs").success(), "{name} to {pid}");
-    }
-
-    /// Waits for the end.
-    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
-        let ended = tokio::time::timeout(within, self.child.wait()).await;
-        ended
-            .unwrap_or_else(|_| panic!("{} did not end within {within:?}", self.id))
-            .expect("it was waited for")
-    }
-
-    /// Asks for an orderly end, and gets it.
-    pub(crate) async fn drain(mut self) -> String {
-        self.signal("TERM").await;
-        let status = self.ended(DEADLINE).await;
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-        self.log()
-    }
-
-    /// What became of a command, once the worker has applied it.
-    pub(crate) async fn outcome(&self, id: Uuid) -> String {
-        let id = id.to_string();
-        eventually("the command to be applied", DEADLINE, async || {
-            // The last line may be half written.
-            self.log().lines().find_map(|line| {
-                let line: Value = serde_json::from_str(line).ok()?;
-                let about_it = line["message"] == "command" && line["id"] == id.as_str();
-                about_it.then(|| line["outcome"].as_str().unwrap_or_default().to_owned())
-            })
-        })
-        .await
-    }
-
-    /// What it has logged.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).expect("a log")
-    }
-
-    /// An answer of the health server: status and body.
-    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", self.port))
-            .await
-            .expect("an answer");
-        (
-            answer.status().as_u16(),
-            answer.text().await.expect("a body"),
-        )
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "--- the log of {}:\n{}---",
-                self.id,
-                std::fs::read_to_string(&self.log).unwrap_or_default()
-            );
-        }
     }
 }
 

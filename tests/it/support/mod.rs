@@ -15,6 +15,7 @@ pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod services;
 pub(crate) mod wait;
+pub(crate) mod worker;
 
 use std::future::Future;
 
