@@ -43,7 +43,6 @@ set search_path = ''
 as $$
 declare
     grantee text;
-    target text;
 begin
     for grantee in
         select rolname from pg_catalog.pg_roles where rolname in ('bridge_worker', 'bridge_app')
@@ -55,10 +54,6 @@ begin
         end if;
         -- Supabase's default privileges name its own roles only, but other projects' may name everybody.
         execute format('revoke all on public.ctrader_cache, public.ctrader_deals from %I', grantee);
-        -- The fence is what guards these rows, and row-level security is for the app's users: it lets these pass.
-        foreach target in array array['ctrader_cache', 'ctrader_deals'] loop
-            execute format('drop policy if exists %I on public.%I', target || '_' || grantee, target);
-        end loop;
     end loop;
 
     if exists (select from pg_catalog.pg_roles where rolname = 'bridge_worker') then
@@ -77,10 +72,16 @@ begin
         grant select, insert, update, delete on bridge.token_refreshes to bridge_worker;
         grant select, insert, update, delete on public.ctrader_cache to bridge_worker;
         grant select, insert, update on public.ctrader_deals to bridge_worker;
-        create policy ctrader_cache_bridge_worker on public.ctrader_cache
-            to bridge_worker using (true) with check (true);
-        create policy ctrader_deals_bridge_worker on public.ctrader_deals
-            to bridge_worker using (true) with check (true);
+        -- Row-level security is for the app's users. What guards these rows from a worker is the fence. A policy
+        -- that is there is left alone: to make one takes a lock that readers wait for.
+        if not exists (select from pg_catalog.pg_policies where policyname = 'ctrader_cache_bridge_worker') then
+            create policy ctrader_cache_bridge_worker on public.ctrader_cache
+                to bridge_worker using (true) with check (true);
+        end if;
+        if not exists (select from pg_catalog.pg_policies where policyname = 'ctrader_deals_bridge_worker') then
+            create policy ctrader_deals_bridge_worker on public.ctrader_deals
+                to bridge_worker using (true) with check (true);
+        end if;
     end if;
 
     if exists (select from pg_catalog.pg_roles where rolname = 'bridge_app') then
@@ -90,8 +91,10 @@ begin
         grant select, insert, delete on bridge.oauth_states to bridge_app;
         grant select on bridge.sessions, bridge.slots, bridge.workers to bridge_app;
         grant select on public.ctrader_cache to bridge_app;
-        create policy ctrader_cache_bridge_app on public.ctrader_cache
-            for select to bridge_app using (true);
+        if not exists (select from pg_catalog.pg_policies where policyname = 'ctrader_cache_bridge_app') then
+            create policy ctrader_cache_bridge_app on public.ctrader_cache
+                for select to bridge_app using (true);
+        end if;
     end if;
 end
 $$;
