@@ -1,6 +1,27 @@
 //! Errors as one line for people: the error and its causes. None of ours shows a URL or a secret.
 
+pub mod network;
+
 use std::error::Error;
+
+/// What went wrong and what to do about it, for an operator: a clause each, without a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// What is the case.
+    pub cause: String,
+    /// What mends it.
+    pub fix: String,
+}
+
+impl Diagnosis {
+    /// Of two clauses.
+    pub fn new(cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            fix: fix.into(),
+        }
+    }
+}
 
 /// An error and what caused it.
 #[must_use]

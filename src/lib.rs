@@ -2,9 +2,9 @@
 //!
 //! Read in this order: [`domain`] is what it is about, in pure values; [`ctrader`] is the protocol
 //! without I/O; the adapters [`ws`], [`amqp`], [`pg`] and [`http`] know one technology each; and
-//! [`worker`] wires them.
+//! [`worker`] wires them; [`cli`] is what an operator types beside it.
 //!
-//! `domain ← ctrader ← {ws, amqp, pg, http} ← worker ← main`: adapters never import each other,
+//! `domain ← ctrader ← {ws, amqp, pg, http} ← {worker, cli} ← main`: adapters never import each other,
 //! `domain` has no clock and no async, `ctrader` no socket.
 
 pub mod domain;
@@ -19,5 +19,6 @@ pub mod failure;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;
+pub mod cli;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use mahspeccy_bridge::amqp::publisher;
+use mahspeccy_bridge::cli::{self, Arguments, Call, CallError, Whose};
 use mahspeccy_bridge::config::{Config, Env, Problems};
 use mahspeccy_bridge::domain::command::{Command, CommandKind};
 use mahspeccy_bridge::domain::ids::{AccountId, UserId};
@@ -23,35 +24,6 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// An internal error (`EX_SOFTWARE`).
 const EXIT_INTERNAL: u8 = 70;
 
-/// Streams cTrader accounts into a Supabase app's Postgres.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    call: Option<Call>,
-}
-
-#[derive(Subcommand)]
-enum Call {
-    /// Consume commands, stream accounts, write the cache, serve health (the default)
-    Worker,
-    /// Apply the migrations and exit
-    Migrate,
-    /// Publish a start command and wait for the broker's confirm
-    Start(Whose),
-    /// Publish a stop command and wait for the broker's confirm
-    Stop(Whose),
-}
-
-#[derive(Args)]
-struct Whose {
-    /// The app's id of the user: a mail address or a UUID
-    user: String,
-    /// ctidTraderAccountId; the primary account for a start, every running one for a stop
-    #[arg(long)]
-    account: Option<i64>,
-}
-
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -65,20 +37,26 @@ fn main() -> ExitCode {
             };
         }
     };
+    if let Some(Call::Completions { shell }) = arguments.call {
+        cli::completions(shell);
+        return ExitCode::SUCCESS;
+    }
     // Before anything speaks TLS: several libraries would otherwise each look for a provider.
     // It fails only when one is installed already, which nobody does.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let env = match Env::load(Path::new(".")) {
-        Ok(env) => env,
-        Err(problems) => return bad_config(&problems),
-    };
-    match arguments.call.unwrap_or(Call::Worker) {
-        Call::Worker => match Config::for_worker(&env) {
-            Ok(config) => run(worker(config)),
-            Err(problems) => bad_config(&problems),
-        },
-        Call::Migrate => match Config::for_migrate(&env) {
-            Ok(config) => run(async move {
+    match call(arguments.call.unwrap_or(Call::Worker)) {
+        Ok(code) => code,
+        Err(problems) => fail(EXIT_CONFIG, &problems.to_string()),
+    }
+}
+
+fn call(call: Call) -> Result<ExitCode, Problems> {
+    let env = Env::load(Path::new("."))?;
+    Ok(match call {
+        Call::Worker => run(worker(Config::for_worker(&env)?)),
+        Call::Migrate => {
+            let config = Config::for_migrate(&env)?;
+            run(async move {
                 telemetry::init(&config.log);
                 let pg = PgConfig::new(config.database_url, "mahspeccy-bridge migrate");
                 match schema::migrate(&pg).await {
@@ -88,12 +66,25 @@ fn main() -> ExitCode {
                     }
                     Err(error) => fail(EXIT_UNAVAILABLE, &failure::with_causes(&error)),
                 }
-            }),
-            Err(problems) => bad_config(&problems),
-        },
-        Call::Start(whose) => publish(&env, CommandKind::Start, whose),
-        Call::Stop(whose) => publish(&env, CommandKind::Stop, whose),
-    }
+            })
+        }
+        Call::Start(whose) => publish(&env, CommandKind::Start, whose)?,
+        Call::Stop(whose) => publish(&env, CommandKind::Stop, whose)?,
+        Call::Status(arguments) => {
+            let config = Config::for_migrate(&env)?;
+            let pg = PgConfig::new(config.database_url, "mahspeccy-bridge status");
+            run(async move { ended(cli::status::run(&pg, &arguments).await) })
+        }
+        Call::Dead { action } => {
+            let config = Config::for_publish(&env)?;
+            run(async move { ended(cli::dead::run(&config.amqp, action).await) })
+        }
+        Call::Check => {
+            let config = Config::for_worker(&env)?;
+            run(async move { ended(cli::check::run(&config).await) })
+        }
+        Call::Completions { .. } => ExitCode::SUCCESS,
+    })
 }
 
 async fn worker(config: Config) -> ExitCode {
@@ -117,17 +108,14 @@ async fn worker(config: Config) -> ExitCode {
     }
 }
 
-fn publish(env: &Env, kind: CommandKind, whose: Whose) -> ExitCode {
-    let config = match Config::for_publish(env) {
-        Ok(config) => config,
-        Err(problems) => return bad_config(&problems),
-    };
+fn publish(env: &Env, kind: CommandKind, whose: Whose) -> Result<ExitCode, Problems> {
+    let config = Config::for_publish(env)?;
     let user = match UserId::new(whose.user) {
         Ok(user) => user,
-        Err(error) => return fail(EXIT_CONFIG, &error.to_string()),
+        Err(error) => return Ok(fail(EXIT_CONFIG, &error.to_string())),
     };
     if whose.account.is_some_and(|account| account <= 0) {
-        return fail(EXIT_CONFIG, "--account is a positive number");
+        return Ok(fail(EXIT_CONFIG, "--account is a positive number"));
     }
     let command = Command {
         id: Uuid::new_v4(),
@@ -136,7 +124,7 @@ fn publish(env: &Env, kind: CommandKind, whose: Whose) -> ExitCode {
         account: whose.account.map(AccountId),
         issued_at: OffsetDateTime::now_utc(),
     };
-    run(async move {
+    Ok(run(async move {
         telemetry::init(&config.log);
         match publisher::publish(&config.amqp, &command).await {
             Ok(()) => {
@@ -145,7 +133,20 @@ fn publish(env: &Env, kind: CommandKind, whose: Whose) -> ExitCode {
             }
             Err(error) => fail(EXIT_UNAVAILABLE, &failure::with_causes(&error)),
         }
-    })
+    }))
+}
+
+fn ended(result: Result<(), CallError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = match &error {
+                CallError::Usage(_) => EXIT_CONFIG,
+                CallError::Unavailable(_) => EXIT_UNAVAILABLE,
+            };
+            fail(code, &error.to_string())
+        }
+    }
 }
 
 fn run(call: impl Future<Output = ExitCode>) -> ExitCode {
@@ -156,10 +157,6 @@ fn run(call: impl Future<Output = ExitCode>) -> ExitCode {
         Ok(runtime) => runtime.block_on(call),
         Err(error) => fail(EXIT_INTERNAL, &failure::with_causes(&error)),
     }
-}
-
-fn bad_config(problems: &Problems) -> ExitCode {
-    fail(EXIT_CONFIG, &problems.to_string())
 }
 
 /// On stderr, whatever the log's format and filter are: it is the last thing said.

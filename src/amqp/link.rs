@@ -146,7 +146,7 @@ pub fn is_url(url: &Secret) -> bool {
 
 /// Reads the URL, with what the client library misses: IPv6 hosts, and a path of `/` alone, which
 /// means the default vhost to other clients and one without a name to this one.
-fn parse_uri(text: &str) -> Result<AMQPUri, AmqpError> {
+pub(super) fn parse_uri(text: &str) -> Result<AMQPUri, AmqpError> {
     let mut uri: AMQPUri = text.parse().map_err(|_| AmqpError::Url)?;
     if let Some(Host::Ipv6(address)) = Url::parse(text).map_err(|_| AmqpError::Url)?.host() {
         uri.authority.host = address.to_string();

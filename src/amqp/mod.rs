@@ -2,14 +2,16 @@
 //!
 //! `topology` has the names, `link` opens one connection, `consumer` keeps one open for ever and
 //! decides when to take deliveries, `settle` brings one delivery to its end, `publisher` sends a
-//! command. No recovery of the client library is used: whatever fails, the whole connection is
+//! command, `dead` looks after those that were dead-lettered, `probe` finds out what is wrong. No recovery of the client library is used: whatever fails, the whole connection is
 //! dropped and made anew, which needs no knowledge of the states a half-broken one can be in.
 //!
 //! No error here contains the URL: what could not be connected to is for the operator to know.
 
 pub mod backoff;
 pub mod consumer;
+pub mod dead;
 mod link;
+pub mod probe;
 pub mod publisher;
 mod settle;
 pub mod topology;

@@ -271,7 +271,7 @@ pub(super) async fn publish_confirmed(
 }
 
 /// How often the broker says that it has delivered this message before.
-fn delivery_count(delivery: &Delivery) -> i64 {
+pub(super) fn delivery_count(delivery: &Delivery) -> i64 {
     let headers = delivery.properties.headers().as_ref();
     let count = headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT_HEADER));
     match count {
@@ -287,7 +287,7 @@ fn delivery_count(delivery: &Delivery) -> i64 {
 }
 
 /// The headers of a message, without the broker's count.
-fn kept_headers(delivery: &Delivery) -> FieldTable {
+pub(super) fn kept_headers(delivery: &Delivery) -> FieldTable {
     let mut kept = FieldTable::default();
     if let Some(headers) = delivery.properties.headers() {
         for (name, value) in headers.inner() {
@@ -304,7 +304,7 @@ fn kept_headers(delivery: &Delivery) -> FieldTable {
 
 /// The properties of a message, all but three: its user would be refused, its expiry would lose
 /// it, and whatever it was it is persistent now.
-fn kept_properties(delivery: &Delivery) -> BasicProperties {
+pub(super) fn kept_properties(delivery: &Delivery) -> BasicProperties {
     let from = &delivery.properties;
     let mut kept = BasicProperties::default().with_delivery_mode(PERSISTENT);
     macro_rules! keep {
@@ -334,7 +334,7 @@ fn text(value: &str) -> AMQPValue {
 }
 
 /// Printable ASCII of bounded length, fit for a header and for a line of a log.
-fn header_text(text: &str) -> String {
+pub(super) fn header_text(text: &str) -> String {
     text.chars()
         .map(|char| {
             if char.is_ascii_graphic() || char == ' ' {

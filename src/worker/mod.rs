@@ -14,6 +14,7 @@
 //! (last figures, log-out, rows that no longer look live) → refresher (new tokens committed) → writer (last round) → keeper (claims
 //! released) → health server. All within the grace; a second signal skips the waiting.
 
+mod clock;
 mod coordinator;
 mod drain;
 mod hints;

@@ -9,6 +9,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::clock;
 use super::coordinator::{Coordinator, State};
 use super::drain::{Tasks, drain};
 use super::hints::HintBox;
@@ -140,6 +141,7 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
     let checked = within(database.reply_timeout(), schema::check(&mut lease)).await;
     lease.settle(checked)?;
     database.close().await;
+    Box::pin(clock::compare(config)).await;
     let mut lock = LockConnection::connect(config).await?;
     let capacity = within(config.reply_timeout(), lock.capacity()).await?;
     if capacity.locks() < LOCKS_COMFORTABLE {

@@ -4,6 +4,7 @@
 //! [`crate::ctrader::connection::Connection`] with it.
 
 pub mod dial;
+pub mod fault;
 
 use std::time::Duration;
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("ctrader", &["domain"]),
-    ("ws", &["ctrader"]),
+    ("ws", &["ctrader", "failure"]),
     ("amqp", &["domain", "failure"]),
-    ("pg", &["domain"]),
+    ("pg", &["domain", "failure"]),
     ("http", &[]),
     ("metrics", &[]),
     ("telemetry", &[]),
@@ -24,6 +24,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "amqp", "config", "ctrader", "domain", "failure", "http", "metrics", "pg", "shutdown",
             "ws",
         ],
+    ),
+    (
+        "cli",
+        &["amqp", "config", "ctrader", "domain", "failure", "pg", "ws"],
     ),
     // Of the other end's code it may use the generated messages alone: no mistake is shared.
     ("sim", &["ctrader"]),

@@ -43,6 +43,15 @@ impl PgBouncer {
     ///
     /// If it is not installed or does not start.
     pub(crate) fn start(database: &str, mode: PoolMode, pool_size: u32) -> Self {
+        Self::launch(database, mode, pool_size, None)
+    }
+
+    /// The same, and whoever connects has to know this password.
+    pub(crate) fn guarded(database: &str, password: &str) -> Self {
+        Self::launch(database, PoolMode::Session, 10, Some(password))
+    }
+
+    fn launch(database: &str, mode: PoolMode, pool_size: u32, password: Option<&str>) -> Self {
         let server = Url::parse(database).expect("a database URL");
         let binary = BINARIES
             .into_iter()
@@ -51,7 +60,7 @@ impl PgBouncer {
                 panic!("pgbouncer is not installed: apt-get install -y --no-install-recommends pgbouncer")
             });
         for _ in 0..START_ATTEMPTS {
-            if let Some(started) = Self::try_start(binary, &server, mode, pool_size) {
+            if let Some(started) = Self::try_start(binary, &server, (mode, pool_size), password) {
                 return started;
             }
         }
@@ -82,7 +91,12 @@ impl PgBouncer {
         );
     }
 
-    fn try_start(binary: &str, server: &Url, mode: PoolMode, pool_size: u32) -> Option<Self> {
+    fn try_start(
+        binary: &str,
+        server: &Url,
+        pool: (PoolMode, u32),
+        password: Option<&str>,
+    ) -> Option<Self> {
         let dir = tempfile::Builder::new()
             .prefix("pgbouncer-")
             .tempdir()
@@ -93,7 +107,16 @@ impl PgBouncer {
             .port();
         let config = dir.path().join("pgbouncer.ini");
         let log = dir.path().join("log");
-        fs::write(&config, ini(server, mode, pool_size, port, &log)).expect("the configuration");
+        let auth = password.map_or_else(
+            || "any".to_owned(),
+            |password| {
+                let users = dir.path().join("users");
+                let line = format!("\"{}\" \"{password}\"\n", server.username());
+                fs::write(&users, line).expect("the users");
+                format!("plain\nauth_file = {}", users.display())
+            },
+        );
+        fs::write(&config, ini(server, pool, &auth, port, &log)).expect("the configuration");
 
         let mut command = Command::new(binary);
         command
@@ -152,7 +175,13 @@ impl Drop for PgBouncer {
     }
 }
 
-fn ini(server: &Url, mode: PoolMode, pool_size: u32, port: u16, log: &Path) -> String {
+fn ini(
+    server: &Url,
+    (mode, pool_size): (PoolMode, u32),
+    auth: &str,
+    port: u16,
+    log: &Path,
+) -> String {
     let mode = match mode {
         PoolMode::Transaction => "transaction",
         PoolMode::Session => "session",
@@ -169,7 +198,7 @@ fn ini(server: &Url, mode: PoolMode, pool_size: u32, port: u16, log: &Path) -> S
          listen_addr = 127.0.0.1\n\
          listen_port = {port}\n\
          unix_socket_dir =\n\
-         auth_type = any\n\
+         auth_type = {auth}\n\
          pool_mode = {mode}\n\
          default_pool_size = {pool_size}\n\
          logfile = {log}\n\

@@ -198,6 +198,13 @@ impl TestVhost {
         messages
     }
 
+    /// Lets the vhost's user do this alone, as patterns of names.
+    pub(crate) async fn permit(&self, configure: &str, write: &str, read: &str) {
+        let path = format!("permissions/{0}/{0}", self.vhost.name);
+        let rights = json!({ "configure": configure, "write": write, "read": read });
+        self.vhost.expect(Method::PUT, &path, Some(rights)).await;
+    }
+
     /// Cuts every connection of the vhost's user, as a broker that restarts would.
     pub(crate) async fn close_all_connections(&self) {
         let path = format!("connections/username/{}", self.vhost.name);

@@ -1,0 +1,27 @@
+//! A word in the log when this machine's clock is wrong: commands are ordered by the app's clock, and
+//! tokens end by ours.
+
+use tracing::{debug, warn};
+
+use crate::pg::connect::PgConfig;
+use crate::pg::probe::{Probe, SKEW_SECS_MAX};
+
+/// Compares the clocks. It stops nobody: whose clock is wrong, nobody can tell.
+pub(super) async fn compare(config: &PgConfig) {
+    let skew = async {
+        let mut probe = Probe::connect(config).await?;
+        let skew = probe.skew().await?;
+        probe.close().await;
+        Ok::<_, crate::pg::PgError>(skew)
+    };
+    match skew.await {
+        Ok(skew) if skew.is_wrong() => warn!(
+            ahead_secs = skew.ahead_secs,
+            limit_secs = SKEW_SECS_MAX,
+            "the clock differs from that of Postgres: set it by NTP"
+        ),
+        Ok(_) => {}
+        // Whatever it is, the next connection meets it too.
+        Err(error) => debug!(error = %error, "the clocks could not be compared"),
+    }
+}
