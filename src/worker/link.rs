@@ -5,6 +5,7 @@
 //! mutation. Reads are taken in runs, so that a burst of quotes costs one wake-up.
 
 mod commands;
+mod counts;
 mod events;
 mod permit;
 mod rows;
@@ -146,6 +147,7 @@ impl Link {
                 }
                 Err(done) => return finish(done),
             };
+            self.count_end(end.as_ref());
             let mut hopeless = false;
             let mut pause_min = Duration::ZERO;
             match end {
@@ -279,6 +281,7 @@ impl Link {
                 self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Failed(failure));
             }
+            self.count(&mut connection);
             self.say(roster);
             self.pass_on(roster);
             self.tell_settled(roster, Some(&connection));

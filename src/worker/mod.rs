@@ -17,6 +17,7 @@
 mod clock;
 mod coordinator;
 mod drain;
+mod gauges;
 mod hints;
 mod keeper;
 mod link;
@@ -27,6 +28,7 @@ mod roster;
 mod run;
 mod setup;
 mod status;
+mod tally;
 mod tokens;
 mod writer;
 

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::clock;
 use super::coordinator::{Coordinator, State};
 use super::drain::{Tasks, drain};
+use super::gauges;
 use super::hints::HintBox;
 use super::keeper::{ClaimRequest, ClaimState, Keeper, Permits};
 use super::link::Link;
@@ -21,6 +22,7 @@ use super::refresher::{RefreshRequest, Refresher};
 use super::roster::RetryPolicy;
 use super::setup::{StartError, WorkerConfig};
 use super::status::{LinkStatus, WorkerStatus};
+use super::tally::Tally;
 use super::writer::Writer;
 use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
 use crate::domain::command::{Command, CommandKind};
@@ -203,11 +205,13 @@ async fn work(
     };
     let (found, findings) = mpsc::channel(64);
     let (trouble, writer_trouble) = watch::channel(None);
+    let tally = Arc::new(Tally::default());
     let writer = Writer {
         database: database.clone(),
         outbox: Arc::clone(&outbox),
         worker_id: config.worker_id.clone(),
-        metrics,
+        tally: Arc::clone(&tally),
+        metrics: Arc::clone(&metrics),
         findings: found,
         trouble,
     };
@@ -233,6 +237,7 @@ async fn work(
         refresher: wanted,
         state: State::default(),
     };
+    gauges::ask(&metrics, &status, &link_states, &commands, &tally);
     let mut tasks = Tasks {
         set,
         links,
@@ -302,7 +307,7 @@ fn spawn_links(
     shared: &LinkParts,
     claims: &mpsc::Sender<ClaimRequest>,
     set: &mut JoinSet<&'static str>,
-) -> (Links, Vec<Arc<LinkStatus>>) {
+) -> (Links, Vec<(&'static str, Arc<LinkStatus>)>) {
     let mut links = Links::default();
     let mut states = Vec::new();
     for (name, url, senders) in [
@@ -335,7 +340,7 @@ fn spawn_links(
             };
             spawn(set, "link", link.run());
             senders.push(sender);
-            states.push(state);
+            states.push((name, state));
         }
     }
     (links, states)
@@ -397,7 +402,7 @@ fn later(error: PgError) -> ApplyError {
 /// What is watched while the worker works.
 struct Watched {
     status: Arc<WorkerStatus>,
-    link_states: Vec<Arc<LinkStatus>>,
+    link_states: Vec<(&'static str, Arc<LinkStatus>)>,
     claim_state: watch::Receiver<ClaimState>,
     able: watch::Receiver<bool>,
     connection_limit: u32,
@@ -471,9 +476,12 @@ impl Watched {
             ConnectionState::Connected => None,
             ConnectionState::Disconnected { reason, .. } => Some(reason.clone()),
         };
-        let down = self.link_states.iter().any(|link| link.is_down());
+        let down = self.link_states.iter().any(|(_, link)| link.is_down());
         let ctrader = down.then(|| "a connection to cTrader is down".to_owned());
-        let waits = !*self.able.borrow() || self.link_states.iter().any(|link| link.is_waiting());
+        let waits = !*self.able.borrow() || self
+            .link_states
+            .iter()
+            .any(|(_, link)| link.is_waiting());
         let permit = (postgres.is_none() && waits).then(|| {
             format!(
                 "all {} connections of the fleet are taken: waiting for one",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::http::{Beat, HealthSnapshot};
+use crate::metrics::LinkState;
 
 /// A link's state. Written by its task alone.
 #[derive(Debug, Default)]
@@ -14,6 +15,7 @@ pub(super) struct LinkStatus {
     sessions: AtomicUsize,
     connected: AtomicBool,
     waiting: AtomicBool,
+    queued: AtomicUsize,
 }
 
 impl LinkStatus {
@@ -40,9 +42,29 @@ impl LinkStatus {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    pub(super) fn set_queued(&self, queued: usize) {
+        self.queued.store(queued, Ordering::Relaxed);
+    }
+
+    /// Requests that wait for their turn.
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// How it is.
+    pub(super) fn state(&self) -> LinkState {
+        if self.connected.load(Ordering::Relaxed) {
+            LinkState::Up
+        } else if self.sessions() > 0 {
+            LinkState::Down
+        } else {
+            LinkState::Idle
+        }
+    }
+
     /// Whether it should be connected and is not.
     pub(super) fn is_down(&self) -> bool {
-        self.sessions() > 0 && !self.connected.load(Ordering::Relaxed)
+        self.state() == LinkState::Down
     }
 }
 
@@ -51,6 +73,7 @@ impl LinkStatus {
 pub(super) struct WorkerStatus {
     snapshot: watch::Sender<HealthSnapshot>,
     trouble: Mutex<Option<String>>,
+    slots: AtomicUsize,
 }
 
 /// The coordinator goes round at least with every sweep; a database that answers nothing keeps it
@@ -62,6 +85,7 @@ impl WorkerStatus {
         Self {
             snapshot,
             trouble: Mutex::new(None),
+            slots: AtomicUsize::new(0),
         }
     }
 
@@ -80,6 +104,16 @@ impl WorkerStatus {
     pub(super) fn set_sessions(&self, sessions: usize) {
         self.snapshot
             .send_modify(|snapshot| snapshot.active_sessions = sessions);
+    }
+
+    /// How many slots are held.
+    pub(super) fn set_slots(&self, slots: usize) {
+        self.slots.store(slots, Ordering::Relaxed);
+    }
+
+    /// How many slots are held.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.load(Ordering::Relaxed)
     }
 
     /// Why what is wanted cannot be read, if it can't.

@@ -14,6 +14,7 @@ use tracing::{debug, error, warn};
 
 use super::outbox::{Outbox, Taken};
 use super::roster::HistoryMark;
+use super::tally::Tally;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
 use crate::metrics::Metrics;
@@ -44,6 +45,7 @@ pub(super) struct Writer {
     pub(super) outbox: Arc<Outbox>,
     pub(super) worker_id: String,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tally: Arc<Tally>,
     /// A full channel drops findings: the next write of the same session finds the same.
     pub(super) findings: mpsc::Sender<Finding>,
     /// Why rows cannot be written, if they can't.
@@ -142,12 +144,15 @@ impl Writer {
             Err(error) => return (rows, Some(error)),
         };
         let limit = self.database.reply_timeout();
+        let began = Instant::now();
         let written = within(limit, async {
             Ok(cache::write(&mut lease, &rows, &self.worker_id).await)
         })
         .await;
         match lease.settle(written) {
             Ok(report) => {
+                self.tally
+                    .wrote(&rows, &report, began.elapsed(), &self.metrics);
                 self.tell(&rows, &report);
                 again(rows, report)
             }

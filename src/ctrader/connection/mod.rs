@@ -15,6 +15,7 @@ mod look;
 mod outcome;
 mod receive;
 mod refuse;
+mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use outcome::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
+use tally::RequestEnd;
+pub use tally::Tally;
 
 use super::catalog::Catalog;
 use super::frame::{self, HEARTBEAT_EVENT, RequestIds};
@@ -85,6 +88,7 @@ pub struct Connection {
     events: VecDeque<Event>,
     /// Frames and parts of frames that were skipped because nobody knows them.
     pub skipped: u64,
+    tally: Tally,
 }
 
 impl Connection {
@@ -110,6 +114,7 @@ impl Connection {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             skipped: 0,
+            tally: Tally::default(),
         };
         connection.push(application_auth(&config.client_id, &config.client_secret));
         connection.pump(now);
@@ -484,6 +489,7 @@ impl Connection {
         }
         while let Some(request) = self.throttle.pop(now) {
             self.note_sent(&request, now);
+            self.tally.ended(RequestEnd::Sent);
             let id = self.ids.allocate();
             let tag = self.ids.tag(id);
             let bytes = frame::encode(request.payload_type, request.payload.clone(), Some(tag));

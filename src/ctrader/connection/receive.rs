@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Event, Pending};
+use super::{Connection, ConnectionError, Down, Event, Pending, RequestEnd};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
@@ -77,6 +77,7 @@ impl Connection {
                 }
             }
             (Some(pending), _) => {
+                self.tally.ended(RequestEnd::Answered);
                 self.blocks.remove(&pending.request.payload_type);
                 self.handle_answer(pending.request, frame, now);
             }
@@ -252,6 +253,7 @@ impl Connection {
 
     /// An event, or an answer that nobody waits for any more.
     fn handle_push(&mut self, frame: &Frame, now: Instant) {
+        self.tally.pushed(frame.payload_type);
         let payload_type = i32::try_from(frame.payload_type).unwrap_or_default();
         match Type::try_from(payload_type) {
             Ok(Type::ProtoOaSpotEvent) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Connection, ConnectionError, Down, Event, Pending, Refreshed};
+use super::{Connection, ConnectionError, Down, Event, Pending, Refreshed, RequestEnd};
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
 use crate::ctrader::session::{Phase, Session, history_pause};
@@ -34,6 +34,7 @@ impl Connection {
             self.skipped += 1;
             return;
         };
+        self.tally.ended(RequestEnd::Refused);
         if matches!(
             refusal.code.as_str(),
             "BLOCKED_PAYLOAD_TYPE" | "REQUEST_FREQUENCY_EXCEEDED"
@@ -274,6 +275,7 @@ impl Connection {
     }
 
     pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {
+        self.tally.ended(RequestEnd::Unanswered);
         match request.purpose.clone() {
             Purpose::Application => self.fail(ConnectionError::Unanswered),
             Purpose::Token { ticket } => {

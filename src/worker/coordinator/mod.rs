@@ -133,6 +133,7 @@ impl Coordinator {
         claim_state.mark_changed();
         loop {
             self.status.beat();
+            self.status.set_slots(self.state.held.len());
             let scope = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

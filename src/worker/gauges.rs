@@ -1,0 +1,40 @@
+//! What is asked of the tasks when somebody reads the metrics.
+
+use std::sync::Arc;
+
+use super::status::{LinkStatus, WorkerStatus};
+use super::tally::Tally;
+use crate::amqp::ConsumerHandle;
+use crate::domain::command::CommandKind;
+use crate::metrics::{LinkState, Metrics};
+
+/// Has the metrics ask these.
+pub(super) fn ask(
+    metrics: &Metrics,
+    status: &Arc<WorkerStatus>,
+    links: &[(&'static str, Arc<LinkStatus>)],
+    commands: &ConsumerHandle,
+    tally: &Arc<Tally>,
+) {
+    let (status, tally) = (Arc::clone(status), Arc::clone(tally));
+    let (links, commands) = (links.to_vec(), commands.clone());
+    metrics.on_render(move |metrics| {
+        metrics.set_sessions(tally.statuses());
+        metrics.set_row_age_max(tally.age_max());
+        metrics.set_slots_held(status.slots());
+        let waiting = links.iter().map(|(_, link)| link.queued()).sum();
+        metrics.set_request_queue(waiting);
+        for environment in ["demo", "live"] {
+            for state in LinkState::ALL {
+                let of_it = links
+                    .iter()
+                    .filter(|(name, link)| *name == environment && link.state() == state);
+                metrics.set_connections(environment, state, of_it.count());
+            }
+        }
+        for ((kind, outcome), count) in commands.counts() {
+            let command = kind.map_or("unknown", CommandKind::as_str);
+            metrics.set_commands(command, outcome.as_str(), count);
+        }
+    });
+}
