@@ -1,8 +1,8 @@
 //! The health server: a snapshot in, fixed routes out.
 //!
 //! It knows nothing of what it reports on; whoever does keeps the [`HealthSnapshot`] up to date. It
-//! names no user. Each connection carries one request and ends after [`CONNECTION_TIMEOUT`], and
-//! there are at most [`CONNECTIONS_MAX`], so that slow clients cannot hold the server.
+//! names no user. Each connection carries one request and ends after `CONNECTION_TIMEOUT`, and
+//! there are at most `CONNECTIONS_MAX`, so that slow clients cannot hold the server.
 //!
 //! To stop: cancel the token given to [`HealthServer::run`], last of all, since a draining worker
 //! still has something to say.

@@ -6,7 +6,7 @@
 //! twice changes nothing.
 //!
 //! Each look counts as a return of the message, and RabbitMQ 4 drops a message of a quorum queue at
-//! the 20th. So a letter that was returned [`RENEW_AT`] times is put back as a fresh copy instead.
+//! the 20th. So a letter that was returned `RENEW_AT` times is put back as a fresh copy instead.
 
 use std::collections::BTreeMap;
 

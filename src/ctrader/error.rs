@@ -1,7 +1,7 @@
 //! What cTrader's error codes mean for a session.
 //!
 //! A code is a string with an enum's name, from either of two enums or from none: it is classified
-//! by its text in [`TABLE`], and what is not known backs off.
+//! by its text in `TABLE`, and what is not known backs off.
 
 use std::time::Duration;
 

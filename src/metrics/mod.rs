@@ -44,6 +44,33 @@ const STATUSES: [&str; 6] = [
 /// The environments of cTrader.
 const ENVIRONMENTS: [&str; 2] = ["demo", "live"];
 
+/// Messages of cTrader that answer nothing.
+const EVENTS: [&str; 10] = [
+    "spot",
+    "execution",
+    "trader",
+    "margin",
+    "trailing_stop",
+    "symbol",
+    "account_disconnect",
+    "token_invalidated",
+    "client_disconnect",
+    "other",
+];
+
+/// Why a connection to cTrader ended or did not come about.
+const REASONS: [&str; 9] = [
+    "unreachable",
+    "closed",
+    "broken",
+    "stuck",
+    "refused",
+    "disconnected",
+    "unanswered",
+    "silent",
+    "malformed",
+];
+
 type Number = Gauge<f64, AtomicU64>;
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 
@@ -98,7 +125,7 @@ impl Default for Metrics {
             "ctrader_events",
             "Messages of cTrader that answer nothing",
             "type",
-            &[],
+            &EVENTS,
         );
         let requests = labels.one(
             "ctrader_requests",
@@ -110,7 +137,7 @@ impl Default for Metrics {
             "reconnects",
             "Connections to cTrader that ended or did not come about, by reason",
             ("environment", &ENVIRONMENTS),
-            ("reason", &[]),
+            ("reason", &REASONS),
         );
         let rows = labels.one(
             "cache_rows",
@@ -247,7 +274,7 @@ impl Metrics {
             .push(Box::new(sampler));
     }
 
-    /// How many sessions have which status, in the order of [`STATUSES`].
+    /// How many sessions have which status, in the order of a session's life.
     pub fn set_sessions(&self, counts: [usize; 6]) {
         for (status, count) in STATUSES.into_iter().zip(counts) {
             self.sessions.of(status).set(clamped(count));

@@ -42,6 +42,7 @@ mod fuzz;
 mod fuzz_corpus;
 mod health;
 mod model;
+mod ops_files;
 mod ops_metrics;
 mod pg_cache;
 mod pg_cache_fence;

@@ -111,41 +111,7 @@ async fn a_running_worker_has_all_metrics_of_the_contract_and_they_are_true() {
         )
         .await;
     fleet.until_live("metrics@example.org", 1001).await;
-    let expected = [
-        (r#"bridge_sessions{status="live"}"#, 1.0),
-        (r#"bridge_sessions{status="failed"}"#, 1.0),
-        ("bridge_slots_held", 2.0),
-        (
-            r#"bridge_commands_total{command="start",outcome="applied"}"#,
-            2.0,
-        ),
-        (
-            r#"bridge_commands_total{command="unknown",outcome="dead"}"#,
-            1.0,
-        ),
-        (
-            r#"bridge_ctrader_connections{environment="demo",state="up"}"#,
-            1.0,
-        ),
-        (
-            r#"bridge_ctrader_connections{environment="live",state="idle"}"#,
-            1.0,
-        ),
-    ];
-    eventually("the gauges to say what is the case", DEADLINE, async || {
-        let series = Series::of(&worker).await;
-        let wrong: Vec<_> = expected
-            .iter()
-            .map(|(name, value)| (*name, series.get(name), *value))
-            .filter(|(_, found, value)| (found - value).abs() > 0.1)
-            .collect();
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{wrong:?}"))
-        }
-    })
-    .await;
+    gauges_are_true(&worker).await;
     let moving = [
         r#"bridge_ctrader_events_total{type="spot"}"#,
         r#"bridge_ctrader_requests_total{outcome="sent"}"#,
@@ -177,21 +143,59 @@ async fn a_running_worker_has_all_metrics_of_the_contract_and_they_are_true() {
 
     // A socket that is cut is counted, with the reason.
     fleet.sim.kill_sockets();
-    let series = eventually("the cut to be counted", DEADLINE, async || {
+    eventually("the cut to be counted", DEADLINE, async || {
         let series = Series::of(&worker).await;
-        let cuts: f64 = series
+        let cuts = series
             .0
             .iter()
-            .filter(|(name, _)| name.starts_with(r#"bridge_reconnects_total{environment="demo""#))
-            .map(|(_, count)| count)
-            .sum();
-        (cuts >= 1.0).then_some(series)
+            .filter(|(name, _)| name.starts_with(r#"bridge_reconnects_total{environment="demo""#));
+        cuts.map(|(_, count)| count).sum::<f64>() >= 1.0
     })
     .await;
+    let series = Series::of(&worker).await;
     for (name, expected) in CONTRACT {
         let found = labels(&series, name).unwrap_or_else(|| panic!("{name} in {series:?}"));
         let expected: BTreeSet<String> = expected.iter().map(|label| (*label).to_owned()).collect();
         assert_eq!(found, expected, "{name}");
     }
     worker.drain().await;
+}
+
+/// Of two sessions, one of a user who has connected nothing, and three commands.
+async fn gauges_are_true(worker: &Worker) {
+    let expected = [
+        (r#"bridge_sessions{status="live"}"#, 1.0),
+        (r#"bridge_sessions{status="failed"}"#, 1.0),
+        ("bridge_slots_held", 2.0),
+        (
+            r#"bridge_commands_total{command="start",outcome="applied"}"#,
+            2.0,
+        ),
+        (
+            r#"bridge_commands_total{command="unknown",outcome="dead"}"#,
+            1.0,
+        ),
+        (
+            r#"bridge_ctrader_connections{environment="demo",state="up"}"#,
+            1.0,
+        ),
+        (
+            r#"bridge_ctrader_connections{environment="live",state="idle"}"#,
+            1.0,
+        ),
+    ];
+    eventually("the gauges to say what is the case", DEADLINE, async || {
+        let series = Series::of(worker).await;
+        let wrong: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| (*name, series.get(name), *value))
+            .filter(|(_, found, value)| (found - value).abs() > 0.1)
+            .collect();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{wrong:?}"))
+        }
+    })
+    .await;
 }

@@ -111,13 +111,13 @@ pub enum Event {
     Deal(AccountId, Source, Box<Deal>),
     /// A later snapshot differs from what the events said: there are deals that none told of.
     Amended(AccountId),
-    /// A look into the history is over (see [`Connection::fetch_history`]).
+    /// A look into the history is over (see [`super::Connection::fetch_history`]).
     History(AccountId, HistoryReport),
     /// The server's P&L was compared with ours.
     Audited(AccountId, Audit),
-    /// What a token covers (see [`Connection::verify_token`]).
+    /// What a token covers (see [`super::Connection::verify_token`]).
     TokenVerified(u64, Result<Covered, Refusal>),
-    /// What became of a refresh token (see [`Connection::refresh_token`]).
+    /// What became of a refresh token (see [`super::Connection::refresh_token`]).
     TokenRefreshed(u64, Refreshed),
     /// The socket is silent where it should not be (`false`), or speaks again (`true`).
     Following(bool),
