@@ -73,7 +73,7 @@ pub struct Beat {
 
 impl HealthSnapshot {
     /// The loop whose sign of life is the most overdue, and since how long it is silent.
-    fn stalled(&self, now: Instant) -> Option<(&'static str, Duration)> {
+    pub fn stalled(&self, now: Instant) -> Option<(&'static str, Duration)> {
         self.loops
             .iter()
             .map(|(name, beat)| (*name, now.saturating_duration_since(beat.at), beat.age_max))

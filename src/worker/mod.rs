@@ -26,6 +26,7 @@ mod outbox;
 mod refresher;
 mod roster;
 mod run;
+mod serving;
 mod setup;
 mod status;
 mod tally;

@@ -20,6 +20,7 @@ use super::links::Links;
 use super::outbox::Outbox;
 use super::refresher::{RefreshRequest, Refresher};
 use super::roster::RetryPolicy;
+use super::serving::Serving;
 use super::setup::{StartError, WorkerConfig};
 use super::status::{LinkStatus, WorkerStatus};
 use super::tally::Tally;
@@ -28,7 +29,7 @@ use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandl
 use crate::domain::command::{Command, CommandKind};
 use crate::domain::ids::SLOT_COUNT;
 use crate::failure::with_causes;
-use crate::http::{Health, HealthServer, HealthSnapshot};
+use crate::http::{Health, HealthSnapshot};
 use crate::metrics::Metrics;
 use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
@@ -73,9 +74,6 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
     });
     let status = Arc::new(WorkerStatus::new(snapshot));
     status.beat();
-    let server = HealthServer::bind(config.port)
-        .await
-        .map_err(|error| StartError::Config(error.to_string()))?;
     let metrics = Arc::new(Metrics::default());
     let rendered = Arc::clone(&metrics);
     let health = Health {
@@ -84,8 +82,7 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
         snapshot: seen,
         metrics: Some(Arc::new(move || rendered.render())),
     };
-    let health_stop = CancellationToken::new();
-    let serving = tokio::spawn(server.run(health, health_stop.clone()));
+    let serving = Serving::start(config.port, health).await?;
 
     let result = match start_postgres(&config, &stages).await {
         Ok(Some(lock)) => {
@@ -101,9 +98,7 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
-    health_stop.cancel();
-    // It has its own time-outs for what is still being answered.
-    let _ = serving.await;
+    serving.stop().await;
     result
 }
 
@@ -286,7 +281,7 @@ async fn work(
         last_command,
     };
     let ended = watched.until_stop(&config, &stages, &mut tasks.set).await;
-    watched.status.modify(|snapshot| snapshot.draining = true);
+    watched.status.set_draining();
     drain(&mut tasks, config.grace, &stages).await;
     commands_database.close().await;
     database.close().await;
@@ -367,7 +362,8 @@ fn handler(
 + 'static {
     move |command| {
         let database = database.clone();
-        last_command.send_replace(Instant::now());
+        let began = Instant::now();
+        last_command.send_replace(began);
         Box::pin(async move {
             let row = CommandRow {
                 id: command.id,
@@ -385,7 +381,8 @@ fn handler(
                         Applied::Stale => "stale",
                         Applied::Duplicate => "duplicate",
                     };
-                    info!(id = %row.id, start = row.start, user = ?row.user, outcome, "command");
+                    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    info!(id = %row.id, start = row.start, user = ?row.user, outcome, ms, "command");
                     Ok(())
                 }
                 // Whatever it is, it is the database's or ours, and the command is sound.
@@ -437,6 +434,7 @@ impl Watched {
                 }
                 _ = rounds.tick() => {}
             }
+            self.status.beat_main();
             let broker = self.refresh();
             broker_was_there |= broker.is_none();
             if let Some(reason) = broker

@@ -80,6 +80,9 @@ pub(super) struct WorkerStatus {
 /// in one round for half a minute at most.
 const COORDINATOR_AGE_MAX: Duration = Duration::from_mins(1);
 
+/// The main loop goes round four times a second; it waits for nothing but its turn on a processor.
+const MAIN_AGE_MAX: Duration = Duration::from_secs(10);
+
 impl WorkerStatus {
     pub(super) fn new(snapshot: watch::Sender<HealthSnapshot>) -> Self {
         Self {
@@ -91,12 +94,28 @@ impl WorkerStatus {
 
     /// The coordinator went round.
     pub(super) fn beat(&self) {
-        let beat = Beat {
-            at: Instant::now(),
-            age_max: COORDINATOR_AGE_MAX,
-        };
+        self.beat_of("coordinator", COORDINATOR_AGE_MAX);
+    }
+
+    /// The loop that watches over all others went round.
+    pub(super) fn beat_main(&self) {
+        self.beat_of("main", MAIN_AGE_MAX);
+    }
+
+    fn beat_of(&self, name: &'static str, age_max: Duration) {
+        let at = Instant::now();
         self.snapshot.send_modify(|snapshot| {
-            snapshot.loops.insert("coordinator", beat);
+            if !snapshot.draining {
+                snapshot.loops.insert(name, Beat { at, age_max });
+            }
+        });
+    }
+
+    /// From now on loops end, as they should.
+    pub(super) fn set_draining(&self) {
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.draining = true;
+            snapshot.loops.clear();
         });
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use time::OffsetDateTime;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Coordinator, Running, SWEEPS_PER_FULL_LOOK};
 use crate::domain::ids::{SessionKey, Slot};
@@ -215,6 +215,8 @@ impl Coordinator {
             .tell(link, LinkCommand::Start(Box::new(assignment)))
             .await
         {
+            let (id, user, epoch) = (record.command_id, &key.user, right.epoch());
+            info!(%id, ?user, account = %key.account, slot = %record.slot, epoch, "session begins");
             self.state.running.insert(key, running);
         }
     }
