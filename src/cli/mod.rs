@@ -25,8 +25,7 @@ pub enum CallError {
 
 impl CallError {
     fn unavailable(what: &str, diagnosis: &crate::failure::Diagnosis) -> Self {
-        let crate::failure::Diagnosis { cause, fix } = diagnosis;
-        Self::Unavailable(format!("{what}: {cause}. To mend it: {fix}"))
+        Self::Unavailable(format!("{what}: {diagnosis}"))
     }
 }
 

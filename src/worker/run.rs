@@ -35,6 +35,7 @@ use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
 use crate::pg::commands::{self, Applied, CommandRow};
 use crate::pg::connect::{Database, PgConfig, within};
+use crate::pg::probe::diagnose;
 use crate::pg::{pooler, schema};
 use crate::shutdown::Stages;
 use crate::ws::dial::Dialer;
@@ -119,7 +120,7 @@ async fn start_postgres(
         if !error.is_transient() || Instant::now() >= deadline {
             return Err(StartError::Dependency {
                 what: "Postgres",
-                reason: with_causes(&error),
+                reason: diagnose(&error, &config.pg).to_string(),
             });
         }
         warn!(error = %with_causes(&error), "Postgres cannot be used yet");

@@ -56,9 +56,7 @@ impl Line {
     fn print(&self, colours: bool) {
         let (word, tone, text) = match &self.found {
             Found::Good(how) => ("ok  ", Tone::Good, how.clone()),
-            Found::Bad(Diagnosis { cause, fix }) => {
-                ("FAIL", Tone::Bad, format!("{cause}. To mend it: {fix}"))
-            }
+            Found::Bad(diagnosis) => ("FAIL", Tone::Bad, diagnosis.to_string()),
             Found::Skipped(why) => ("skip", Tone::Faint, (*why).to_owned()),
         };
         let text = printable(&text, LINE_CHARS_MAX);
