@@ -95,6 +95,8 @@ _services_missing() { # the packages this run needs and does not have
   if [[ -z ${AMQP_URL:-} && ! -x $_services_rabbitmq_bin ]]; then echo rabbitmq-server; fi
   if [[ -n ${services_for_tests:-} ]]; then
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
+    # Tests of a cut network make namespaces.
+    command -v ip >/dev/null || [[ -x /usr/sbin/ip ]] || echo iproute2
     # Debian's Python has venv in a package of its own.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     # The app's side: npm brings Deno, and Chromium comes without a font.

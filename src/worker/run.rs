@@ -477,10 +477,8 @@ impl Watched {
         };
         let down = self.link_states.iter().any(|(_, link)| link.is_down());
         let ctrader = down.then(|| "a connection to cTrader is down".to_owned());
-        let waits = !*self.able.borrow() || self
-            .link_states
-            .iter()
-            .any(|(_, link)| link.is_waiting());
+        let waits =
+            !*self.able.borrow() || self.link_states.iter().any(|(_, link)| link.is_waiting());
         let permit = (postgres.is_none() && waits).then(|| {
             format!(
                 "all {} connections of the fleet are taken: waiting for one",

@@ -26,6 +26,7 @@ impl Link {
             Some(End::Failed(ConnectionError::Unanswered)) => "unanswered",
             Some(End::Failed(ConnectionError::Silent)) => "silent",
             Some(End::Failed(ConnectionError::Malformed)) => "malformed",
+            Some(End::Unpermitted) => "unpermitted",
             // As it was meant to.
             Some(End::Idle | End::Drained(_)) => return,
         };
