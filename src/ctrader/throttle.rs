@@ -66,7 +66,10 @@ impl Bucket {
 pub struct Throttle<R> {
     all: Bucket,
     historical: Bucket,
-    queues: BTreeMap<Priority, VecDeque<(u32, R)>>,
+    /// By priority and payload type, each request with its place in line: what may leave is found
+    /// by looking at the heads, however many wait.
+    queues: BTreeMap<(Priority, u32), VecDeque<(u64, R)>>,
+    pushed: u64,
     blocked: BTreeMap<u32, Instant>,
 }
 
@@ -82,16 +85,18 @@ impl<R> Throttle<R> {
             ),
             historical: Bucket::new(historical_rate, 1, now),
             queues: BTreeMap::new(),
+            pushed: 0,
             blocked: BTreeMap::new(),
         }
     }
 
     /// Queues a request of that payload type.
     pub fn push(&mut self, priority: Priority, payload_type: u32, request: R) {
+        self.pushed += 1;
         self.queues
-            .entry(priority)
+            .entry((priority, payload_type))
             .or_default()
-            .push_back((payload_type, request));
+            .push_back((self.pushed, request));
     }
 
     /// Holds requests of a payload type back until then.
@@ -107,14 +112,18 @@ impl<R> Throttle<R> {
             return None;
         }
         let historical_ready = self.historical.ready_at() <= now;
-        let (blocked, queues) = (&self.blocked, &mut self.queues);
-        let (payload_type, request) = queues.values_mut().find_map(|queue| {
-            let at = queue.iter().position(|(payload_type, _)| {
-                !blocked.contains_key(payload_type)
-                    && (historical_ready || !is_historical(*payload_type))
-            })?;
-            queue.remove(at)
-        })?;
+        let ready = self.queues.iter().filter(|((_, payload_type), _)| {
+            !self.blocked.contains_key(payload_type)
+                && (historical_ready || !is_historical(*payload_type))
+        });
+        let heads = ready.filter_map(|(key, queue)| Some((key.0, queue.front()?.0, *key)));
+        let (_, _, key) = heads.min()?;
+        let queue = self.queues.get_mut(&key)?;
+        let (_, request) = queue.pop_front()?;
+        if queue.is_empty() {
+            self.queues.remove(&key);
+        }
+        let (_, payload_type) = key;
         self.all.take(now);
         if is_historical(payload_type) {
             self.historical.take(now);
@@ -125,7 +134,7 @@ impl<R> Throttle<R> {
     /// When [`Throttle::pop`] may next give a request; `None` when nothing waits.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let waiting = self.queues.values().flatten().map(|(payload_type, _)| {
+        let waiting = self.queues.keys().map(|(_, payload_type)| {
             let mut at = self.all.ready_at();
             if is_historical(*payload_type) {
                 at = at.max(self.historical.ready_at());
@@ -134,22 +143,15 @@ impl<R> Throttle<R> {
                 .get(payload_type)
                 .map_or(at, |until| at.max(*until))
         });
-        // The first of an unblocked kind is as early as any: the walk is short but after a block.
-        let mut next: Option<Instant> = None;
-        for at in waiting {
-            if at <= self.all.ready_at() {
-                return Some(at);
-            }
-            next = Some(next.map_or(at, |earliest| earliest.min(at)));
-        }
-        next
+        waiting.min()
     }
 
     /// Drops waiting requests that are no longer wanted.
     pub fn retain(&mut self, mut keep: impl FnMut(&R) -> bool) {
-        for queue in self.queues.values_mut() {
+        self.queues.retain(|_, queue| {
             queue.retain(|(_, request)| keep(request));
-        }
+            !queue.is_empty()
+        });
     }
 
     /// How many requests wait.

@@ -270,11 +270,15 @@ impl Link {
         let mut round = interval(self.write_interval);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since = None;
+        // Quotes change nothing of what the roster has to do, so it is asked only after something else.
+        let mut quotes_only = false;
+        let mut roster_due = None;
         loop {
             if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
                 self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Socket(socket_error));
             }
+            quotes_only &= !connection.has_events() && !roster.is_unsettled();
             if let Some(failure) =
                 self.handle_events(roster, &mut connection, &mut askers, failures)
             {
@@ -282,13 +286,11 @@ impl Link {
                 return Some(End::Failed(failure));
             }
             self.count(&mut connection);
-            self.say(roster);
-            self.pass_on(roster);
-            self.tell_settled(roster, Some(&connection));
-            if roster.row_is_due() {
-                let following = connection.is_following();
-                self.put_due_rows(roster, &connection, following);
+            if !quotes_only {
+                self.see_to(roster, &connection);
+                roster_due = roster.poll_timeout();
             }
+            quotes_only = false;
             let now = Instant::now();
             let drained = draining.as_ref().is_some_and(|(_, until)| {
                 let out = !roster.is_leaving() || *until <= now;
@@ -310,16 +312,10 @@ impl Link {
             }
             let due = [
                 connection.poll_timeout(),
-                roster.poll_timeout(),
+                roster_due,
                 // With an answer still to come: looked at again after a while.
                 empty_since.map(|since| (since + self.linger()).max(now + EMPTY_LOOK)),
-                draining.as_ref().map(|(_, until)| {
-                    if *until <= now {
-                        *until + ANSWER_LINGER
-                    } else {
-                        *until
-                    }
-                }),
+                drain_due(draining.as_ref().map(|(_, until)| *until), now),
             ];
             let due = due.into_iter().flatten().min().unwrap_or(now + LINGER);
             tokio::select! {
@@ -348,6 +344,7 @@ impl Link {
                 },
                 _ = round.tick() => self.round(roster, &mut connection),
                 incoming = socket.receive() => {
+                    quotes_only = true;
                     if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
                         self.last_words(roster, connection, &mut askers, failures);
                         return Some(End::Socket(socket_error));
@@ -368,6 +365,17 @@ impl Link {
         roster.handle_disconnected(reason, hopeless);
         self.say(roster);
     }
+}
+
+/// When a drain is to be looked at that waits for log-outs until then.
+fn drain_due(until: Option<Instant>, now: Instant) -> Option<Instant> {
+    until.map(|until| {
+        if until <= now {
+            until + ANSWER_LINGER
+        } else {
+            until
+        }
+    })
 }
 
 fn finish(done: Option<oneshot::Sender<()>>) {

@@ -11,23 +11,26 @@
 //! Time must not go backwards. After [`Event::Failed`] nothing more comes out: the socket is to be
 //! dropped, since nothing of it (authorisations, subscriptions, quotes) survives.
 
+mod due;
 mod look;
 mod outcome;
 mod receive;
 mod refuse;
 mod tally;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use due::{Due, is_quiet};
 pub use outcome::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
 use tally::RequestEnd;
 pub use tally::Tally;
 
 use super::catalog::Catalog;
-use super::frame::{self, HEARTBEAT_EVENT, RequestIds};
+use super::frame::{self, RequestIds};
 use super::liveness::Liveness;
 use super::request::{Ask, Need, Purpose, Request, accounts_of_token, application_auth};
 pub use super::session::{Audit, HistoryReport};
@@ -89,6 +92,8 @@ pub struct Connection {
     /// Frames and parts of frames that were skipped because nobody knows them.
     pub skipped: u64,
     tally: Tally,
+    /// When something is due of requests or sessions.
+    due: Cell<Due>,
 }
 
 impl Connection {
@@ -115,6 +120,7 @@ impl Connection {
             events: VecDeque::new(),
             skipped: 0,
             tally: Tally::default(),
+            due: Cell::new(Due::Unknown),
         };
         connection.push(application_auth(&config.client_id, &config.client_secret));
         connection.pump(now);
@@ -195,10 +201,15 @@ impl Connection {
         }
         self.heard(now);
         match frame::decode(bytes) {
-            Ok(frame) => self.handle_frame(&frame, now),
+            Ok(frame) => {
+                if !is_quiet(frame.payload_type) {
+                    self.due.set(Due::Unknown);
+                }
+                self.handle_frame(&frame, now);
+            }
             Err(_) => self.fail(ConnectionError::Malformed),
         }
-        self.pump(now);
+        self.pump_queue(now);
     }
 
     /// Takes in a sign of life below the protocol that is no pong.
@@ -255,26 +266,15 @@ impl Connection {
         self.transmits.pop_front()
     }
 
+    /// Whether something happened that was not told yet.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// When [`Connection::handle_timeout`] is due.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.failed {
-            return None;
-        }
-        let deadlines = self.pending.values().filter_map(|pending| pending.deadline);
-        let sessions = self.sessions.values().filter_map(Session::deadline);
-        let delayed = self.delayed.iter().map(|(at, _)| *at);
-        let own = [Some(self.liveness.poll_timeout()), self.throttle.next_at()];
-        deadlines
-            .chain(sessions)
-            .chain(delayed)
-            .chain(own.into_iter().flatten())
-            .min()
     }
 
     /// Whether the application is authorised and the socket is not suspiciously silent.
@@ -476,41 +476,6 @@ impl Connection {
     fn push(&mut self, request: Request) {
         self.throttle
             .push(request.priority, request.payload_type, request);
-    }
-
-    /// Sends what the budget allows, and signs of life where they are due.
-    fn pump(&mut self, now: Instant) {
-        if self.failed {
-            return;
-        }
-        while let Some(at) = self.delayed.iter().position(|(at, _)| *at <= now) {
-            let (_, request) = self.delayed.swap_remove(at);
-            self.push(request);
-        }
-        while let Some(request) = self.throttle.pop(now) {
-            self.note_sent(&request, now);
-            self.tally.ended(RequestEnd::Sent);
-            let id = self.ids.allocate();
-            let tag = self.ids.tag(id);
-            let bytes = frame::encode(request.payload_type, request.payload.clone(), Some(tag));
-            self.transmits.push_back(Transmit::Message(bytes));
-            self.liveness.handle_outbound(now);
-            self.pending.insert(
-                id,
-                Pending {
-                    deadline: has_deadline(&request).then(|| now + REQUEST_DEADLINE),
-                    request,
-                },
-            );
-        }
-        if self.liveness.heartbeat_due(now) {
-            let heartbeat = frame::encode(HEARTBEAT_EVENT, Bytes::new(), None);
-            self.transmits.push_back(Transmit::Message(heartbeat));
-            self.liveness.handle_outbound(now);
-        }
-        if self.liveness.ping_due(now) {
-            self.transmits.push_back(Transmit::Ping);
-        }
     }
 }
 

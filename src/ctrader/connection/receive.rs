@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Event, Pending, RequestEnd};
+use super::{Connection, ConnectionError, Down, Due, Event, Pending, RequestEnd};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
@@ -327,6 +327,7 @@ impl Connection {
         };
         session.handle_spot(spot, now);
         if matches!(session.phase, Phase::Warming(_)) {
+            self.due.set(Due::Unknown);
             self.advance(account, now);
         }
     }

@@ -44,6 +44,16 @@ impl Link {
         self.outbox.wake();
     }
 
+    /// Says and passes on what the roster has, and writes what cannot wait.
+    pub(super) fn see_to(&self, roster: &mut Roster, connection: &Connection) {
+        self.say(roster);
+        self.pass_on(roster);
+        self.tell_settled(roster, Some(connection));
+        if roster.row_is_due() {
+            self.put_due_rows(roster, connection, connection.is_following());
+        }
+    }
+
     /// Writes the rows that cannot wait for the next round: of sessions that have just become live
     /// or fallen silent.
     pub(super) fn put_due_rows(

@@ -107,6 +107,11 @@ impl Roster {
         settled
     }
 
+    /// Whether sessions that stand by may have settled.
+    pub(in crate::worker) const fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
     /// When the next session that stands by settles without quotes.
     pub(super) fn settles_at(&self) -> Option<Instant> {
         if !self.unsettled {
