@@ -99,7 +99,9 @@ _services_missing() { # the packages this run needs and does not have
     command -v ip >/dev/null || [[ -x /usr/sbin/ip ]] || echo iproute2
     # Debian's Python has venv in a package of its own.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
-    # The app's side: npm brings Deno, and Chromium comes without a font.
+  fi
+  if [[ -n ${services_for_app:-} ]]; then
+    # npm brings Deno, and Chromium comes without a font.
     command -v npm >/dev/null || echo npm
     command -v chromium >/dev/null || echo chromium
     [[ -d /usr/share/fonts/truetype/dejavu ]] || echo fonts-dejavu-core
