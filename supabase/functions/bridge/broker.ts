@@ -13,11 +13,18 @@ const EXCHANGE = "bridge.commands";
 
 /** A warm connection may be dead without knowing: then enough has to be left for a fresh one. */
 const WARM_MS = 1200;
+/** What takes longer to open is not waited for by those who come later: they open another. */
+const OPENING_MS = 1200;
+/** When a connection that is given up is not closed in good order, it is cut. */
+const CLOSING_MS = 1000;
 
 export class Broker {
   readonly #url: string;
   #link: Link | undefined;
-  #opening: Promise<Link> | undefined;
+  #opening: { link: Promise<Link>; since: number } | undefined;
+
+  /** Those that were given up and are not closed yet. */
+  readonly #closing = new Set<Promise<void>>();
 
   constructor(url: string) {
     this.#url = url;
@@ -52,47 +59,58 @@ export class Broker {
   }
 
   async close(): Promise<void> {
-    const opening = this.#opening;
-    this.#drop();
-    await opening?.then((link) => link.close(), () => {});
+    const opening = this.#opening?.link;
+    const link = this.#link;
+    this.#link = this.#opening = undefined;
+    await Promise.all([link?.close(), opening?.then((link) => link.close(), () => {}), ...this.#closing]);
   }
 
   async #attempt(command: Command, deadline: Deadline, ms: number): Promise<void> {
+    let used: Link | undefined;
     try {
-      const work = this.#open().then((link) => link.publish(command));
+      const work = this.#open().then((link) => {
+        used = link;
+        return link.publish(command);
+      });
       await deadline.wait("the command queue", work, ms);
     } catch (error) {
-      // What failed is not warm any more. A refused command says nothing against the connection.
-      if (!(error instanceof NotTaken)) this.#drop();
+      // What failed is not warm any more. A refused command says nothing against the connection, and
+      // another request may have opened a new one by now.
+      if (used !== undefined && !(error instanceof NotTaken)) {
+        if (this.#link === used) this.#link = undefined;
+        this.#giveUp(used);
+      }
       throw error;
     }
+  }
+
+  #giveUp(link: Link): void {
+    const closed = link.close().finally(() => this.#closing.delete(closed));
+    this.#closing.add(closed);
   }
 
   /** Requests that come together share one connection. */
   #open(): Promise<Link> {
     if (this.#link?.usable()) return Promise.resolve(this.#link);
-    if (this.#opening === undefined) {
-      const opening = Link.open(this.#url).then((link) => {
+    const now = performance.now();
+    if (this.#opening !== undefined && now - this.#opening.since < OPENING_MS) return this.#opening.link;
+    const link = Link.open(this.#url).then(
+      (link) => {
         if (this.#opening !== opening) {
-          // It was given up meanwhile.
-          void link.close();
+          this.#giveUp(link);
           throw new Error("the connection came too late");
         }
+        this.#opening = undefined;
         this.#link = link;
         return link;
-      });
-      opening.catch(() => {
+      },
+      (error) => {
         if (this.#opening === opening) this.#opening = undefined;
-      });
-      this.#opening = opening;
-    }
-    return this.#opening;
-  }
-
-  #drop(): void {
-    void this.#link?.close();
-    this.#link = undefined;
-    this.#opening = undefined;
+        throw error;
+      },
+    );
+    const opening = this.#opening = { link, since: now };
+    return link;
   }
 }
 
@@ -163,9 +181,25 @@ class Link {
     });
   }
 
+  /** In good order, or else by cutting it. */
   close(): Promise<void> {
     this.#end();
-    return this.#model.close().catch(() => {});
+    // Not part of the library's types; it leaves both as they are when the answer to its close is not coming.
+    const { stream, heartbeater } = this.#model.connection as unknown as {
+      stream?: { destroy(): void };
+      heartbeater?: { clear(): void };
+    };
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        heartbeater?.clear();
+        stream?.destroy();
+        resolve();
+      }, CLOSING_MS);
+      this.#model.close().catch(() => {}).then(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
   }
 
   #end(): void {

@@ -129,10 +129,14 @@ test("a warm connection that went silent is replaced within three seconds", asyn
   for (let n = 0; n < 3; n++) assert.equal((await start()).status, 200);
   assert.equal(cable.laid, 1, "one connection serves them all");
   cable.cut();
-  const again = await start();
-  assert.deepEqual([again.status, again.ms < WITHIN_MS], [200, true], `${again.text} ${again.ms} ms`);
+  // All find out that it is dead, and none may take the new one from another.
+  const again = await Promise.all(Array.from({ length: 10 }, start));
+  for (const { status, text, ms } of again) {
+    assert.deepEqual([status, ms < WITHIN_MS], [200, true], `${text} ${ms} ms`);
+  }
   assert.equal(cable.laid, 2);
-  assert.ok((await take()).length >= 4);
+  const ids = (await take()).map((message) => message.properties.messageId);
+  assert.equal(new Set(ids).size, 13);
 });
 
 test("many starts at once share one connection", async (world) => {
