@@ -7,6 +7,7 @@
 
 mod labels;
 mod process;
+mod text;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -322,7 +323,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
-        text
+        text::prometheus(&text)
     }
 }
 
