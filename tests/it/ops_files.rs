@@ -400,3 +400,54 @@ fn the_image_fits_fly_and_needs_no_shell() {
         "{version}"
     );
 }
+
+#[test]
+fn every_entry_of_the_runbook_names_rehearsals_that_exist() {
+    let readme = read("README.md");
+    let (_, runbook) = readme.split_once("### Runbook").expect("a runbook");
+    let (runbook, _) = runbook.split_once("\n### ").expect("an end of it");
+    let entries: Vec<&str> = runbook.split("<a id=").skip(1).collect();
+    assert!(entries.len() >= 9, "{} entries", entries.len());
+    for entry in entries {
+        let (_, rehearsed) = entry
+            .split_once("*Rehearsed: ")
+            .unwrap_or_else(|| panic!("nothing rehearses {entry}"));
+        let quoted = rehearsed.split('`').skip(1).step_by(2);
+        let tests = quoted.filter(|name| !name.contains('.') && !name.starts_with('…'));
+        for test in tests {
+            let (module, name) = test.split_once("::").unwrap_or((test, ""));
+            let file = read(&format!("tests/it/{module}.rs"));
+            let name = name.trim_end_matches('…');
+            assert!(
+                file.contains(&format!("fn {name}")),
+                "no test is called {test}"
+            );
+        }
+        for link in rehearsed.split("](").skip(1) {
+            assert!(!read(link.split(')').next().expect("a path")).is_empty());
+        }
+    }
+}
+
+/// What the runbook quotes of logs and rows, the code says.
+#[test]
+fn what_the_runbook_quotes_is_said() {
+    for (file, words) in [
+        ("src/domain/command.rs", "is not JSON"),
+        ("src/domain/command.rs", "is neither start nor stop"),
+        ("src/amqp/dead.rs", "the broker gave up"),
+        ("src/ctrader/error.rs", "refuses this application"),
+        ("src/ctrader/error.rs", "connect cTrader again"),
+        ("src/worker/tokens.rs", "cannot be decrypted"),
+        ("src/worker/tokens.rs", "has no key"),
+        ("src/worker/coordinator.rs", "session begins"),
+        ("src/worker/link/events.rs", "session live"),
+        ("src/worker/link/events.rs", "session down"),
+        (
+            "src/worker/link/events.rs",
+            "our P&L differs from the server's",
+        ),
+    ] {
+        assert!(read(file).contains(words), "{file} does not say {words:?}");
+    }
+}
