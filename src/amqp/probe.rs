@@ -141,7 +141,7 @@ fn of_client(error: &lapin::Error, place: &str) -> Diagnosis {
                 r#"grant it: `rabbitmqctl set_permissions -p VHOST USER "^bridge\." "^bridge\." "^bridge\."`"#,
             ),
             ACCESS_REFUSED => Diagnosis::new(
-                format!("{place} refuses user or password"),
+                format!("{place} refuses user or password (ACCESS_REFUSED)"),
                 "correct user and password in AMQP_URL (in a URL @ is %40, : is %3A, / is %2F)",
             ),
             NOT_ALLOWED => Diagnosis::new(

@@ -107,7 +107,7 @@ impl NetworkFault {
         );
         let (cause, fix) = match self {
             Self::Name => ("the host name of {} is not known", address),
-            Self::Refused => ("nothing listens at {}", address),
+            Self::Refused => ("nothing listens at {} (connection refused)", address),
             Self::Silent => ("{} does not answer", way),
             Self::Unreachable => ("there is no way to {}", way),
             Self::Closed => ("{} hangs up", address),
