@@ -20,9 +20,11 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SKEW_SECS_MAX: f64 = 5.0;
 
 /// What a worker does to which table.
-const RIGHTS: [(&str, &str); 9] = [
+const RIGHTS: [(&str, &str); 11] = [
     ("bridge._sqlx_migrations", "select"),
     ("bridge.slots", "select,update"),
+    ("bridge.workers", "select,insert,update,delete"),
+    ("bridge.handovers", "select,insert,update,delete"),
     ("bridge.sessions", "select,insert,update,delete"),
     ("bridge.user_commands", "select,insert,update"),
     ("bridge.credentials", "select,update"),
@@ -116,11 +118,19 @@ impl Probe {
                 select 'may not ' || right_name || ' ' || tab
                 from unnest($1::text[], $2::text[]) as need (tab, rights)
                 cross join lateral unnest(string_to_array(rights, ',')) as right_name
-                where to_regclass(tab) is not null and not has_table_privilege(tab, right_name)
+                -- A role may have it for some columns only: those that it needs.
+                where to_regclass(tab) is not null and not case right_name
+                    when 'delete' then has_table_privilege(tab, right_name)
+                    else has_any_column_privilege(tab, right_name) end
                 union all
                 select 'sees no rows of ' || tab || ' (row-level security)'
                 from unnest($1::text[]) as tab
                 where to_regclass(tab) is not null and row_security_active(tab)
+                    and not exists (
+                        select from pg_policy p cross join lateral unnest(p.polroles) as granted
+                        where p.polrelid = to_regclass(tab) and p.polcmd = '*'
+                            and (granted = 0 or pg_has_role(granted, 'usage'))
+                    )
                 order by 1",
             )
             .bind(&tables)
