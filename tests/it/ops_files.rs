@@ -440,7 +440,7 @@ fn what_the_runbook_quotes_is_said() {
         ("src/ctrader/error.rs", "connect cTrader again"),
         ("src/worker/tokens.rs", "cannot be decrypted"),
         ("src/worker/tokens.rs", "has no key"),
-        ("src/worker/coordinator.rs", "session begins"),
+        ("src/worker/coordinator/agree.rs", "session begins"),
         ("src/worker/link/events.rs", "session live"),
         ("src/worker/link/events.rs", "session down"),
         (
