@@ -115,23 +115,24 @@ impl Probe {
             .await?;
             let mut missing: Vec<String> = sqlx::query_scalar(
                 "-- probe.rights
+                -- A role may have a right to some columns alone.
                 select 'may not ' || right_name || ' ' || tab
                 from unnest($1::text[], $2::text[]) as need (tab, rights)
                 cross join lateral unnest(string_to_array(rights, ',')) as right_name
-                -- A role may have it for some columns only: those that it needs.
-                where to_regclass(tab) is not null and not case right_name
-                    when 'delete' then has_table_privilege(tab, right_name)
-                    else has_any_column_privilege(tab, right_name) end
+                where to_regclass(tab) is not null
+                    and case
+                        when right_name in ('select', 'update') then not has_any_column_privilege(tab, right_name)
+                        else not has_table_privilege(tab, right_name)
+                    end
                 union all
-                select 'sees no rows of ' || tab || ' (row-level security)'
+                select 'does not see all rows of ' || tab || ' (row-level security)'
                 from unnest($1::text[]) as tab
-                where to_regclass(tab) is not null and row_security_active(tab)
-                    and not exists (
-                        select from pg_policy p cross join lateral unnest(p.polroles) as granted
-                        where p.polrelid = to_regclass(tab) and p.polcmd = '*'
-                            and (granted = 0 or pg_has_role(granted, 'usage'))
-                    )
-                order by 1",
+                where to_regclass(tab) is not null and row_security_active(tab) and not exists (
+                    select from pg_policy p
+                    where p.polrelid = to_regclass(tab) and pg_get_expr(p.polqual, p.polrelid) = 'true'
+                        and exists (select from unnest(p.polroles) as r (oid) where r.oid = 0 or pg_has_role(r.oid, 'member'))
+                )
+                order by 1 desc",
             )
             .bind(&tables)
             .bind(&rights)

@@ -19,9 +19,11 @@ pub(super) fn ask(
     let (status, tally) = (Arc::clone(status), Arc::clone(tally));
     let (links, commands) = (links.to_vec(), commands.clone());
     metrics.on_render(move |metrics| {
+        let slots = status.slots();
+        tally.keep(&slots);
         metrics.set_sessions(tally.statuses());
         metrics.set_row_age_max(tally.age_max());
-        metrics.set_slots_held(status.slots());
+        metrics.set_slots_held(slots.len());
         let waiting = links.iter().map(|(_, link)| link.queued()).sum();
         metrics.set_request_queue(waiting);
         for environment in ["demo", "live"] {

@@ -1,11 +1,13 @@
 //! What tasks tell the health routes, without waiting for one another.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::domain::ids::Slot;
 use crate::http::{Beat, HealthSnapshot};
 use crate::metrics::LinkState;
 
@@ -14,8 +16,8 @@ use crate::metrics::LinkState;
 pub(super) struct LinkStatus {
     sessions: AtomicUsize,
     connected: AtomicBool,
-    waiting: AtomicBool,
     queued: AtomicUsize,
+    waiting: AtomicBool,
 }
 
 impl LinkStatus {
@@ -73,7 +75,7 @@ impl LinkStatus {
 pub(super) struct WorkerStatus {
     snapshot: watch::Sender<HealthSnapshot>,
     trouble: Mutex<Option<String>>,
-    slots: AtomicUsize,
+    slots: Mutex<BTreeSet<Slot>>,
 }
 
 /// The coordinator goes round at least with every sweep; a database that answers nothing keeps it
@@ -88,7 +90,7 @@ impl WorkerStatus {
         Self {
             snapshot,
             trouble: Mutex::new(None),
-            slots: AtomicUsize::new(0),
+            slots: Mutex::default(),
         }
     }
 
@@ -125,14 +127,19 @@ impl WorkerStatus {
             .send_modify(|snapshot| snapshot.active_sessions = sessions);
     }
 
-    /// How many slots are held.
-    pub(super) fn set_slots(&self, slots: usize) {
-        self.slots.store(slots, Ordering::Relaxed);
+    /// Which slots are held.
+    pub(super) fn set_slots(&self, slots: impl Iterator<Item = Slot>) {
+        let mut held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clear();
+        held.extend(slots);
     }
 
-    /// How many slots are held.
-    pub(super) fn slots(&self) -> usize {
-        self.slots.load(Ordering::Relaxed)
+    /// Which slots are held.
+    pub(super) fn slots(&self) -> BTreeSet<Slot> {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Why what is wanted cannot be read, if it can't.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::SessionKey;
+use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, RowWrite};
 use crate::domain::status::Status;
 use crate::metrics::{CacheRows, Metrics};
@@ -16,6 +16,7 @@ use crate::pg::cache::WriteReport;
 /// A row as it was written last.
 #[derive(Debug, Clone, Copy)]
 struct Written {
+    slot: Slot,
     status: Status,
     connected: bool,
     at: Instant,
@@ -57,6 +58,12 @@ impl Tally {
         for key in &report.fenced {
             rows.remove(key);
         }
+    }
+
+    /// Forgets the sessions of all other slots: they were handed over, and are another worker's to count.
+    pub(super) fn keep(&self, slots: &BTreeSet<Slot>) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.retain(|_, row| slots.contains(&row.slot));
     }
 
     /// How many sessions have which status, in the order of a session's life.
@@ -104,6 +111,7 @@ fn note(
     }
     let before = rows.get(&write.key).copied();
     let row = Written {
+        slot: write.slot,
         status,
         connected,
         at: now,
@@ -143,9 +151,20 @@ mod tests {
         let batch = [write("a", Status::Connecting), write("b", Status::Failed)];
         tally.wrote(&batch, &report, Duration::ZERO, &metrics);
         assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
+        let held = [write("a", Status::Live).slot, write("b", Status::Live).slot];
+        tally.keep(&held.into_iter().collect());
+        assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
         let batch = [write("a", Status::Stopped)];
         tally.wrote(&batch, &report, Duration::ZERO, &metrics);
         assert_eq!(tally.statuses(), [0, 0, 0, 0, 1, 0]);
+        tally.keep(&BTreeSet::new());
+        assert_eq!(tally.statuses(), [0; 6]);
+        tally.wrote(
+            &[write("b", Status::Failed)],
+            &report,
+            Duration::ZERO,
+            &metrics,
+        );
         let report = WriteReport {
             fenced: vec![write("b", Status::Failed).key],
             ..WriteReport::default()

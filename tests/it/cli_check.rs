@@ -253,6 +253,22 @@ async fn a_role_without_rights_is_named() {
 }
 
 #[tokio::test]
+async fn the_role_that_the_migrations_make_for_workers_has_all_rights() {
+    let fleet = Fleet::new(quiet()).await;
+    let role = format!("{}_worker", fleet.db.name());
+    execute(
+        &fleet,
+        &format!("create role {role} login in role bridge_worker"),
+    )
+    .await;
+    let mut url = Url::parse(fleet.db.url()).expect("a url");
+    url.set_username(&role).expect("a name");
+    let report = Report::of(&fleet, &[("DATABASE_URL", url.as_str())]).await;
+    execute(&fleet, &format!("drop role {role}")).await;
+    assert_eq!(report.code, Some(0), "{}", report.text);
+}
+
+#[tokio::test]
 async fn a_broker_that_refuses_us_is_named() {
     let fleet = Fleet::new(quiet()).await;
     let bad = with_password(fleet.vhost.url(), "hunter2");
@@ -375,7 +391,7 @@ async fn a_clock_that_is_an_hour_off_is_named_and_the_worker_says_so() {
     execute(
         &fleet,
         &format!(
-            "create schema lying;
+            "create schema lying; grant usage on schema lying to public;
              create function lying.clock_timestamp() returns timestamptz language sql volatile
                 as $$ select pg_catalog.clock_timestamp() + interval '1 hour' $$;
              alter database {} set search_path = lying, pg_catalog, public",

@@ -80,7 +80,7 @@ fn rights(missing: &[String]) -> Line {
                 "rights",
                 Diagnosis::new(
                     format!("this role {first}{more}"),
-                    "connect as the role that ran `migrate` (on Supabase postgres), to the primary server",
+                    "connect as the role that ran `migrate` (on Supabase postgres) or as bridge_worker, to the primary server",
                 ),
             )
         }

@@ -133,7 +133,7 @@ impl Coordinator {
         claim_state.mark_changed();
         loop {
             self.status.beat();
-            self.status.set_slots(self.state.held.len());
+            self.status.set_slots(self.state.held.keys().copied());
             let scope = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
