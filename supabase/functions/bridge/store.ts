@@ -5,11 +5,17 @@
 // Supabase's transaction pooler serves too. Values are always parameters.
 
 import postgres from "postgres";
-import { Deadline } from "./deadline.ts";
+import { Deadline, TimedOut } from "./deadline.ts";
 import { Refusal } from "./errors.ts";
 
 /** A warm isolate handles a few requests at once; the database has to serve many isolates. */
 const CONNECTIONS_MAX = 3;
+
+/** A warm connection may be dead without knowing: then enough has to be left for a fresh one. */
+const WARM_MS = 1200;
+
+/** How long a pool that was given up may go on for those who have an answer coming. */
+const CLOSING_SECS = 3;
 
 /** A connected row is written every 2 s; one that missed five of them does not follow the stream. */
 export const STALE_SECS = 10;
@@ -54,24 +60,28 @@ type Sql = postgres.Sql<Record<string, unknown>>;
 type Tx = postgres.TransactionSql<Record<string, unknown>>;
 
 export class Store {
-  readonly #sql: Sql;
+  readonly #open: () => Sql;
+  readonly #closing = new Set<Promise<void>>();
+  #sql: Sql;
 
   constructor(url: string, ca?: string) {
-    this.#sql = postgres(url, {
-      max: CONNECTIONS_MAX,
-      idle_timeout: 20,
-      connect_timeout: 3,
-      prepare: false,
-      fetch_types: false,
-      onnotice: () => {},
-      connection: { application_name: "edge function bridge" },
-      // Without it TLS is as the URL says: `sslmode=require` encrypts, and believes any certificate.
-      ...(ca === undefined ? {} : { ssl: { ca } }),
-    });
+    this.#open = () =>
+      postgres(url, {
+        max: CONNECTIONS_MAX,
+        idle_timeout: 20,
+        connect_timeout: 3,
+        prepare: false,
+        fetch_types: false,
+        onnotice: () => {},
+        connection: { application_name: "edge function bridge" },
+        // Without it TLS is as the URL says: `sslmode=require` encrypts, and believes any certificate.
+        ...(ca === undefined ? {} : { ssl: { ca } }),
+      });
+    this.#sql = this.#open();
   }
 
-  close(): Promise<void> {
-    return this.#sql.end({ timeout: 1 });
+  async close(): Promise<void> {
+    await Promise.all([this.#sql.end({ timeout: 1 }), ...this.#closing]);
   }
 
   /** The accounts a start may mean: all of the user's, or the one that was named. */
@@ -298,24 +308,51 @@ export class Store {
     });
   }
 
+  /** Only reads, or what may be done twice: it is, if the first time was over a dead connection. */
   async #ask(
     deadline: Deadline,
     build: (sql: Sql) => postgres.PendingQuery<postgres.Row[]>,
   ): Promise<postgres.Row[]> {
-    const query = build(this.#sql);
+    try {
+      return await this.#once(deadline, WARM_MS, build);
+    } catch (error) {
+      if (!(error instanceof TimedOut) || deadline.left() === 0) throw error;
+      return await this.#once(deadline, Infinity, build);
+    }
+  }
+
+  async #once(
+    deadline: Deadline,
+    ms: number,
+    build: (sql: Sql) => postgres.PendingQuery<postgres.Row[]>,
+  ): Promise<postgres.Row[]> {
+    const sql = this.#sql;
+    const query = build(sql);
     // What a lazy query does when it is awaited, and cancelled when it comes too late.
     const rows = query.execute();
     try {
-      return await deadline.wait("the database", Promise.resolve(rows));
+      return await deadline.wait("the database", Promise.resolve(rows), ms);
     } catch (error) {
       query.cancel();
+      if (error instanceof TimedOut) this.#giveUp(sql);
       throw refusal(error);
     }
   }
 
+  /** Others may have a new pool by now. */
+  #giveUp(sql: Sql): void {
+    if (this.#sql !== sql) return;
+    this.#sql = this.#open();
+    const closed = sql.end({ timeout: CLOSING_SECS }).catch(() => {}).finally(() =>
+      this.#closing.delete(closed)
+    );
+    this.#closing.add(closed);
+  }
+
   async #transaction<T>(deadline: Deadline, work: (tx: Tx) => Promise<T>): Promise<T> {
+    const sql = this.#sql;
     try {
-      const done = this.#sql.begin(async (tx) => {
+      const done = sql.begin(async (tx) => {
         // Its locks go with it, should this isolate be frozen in the middle.
         await tx`select set_config('statement_timeout', '3s', true),
           set_config('idle_in_transaction_session_timeout', '5s', true)`;
@@ -326,6 +363,7 @@ export class Store {
       });
       return await deadline.wait("the database", done as Promise<T>);
     } catch (error) {
+      if (error instanceof TimedOut) this.#giveUp(sql);
       throw refusal(error);
     }
   }

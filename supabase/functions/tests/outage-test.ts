@@ -139,6 +139,24 @@ test("a warm connection that went silent is replaced within three seconds", asyn
   assert.equal(new Set(ids).size, 13);
 });
 
+test("a pool whose connections went silent is replaced within three seconds", async (world) => {
+  const database = new URL(world.databaseUrlAs("bridge_app"));
+  const cable = await Cable.lay(Number(database.port));
+  world.onClose(() => cable.close());
+  database.port = String(cable.port);
+  await world.serve({ DATABASE_URL: database.href });
+  const token = await sign(LANCE);
+  const status = () => world.call("GET", `/api/websocket-status/${LANCE.email}`, { token });
+  const several = () => Promise.all(Array.from({ length: 6 }, status));
+  for (const { status } of await several()) assert.equal(status, 200);
+  cable.cut();
+  for (const { status, ms, text } of await several()) {
+    assert.deepEqual([status, ms < WITHIN_MS], [200, true], `${text} ${ms} ms`);
+  }
+  const after = await status();
+  assert.deepEqual([after.status, after.ms < 1000], [200, true], "and the next ones at once");
+});
+
 test("many starts at once share one connection", async (world) => {
   const take = await world.topology();
   await world.serve();
