@@ -202,7 +202,7 @@ export class Store {
     return { total: number(rows[0]?.total) ?? 0, sessions };
   }
 
-  /** How many rows are live, how many workers hold a slot's lock, how many sessions nobody runs. */
+  /** How many rows are live, how many sessions are wanted, how many workers are there. */
   async fleet(
     deadline: Deadline,
   ): Promise<{ activeSessions: number; wanted: number; workers: number }> {
@@ -213,11 +213,12 @@ export class Store {
             (select count(*) from public.ctrader_cache
               where is_connected and updated_at > now() - ${STALE_SECS} * interval '1 second') as active,
             (select count(*) from bridge.sessions where desired = 'running') as wanted,
-            -- 0x6D616873; a slot's column still names a worker that was killed, its lock does not.
-            (select count(distinct coalesce(s.worker_id, l.pid::text)) from pg_locks l
-              join pg_database d on d.oid = l.database and d.datname = current_database()
-              left join bridge.slots s on s.slot = l.objid::bigint
-              where l.locktype = 'advisory' and l.classid::bigint = 1835100275 and l.granted) as workers`,
+            -- 0x6D616877: a worker holds the lock of its number; the row of one that was killed may still be
+            -- there, its lock is not. The others look at it with a shared one.
+            (select count(distinct w.worker_id) from bridge.workers w
+              join pg_locks l on l.locktype = 'advisory' and l.classid::bigint = 1835100279
+                and l.objid::bigint = w.number and l.granted and l.mode = 'ExclusiveLock'
+              join pg_database d on d.oid = l.database and d.datname = current_database()) as workers`,
     );
     return {
       activeSessions: number(row?.active) ?? 0,

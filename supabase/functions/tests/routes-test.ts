@@ -168,8 +168,8 @@ test("health is the fleet's, for anybody with a token of the project", async (wo
   assert.deepEqual(await health(), ["degraded", 0, 0], "a session is wanted and nobody runs it");
   await world.row("u", 1);
   const lock = await world.sql.reserve();
-  await lock`select pg_advisory_lock(1835100275, slot) from bridge.slots where slot < 3`;
-  await lock`update bridge.slots set worker_id = 'w1' where slot < 3`;
+  await lock`insert into bridge.workers (worker_id, sessions_max) values ('w1', 10), ('dead', 10)`;
+  await lock`select pg_advisory_lock(1835100279, number) from bridge.workers where worker_id = 'w1'`;
   assert.deepEqual(await health(), ["ok", 1, 1]);
   await lock`select pg_advisory_unlock_all()`;
   lock.release();
