@@ -41,6 +41,7 @@ mod fleet_takeover;
 mod fuzz;
 mod fuzz_corpus;
 mod health;
+mod hot_path;
 mod model;
 mod ops_files;
 mod ops_health;
