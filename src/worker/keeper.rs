@@ -12,6 +12,7 @@
 
 mod permits;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,8 +75,9 @@ pub(super) struct Membership {
 /// What the coordinator and the links ask for.
 #[derive(Debug)]
 pub(super) enum ClaimRequest {
-    /// Claim what is free of these slots; the answer has the epochs of those that were got.
-    Acquire(Vec<Slot>, oneshot::Sender<Vec<(Slot, i64)>>),
+    /// Claim what is free of these slots, if the lock connection is still the one of this generation; the
+    /// answer has the epochs of those that were got. Claims of another one would be nobody's to run.
+    Acquire(u64, Vec<Slot>, oneshot::Sender<Vec<(Slot, i64)>>),
     /// Let slots go.
     Release(Vec<Slot>),
     /// A link wants to connect: may it?
@@ -94,6 +96,8 @@ pub(super) struct Keeper {
     pub(super) links: Vec<mpsc::Sender<LinkCommand>>,
     pub(super) requests: mpsc::Receiver<ClaimRequest>,
     pub(super) permits: Permits,
+    /// Slots that were to be let go of, and still are held.
+    pub(super) unreleased: BTreeSet<Slot>,
     /// Told when something goes wrong with the database: a proof is due then, and not in two seconds.
     pub(super) hints: Arc<HintBox>,
     pub(super) state: watch::Sender<ClaimState>,
@@ -113,7 +117,7 @@ impl Keeper {
             };
             let joined = self.join(&mut held, &mut generation, suspended).await;
             let lost = match joined {
-                Ok(()) => match self.keep(held, &stop).await {
+                Ok(()) => match self.keep(held, generation, &stop).await {
                     Ok(()) => return,
                     Err(lost) => lost,
                 },
@@ -126,6 +130,28 @@ impl Keeper {
         }
     }
 
+    /// Tries again to let go of what could not be let go of: nobody else can have it until then.
+    async fn release_left(&mut self, connection: &mut LockConnection) -> Result<(), PgError> {
+        if self.unreleased.is_empty() {
+            return Ok(());
+        }
+        let slots: Vec<Slot> = self.unreleased.iter().copied().collect();
+        self.release(slots, connection).await
+    }
+
+    async fn release(
+        &mut self,
+        slots: Vec<Slot>,
+        connection: &mut LockConnection,
+    ) -> Result<(), PgError> {
+        let released = within(connection.release(&slots)).await;
+        unless_lost(released, connection).await?;
+        self.unreleased.extend(slots);
+        let held = connection.held();
+        self.unreleased.retain(|slot| held.contains_key(slot));
+        Ok(())
+    }
+
     /// Takes this worker's place in the fleet, and its permits.
     async fn join(
         &mut self,
@@ -135,6 +161,7 @@ impl Keeper {
     ) -> Result<(), PgError> {
         let number = within(connection.join(&self.worker_id, self.sessions_max)).await?;
         *generation += 1;
+        self.unreleased.clear();
         for link in within(self.permits.renew(connection)).await? {
             if let Some(link) = self.links.get(link) {
                 // One that is gone has no connection.
@@ -220,6 +247,7 @@ impl Keeper {
     async fn keep(
         &mut self,
         mut connection: LockConnection,
+        generation: u64,
         stop: &CancellationToken,
     ) -> Result<(), PgError> {
         let mut pings = interval(PING_EVERY);
@@ -236,13 +264,14 @@ impl Keeper {
                 () = self.hints.doubted() => within(connection.ping()).await?,
                 _ = pings.tick() => {
                     within(connection.ping()).await?;
+                    self.release_left(&mut connection).await?;
                     let first = within(self.permits.seek_first(&mut connection)).await;
                     unless_lost(first, &mut connection).await?;
                 }
                 // Without the coordinator there are no requests, and the claims are kept all the same:
                 // the last rows are written under them.
                 Some(request) = self.requests.recv() => {
-                    self.serve(request, &mut connection).await?;
+                    self.serve(request, generation, &mut connection).await?;
                 }
             }
         }
@@ -251,10 +280,16 @@ impl Keeper {
     async fn serve(
         &mut self,
         request: ClaimRequest,
+        generation: u64,
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         match request {
-            ClaimRequest::Acquire(slots, answer) => {
+            ClaimRequest::Acquire(of, _, answer) if of != generation => {
+                // Asked for under a lock connection that is gone.
+                let _ = answer.send(Vec::new());
+            }
+            ClaimRequest::Acquire(_, slots, answer) => {
+                self.unreleased.retain(|slot| !slots.contains(slot));
                 for batch in slots.chunks(REQUEST_SLOTS_MAX) {
                     let got = within(connection.acquire(&self.worker_id, batch)).await;
                     unless_lost(got, connection).await?;
@@ -268,14 +303,10 @@ impl Keeper {
                 // Nobody waits for the answer any more: nobody would run these slots.
                 if let Err(unwanted) = answer.send(claimed) {
                     let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
-                    let released = within(connection.release(&slots)).await;
-                    unless_lost(released, connection).await?;
+                    self.release(slots, connection).await?;
                 }
             }
-            ClaimRequest::Release(slots) => {
-                let released = within(connection.release(&slots)).await;
-                unless_lost(released, connection).await?;
-            }
+            ClaimRequest::Release(slots) => self.release(slots, connection).await?,
             ClaimRequest::Permit(link, answer) => {
                 let granted = within(self.permits.grant(link, connection)).await;
                 let granted = unless_lost(granted, connection).await?;
@@ -294,7 +325,7 @@ impl Keeper {
 /// Without a lock connection nothing can be had.
 fn refuse(request: ClaimRequest) {
     match request {
-        ClaimRequest::Acquire(_, answer) => {
+        ClaimRequest::Acquire(_, _, answer) => {
             let _ = answer.send(Vec::new());
         }
         ClaimRequest::Permit(_, answer) => {

@@ -1,5 +1,6 @@
 //! From the first connection to the last: start-up, supervision, drain.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -196,6 +197,7 @@ async fn work(
         links: links.all(),
         requests,
         hints: Arc::clone(&hints),
+        unreleased: BTreeSet::new(),
         permits: Permits::new(config.connection_limit, permitted),
         state: claim_sender,
     };

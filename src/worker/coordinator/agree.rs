@@ -13,6 +13,7 @@ use crate::domain::status::{Desired, Status};
 use crate::pg::PgError;
 use crate::pg::history::{self, Baseline};
 use crate::pg::sessions::{Credentials, SessionRecord};
+use crate::worker::keeper::ClaimState;
 use crate::worker::link::LinkCommand;
 use crate::worker::outbox::Fence;
 use crate::worker::refresher::{RefreshRequest, Why, ends_soon};
@@ -55,7 +56,10 @@ impl Coordinator {
             self.stop(&key, state).await;
         }
         let baselines = match self.baselines(&records).await {
-            Ok(baselines) => baselines,
+            Ok(baselines) => {
+                self.note_opened(slots);
+                baselines
+            }
             Err(error) => {
                 // The sessions that would begin do so with the next look; the others are seen to now.
                 warn!(error = %error, "what is known of sessions cannot be read");
@@ -163,6 +167,10 @@ impl Coordinator {
         credentials: &Credentials,
         baseline: Option<&Baseline>,
     ) {
+        // A look may take longer than the server waits for a silent keeper, which has let go of all then.
+        if !self.is_current() {
+            return;
+        }
         let key = record.key.clone();
         let token = match self.token_key.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
@@ -218,6 +226,14 @@ impl Coordinator {
             let (id, user, epoch) = (record.command_id, &key.user, right.epoch());
             info!(%id, ?user, account = %key.account, slot = %record.slot, epoch, "session begins");
             self.state.running.insert(key, running);
+        }
+    }
+
+    /// Whether the lock connection is still the one under whose claims this worker runs sessions.
+    fn is_current(&self) -> bool {
+        match &*self.claim_state.borrow() {
+            ClaimState::Held(membership) => self.state.membership == Some(*membership),
+            ClaimState::Lost { .. } => false,
         }
     }
 

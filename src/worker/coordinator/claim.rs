@@ -126,8 +126,9 @@ impl Coordinator {
         if slots.is_empty() {
             return Some(BTreeMap::new());
         }
+        let generation = self.state.membership?.generation;
         let (answer, answered) = oneshot::channel();
-        let request = ClaimRequest::Acquire(slots, answer);
+        let request = ClaimRequest::Acquire(generation, slots, answer);
         self.claims.send(request).await.ok()?;
         // No answer: the keeper lost its connection, and says so by its state; what it should
         // claim after all it lets go again.

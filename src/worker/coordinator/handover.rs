@@ -32,6 +32,8 @@ pub(super) struct Warm {
     /// The giver's epoch.
     epoch: i64,
     sessions: usize,
+    /// Its sessions were read, and are being opened: of none, all would be settled.
+    opened: bool,
     /// The giver was told that all stream.
     ready: bool,
 }
@@ -243,6 +245,7 @@ impl Coordinator {
             let warm = Warm {
                 epoch: offer.epoch,
                 sessions: offer.sessions,
+                opened: known.is_some_and(|warm| warm.opened),
                 ready: offer.ready,
             };
             self.state.warm.insert(slot, warm);
@@ -299,10 +302,17 @@ impl Coordinator {
 
     /// Whether all sessions of a slot are as far as they get.
     fn is_settled(&self, slot: Slot) -> bool {
-        self.state
-            .running
-            .iter()
-            .filter(|(key, _)| key.user.slot() == slot)
-            .all(|(_, running)| running.settled)
+        let opened = self.state.warm.get(&slot).is_some_and(|warm| warm.opened);
+        let mut running = self.state.running.iter();
+        opened && running.all(|(key, running)| key.user.slot() != slot || running.settled)
+    }
+
+    /// The sessions of these slots were read, and those that can be are being opened.
+    pub(super) fn note_opened(&mut self, slots: &[Slot]) {
+        for slot in slots {
+            if let Some(warm) = self.state.warm.get_mut(slot) {
+                warm.opened = true;
+            }
+        }
     }
 }
