@@ -43,6 +43,7 @@ mod fuzz_corpus;
 mod health;
 mod hot_path;
 mod model;
+mod model_fleet;
 mod ops_files;
 mod ops_health;
 mod ops_metrics;
