@@ -11,12 +11,13 @@ mod permit;
 mod rows;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::hints::HintBox;
@@ -102,33 +103,33 @@ enum End {
     Drained(Option<oneshot::Sender<()>>),
 }
 
-/// A wait that commands interrupt.
-enum Waited {
-    Over,
-    Drained(Option<oneshot::Sender<()>>),
-}
+/// The link was told to end while it waited, by whom that is to be answered.
+struct Drained(Option<oneshot::Sender<()>>);
 
 impl Link {
     /// Runs until drained.
     pub(super) async fn run(mut self) {
+        let Err(Drained(done)) = self.carry().await;
+        if let Some(done) = done {
+            // Nobody waits any more when the grace is over; the link ends all the same.
+            let _ = done.send(());
+        }
+    }
+
+    /// One connection after the other, for as long as there is something to carry.
+    async fn carry(&mut self) -> Result<Infallible, Drained> {
         let mut roster = Roster::new(self.policy, Instant::now(), wall_ms());
         let mut failures: u32 = 0;
         loop {
-            if roster.len() == 0
-                && let Waited::Drained(done) = self.wait(&mut roster, None).await
-            {
-                return finish(done);
-            }
-            if let Waited::Drained(done) = self.permit(&mut roster).await {
-                return finish(done);
-            }
-            let dialer = self.dialer.clone();
-            let url = self.url.clone();
-            let dial = tokio::spawn(async move { dialer.dial(&url).await });
-            let end = match self.wait_for(&mut roster, dial).await {
+            self.wait_for_work(&mut roster).await?;
+            self.permit(&mut roster).await?;
+            let (dialer, url) = (self.dialer.clone(), self.url.clone());
+            // Boxed: the handshake of TLS is most of what a future of ours would weigh.
+            let dial = Box::pin(async move { dialer.dial(&url).await });
+            let end = match self.wait_beside(&mut roster, dial).await? {
                 // The permit was lost meanwhile.
-                Ok(Ok(_)) if !self.permitted => Some(End::Unpermitted),
-                Ok(Ok(socket)) => {
+                Ok(_) if !self.permitted => Some(End::Unpermitted),
+                Ok(socket) => {
                     let mut draining = None;
                     let end = self
                         .drive(&mut roster, socket, &mut failures, &mut draining)
@@ -139,20 +140,19 @@ impl Link {
                         None => end,
                     }
                 }
-                Ok(Err(dial_error)) => {
+                Err(dial_error) => {
                     failures = failures.saturating_add(1);
                     warn!(link = self.name, failures, error = %with_causes(&dial_error), "cannot connect to cTrader");
                     self.lost(&mut roster, "cTrader cannot be reached", false);
                     None
                 }
-                Err(done) => return finish(done),
             };
             self.count_end(end.as_ref());
             let mut hopeless = false;
             let mut pause_min = Duration::ZERO;
             match end {
                 None => {}
-                Some(End::Drained(done)) => return finish(done),
+                Some(End::Drained(done)) => return Err(Drained(done)),
                 Some(End::Idle) => {
                     self.status.set_connected(false);
                     info!(link = self.name, "nothing to carry: connection closed");
@@ -193,63 +193,45 @@ impl Link {
                 pause_ms = pause.as_millis(),
                 "waiting before the next try"
             );
-            if let Waited::Drained(done) =
-                self.wait(&mut roster, Some(Instant::now() + pause)).await
-            {
-                return finish(done);
-            }
+            self.wait_beside(&mut roster, sleep(pause)).await?;
         }
     }
 
-    /// Takes commands until there is something to carry, or until then.
-    async fn wait(&mut self, roster: &mut Roster, until: Option<Instant>) -> Waited {
-        loop {
-            let deadline = until.unwrap_or_else(|| Instant::now() + LINGER);
-            let command = tokio::select! {
-                command = self.inbox.recv() => command,
-                () = sleep_until(deadline.into()), if until.is_some() => return Waited::Over,
-            };
-            match command {
-                None => return Waited::Drained(None),
-                Some(command) => {
-                    if let Some(done) = self.handle(roster, command, None) {
-                        return Waited::Drained(Some(done));
-                    }
-                }
-            }
-            self.say(roster);
-            self.tell_settled(roster, None);
-            if until.is_none() && roster.len() > 0 {
-                return Waited::Over;
-            }
+    /// Takes commands until there is something to carry.
+    async fn wait_for_work(&mut self, roster: &mut Roster) -> Result<(), Drained> {
+        while roster.len() == 0 {
+            let command = self.inbox.recv().await;
+            self.take(roster, command)?;
         }
+        Ok(())
     }
 
-    /// Takes commands until a task is done.
-    async fn wait_for<T: Send + 'static>(
+    /// Takes commands until something is done.
+    async fn wait_beside<T>(
         &mut self,
         roster: &mut Roster,
-        mut task: tokio::task::JoinHandle<T>,
-    ) -> Result<T, Option<oneshot::Sender<()>>> {
+        task: impl Future<Output = T>,
+    ) -> Result<T, Drained> {
+        let mut task = std::pin::pin!(task);
         loop {
             tokio::select! {
-                result = &mut task => match result {
-                    Ok(value) => return Ok(value),
-                    Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),
-                },
-                command = self.inbox.recv() => {
-                    let drained = match command {
-                        None => Some(None),
-                        Some(command) => self.handle(roster, command, None).map(Some),
-                    };
-                    if let Some(done) = drained {
-                        task.abort();
-                        return Err(done);
-                    }
-                    self.say(roster);
-                }
+                done = &mut task => return Ok(done),
+                command = self.inbox.recv() => self.take(roster, command)?,
             }
         }
+    }
+
+    /// Carries out what came while there is no connection.
+    fn take(&mut self, roster: &mut Roster, command: Option<LinkCommand>) -> Result<(), Drained> {
+        let Some(command) = command else {
+            return Err(Drained(None));
+        };
+        if let Some(done) = self.handle(roster, command, None) {
+            return Err(Drained(Some(done)));
+        }
+        self.say(roster);
+        self.tell_settled(roster, None);
+        Ok(())
     }
 
     /// Drives the protocol over one socket until it ends.
@@ -376,13 +358,6 @@ fn drain_due(until: Option<Instant>, now: Instant) -> Option<Instant> {
             until
         }
     })
-}
-
-fn finish(done: Option<oneshot::Sender<()>>) {
-    if let Some(done) = done {
-        // Nobody waits any more when the grace is over; the link ends all the same.
-        let _ = done.send(());
-    }
 }
 
 /// Sends all that the connection has to say.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Link, Waited};
+use super::{Drained, Link};
 use crate::worker::keeper::ClaimRequest;
 use crate::worker::roster::Roster;
 
@@ -19,11 +19,11 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Waits for a permit, and for nothing if there is one already or nothing to carry any more.
-    pub(super) async fn permit(&mut self, roster: &mut Roster) -> Waited {
+    pub(super) async fn permit(&mut self, roster: &mut Roster) -> Result<(), Drained> {
         let mut said = false;
         while !self.permitted && roster.len() > 0 {
             let (claims, number) = (self.claims.clone(), self.number);
-            let asked = Box::pin(async move {
+            let asked = async move {
                 let (asker, answer) = oneshot::channel();
                 // The keeper is gone only when the worker stops.
                 claims
@@ -31,11 +31,8 @@ impl Link {
                     .await
                     .ok()?;
                 answer.await.ok()
-            });
-            match self.wait_beside(roster, asked).await {
-                Ok(granted) => self.permitted = granted == Some(true),
-                Err(done) => return Waited::Drained(done),
-            }
+            };
+            self.permitted = self.wait_beside(roster, asked).await? == Some(true);
             if self.permitted {
                 break;
             }
@@ -45,16 +42,13 @@ impl Link {
                 warn!(link = self.name, "{NO_PERMIT}");
                 self.lost(roster, NO_PERMIT, false);
             }
-            let pause = Box::pin(sleep_until(Instant::now() + ASK_EVERY));
-            if let Err(done) = self.wait_beside(roster, pause).await {
-                return Waited::Drained(done);
-            }
+            self.wait_beside(roster, sleep(ASK_EVERY)).await?;
         }
         if said {
             info!(link = self.name, "the connection to cTrader is permitted");
         }
         self.status.set_waiting(false);
-        Waited::Over
+        Ok(())
     }
 
     /// Somebody else may have the connection's place.
@@ -66,29 +60,6 @@ impl Link {
             .is_ok()
         {
             self.permitted = false;
-        }
-    }
-
-    /// Takes commands until something is done.
-    async fn wait_beside<T>(
-        &mut self,
-        roster: &mut Roster,
-        mut task: std::pin::Pin<Box<impl Future<Output = T>>>,
-    ) -> Result<T, Option<oneshot::Sender<()>>> {
-        loop {
-            tokio::select! {
-                done = &mut task => return Ok(done),
-                command = self.inbox.recv() => match command {
-                    None => return Err(None),
-                    Some(command) => {
-                        if let Some(done) = self.handle(roster, command, None) {
-                            return Err(Some(done));
-                        }
-                        self.say(roster);
-                        self.tell_settled(roster, None);
-                    }
-                }
-            }
         }
     }
 }
