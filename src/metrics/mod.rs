@@ -32,35 +32,11 @@ const WRITE_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.
 /// Bounds from an event to its row, seconds: the interval of rows, 2 s, is the usual most.
 const ROW_BUCKETS: [f64; 9] = [0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0, 60.0];
 
-/// The states of sessions, as rows say them.
-const STATUSES: [&str; 6] = [
-    "pending",
-    "connecting",
-    "live",
-    "reconnecting",
-    "failed",
-    "stopped",
-];
-
 /// The environments of cTrader.
 const ENVIRONMENTS: [&str; 2] = ["demo", "live"];
 
-/// Messages of cTrader that answer nothing.
-const EVENTS: [&str; 10] = [
-    "spot",
-    "execution",
-    "trader",
-    "margin",
-    "trailing_stop",
-    "symbol",
-    "account_disconnect",
-    "token_invalidated",
-    "client_disconnect",
-    "other",
-];
-
 /// Why a connection to cTrader ended or did not come about.
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 10] = [
     "unreachable",
     "closed",
     "broken",
@@ -70,7 +46,19 @@ const REASONS: [&str; 9] = [
     "unanswered",
     "silent",
     "malformed",
+    "unpermitted",
 ];
+
+/// Label values that belong to what is counted, and are said there.
+#[derive(Debug, Clone, Copy)]
+pub struct Words {
+    /// The states of sessions, as rows say them.
+    pub statuses: [&'static str; 6],
+    /// Messages of cTrader that answer nothing.
+    pub events: &'static [&'static str],
+    /// What becomes of requests to cTrader.
+    pub requests: &'static [&'static str],
+}
 
 type Number = Gauge<f64, AtomicU64>;
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -80,6 +68,7 @@ pub struct Metrics {
     registry: Registry,
     samplers: Mutex<Vec<Sampler>>,
     process: process::Process,
+    statuses: [&'static str; 6],
     sessions: Labelled<Gauge>,
     slots: Gauge,
     commands: Pairs<Counter>,
@@ -97,9 +86,11 @@ pub struct Metrics {
     refreshes: Labelled<Counter>,
 }
 
-impl Default for Metrics {
+impl Metrics {
+    /// All at zero.
+    #[must_use]
     #[expect(clippy::too_many_lines, reason = "one metric after the other")]
-    fn default() -> Self {
+    pub fn new(words: &Words) -> Self {
         let mut registry = Registry::default();
         let process = process::Process::new(&mut registry);
         let bridge = registry.sub_registry_with_prefix("bridge");
@@ -108,7 +99,7 @@ impl Default for Metrics {
             "sessions",
             "Sessions of this worker, by what their rows say",
             "status",
-            &STATUSES,
+            &words.statuses,
         );
         let commands = labels.two(
             "commands",
@@ -126,13 +117,13 @@ impl Default for Metrics {
             "ctrader_events",
             "Messages of cTrader that answer nothing",
             "type",
-            &EVENTS,
+            words.events,
         );
         let requests = labels.one(
             "ctrader_requests",
             "Requests to cTrader, by what became of them",
             "outcome",
-            &["sent", "answered", "refused", "unanswered"],
+            words.requests,
         );
         let reconnects = labels.two(
             "reconnects",
@@ -195,6 +186,7 @@ impl Default for Metrics {
             registry,
             samplers: Mutex::default(),
             process,
+            statuses: words.statuses,
             sessions,
             slots,
             commands,
@@ -277,7 +269,7 @@ impl Metrics {
 
     /// How many sessions have which status, in the order of a session's life.
     pub fn set_sessions(&self, counts: [usize; 6]) {
-        for (status, count) in STATUSES.into_iter().zip(counts) {
+        for (status, count) in self.statuses.into_iter().zip(counts) {
             self.sessions.of(status).set(clamped(count));
         }
     }
@@ -343,7 +335,18 @@ mod tests {
 
     #[test]
     fn what_is_counted_has_the_contracts_names() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(&Words {
+            statuses: [
+                "pending",
+                "connecting",
+                "live",
+                "reconnecting",
+                "failed",
+                "stopped",
+            ],
+            events: &["spot"],
+            requests: &["answered"],
+        });
         metrics.deals_stored(3, 1);
         metrics.audited(0.02);
         metrics.refreshed(RefreshOutcome::Renewed);

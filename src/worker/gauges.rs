@@ -1,12 +1,24 @@
-//! What is asked of the tasks when somebody reads the metrics.
+//! A worker's metrics, and what is asked of the tasks when somebody reads them.
 
 use std::sync::Arc;
 
 use super::status::{LinkStatus, WorkerStatus};
 use super::tally::Tally;
 use crate::amqp::ConsumerHandle;
+use crate::ctrader::connection;
 use crate::domain::command::CommandKind;
-use crate::metrics::{LinkState, Metrics};
+use crate::domain::status::Status;
+use crate::metrics::{LinkState, Metrics, Words};
+
+/// A worker's metrics, all at zero.
+#[must_use]
+pub fn metrics() -> Metrics {
+    Metrics::new(&Words {
+        statuses: Status::ALL.map(Status::as_str),
+        events: &connection::Tally::EVENTS,
+        requests: &connection::Tally::REQUESTS,
+    })
+}
 
 /// Has the metrics ask these.
 pub(super) fn ask(

@@ -76,7 +76,7 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
     });
     let status = Arc::new(WorkerStatus::new(snapshot));
     status.beat();
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(gauges::metrics());
     let rendered = Arc::clone(&metrics);
     let health = Health {
         worker_id: config.worker_id.clone(),

@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn sessions_count_by_what_was_written_last() {
-        let (tally, metrics) = (Tally::default(), Metrics::default());
+        let (tally, metrics) = (Tally::default(), crate::worker::metrics());
         let report = WriteReport::default();
         let batch = [write("a", Status::Connecting), write("b", Status::Failed)];
         tally.wrote(&batch, &report, Duration::ZERO, &metrics);

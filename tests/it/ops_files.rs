@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mahspeccy_bridge::config::Env;
-use mahspeccy_bridge::metrics::Metrics;
+use mahspeccy_bridge::worker;
 use toml::{Table, Value};
 
 fn read(path: &str) -> String {
@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
 /// The series that a worker has from its start, by name; labels as `name="value"`.
 fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in Metrics::default().render().lines() {
+    for line in worker::metrics().render().lines() {
         if line.starts_with('#') {
             continue;
         }

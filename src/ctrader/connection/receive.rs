@@ -253,9 +253,10 @@ impl Connection {
 
     /// An event, or an answer that nobody waits for any more.
     fn handle_push(&mut self, frame: &Frame, now: Instant) {
-        self.tally.pushed(frame.payload_type);
         let payload_type = i32::try_from(frame.payload_type).unwrap_or_default();
-        match Type::try_from(payload_type) {
+        let kind = Type::try_from(payload_type);
+        self.tally.pushed(kind.ok());
+        match kind {
             Ok(Type::ProtoOaSpotEvent) => {
                 if let Some(spot) = self.read::<ProtoOaSpotEvent>(frame) {
                     self.handle_spot(&spot, now);

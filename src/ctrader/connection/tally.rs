@@ -3,20 +3,6 @@
 use super::Connection;
 use crate::ctrader::wire::ProtoOaPayloadType as Type;
 
-/// Kinds of messages that answer nothing, by the names that the metrics have.
-const EVENTS: [&str; 10] = [
-    "spot",
-    "execution",
-    "trader",
-    "margin",
-    "trailing_stop",
-    "symbol",
-    "account_disconnect",
-    "token_invalidated",
-    "client_disconnect",
-    "other",
-];
-
 /// What becomes of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestEnd {
@@ -26,30 +12,42 @@ pub(super) enum RequestEnd {
     Unanswered,
 }
 
-const REQUESTS: [&str; 4] = ["sent", "answered", "refused", "unanswered"];
-
 /// Counts since they were taken last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    events: [u64; EVENTS.len()],
-    requests: [u64; REQUESTS.len()],
+    events: [u64; Tally::EVENTS.len()],
+    requests: [u64; Tally::REQUESTS.len()],
 }
 
 impl Tally {
+    /// Kinds of messages that answer nothing, by the names that the metrics have.
+    pub const EVENTS: [&str; 10] = [
+        "spot",
+        "execution",
+        "trader",
+        "margin",
+        "trailing_stop",
+        "symbol",
+        "account_disconnect",
+        "token_invalidated",
+        "client_disconnect",
+        "other",
+    ];
+
+    /// What becomes of requests, likewise.
+    pub const REQUESTS: [&str; 4] = ["sent", "answered", "refused", "unanswered"];
+
     /// Messages that answer nothing, by kind; those that came.
     pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        some(EVENTS, self.events)
+        some(Self::EVENTS, self.events)
     }
 
     /// Requests, by what became of them; those with any.
     pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        some(REQUESTS, self.requests)
+        some(Self::REQUESTS, self.requests)
     }
 
-    pub(super) fn pushed(&mut self, payload_type: u32) {
-        let kind = i32::try_from(payload_type)
-            .ok()
-            .and_then(|number| Type::try_from(number).ok());
+    pub(super) fn pushed(&mut self, kind: Option<Type>) {
         let at = match kind {
             Some(Type::ProtoOaSpotEvent) => 0,
             Some(Type::ProtoOaExecutionEvent) => 1,
@@ -98,9 +96,9 @@ mod tests {
     #[test]
     fn only_what_happened_is_told() {
         let mut tally = Tally::default();
-        tally.pushed(2131);
-        tally.pushed(2131);
-        tally.pushed(9_999_999);
+        tally.pushed(Some(Type::ProtoOaSpotEvent));
+        tally.pushed(Some(Type::ProtoOaSpotEvent));
+        tally.pushed(None);
         tally.ended(RequestEnd::Refused);
         assert_eq!(
             tally.events().collect::<Vec<_>>(),
