@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -149,13 +147,12 @@ impl ConsumerHandle {
     }
 
     /// Takes no more commands; those taken already are applied. They wait in the queue, where
-    /// other workers find them.
-    /// Whether they were taken before.
+    /// other workers find them. Answers whether commands were taken before.
     pub fn pause(&self) -> bool {
         self.want(false)
     }
 
-    /// Takes commands again; whether none were taken before.
+    /// Takes commands again; answers whether none were taken before.
     pub fn resume(&self) -> bool {
         self.want(true)
     }
@@ -276,17 +273,10 @@ impl<H: Handler> Subscriber<H> {
     async fn open(settings: &AmqpSettings, shared: &Arc<Shared<H>>) -> Result<Self, AmqpError> {
         let link = Link::open(settings).await?;
         let channel = link.channel().await?;
-        timeout(super::link::ANSWER_TIMEOUT, topology::declare(&channel))
-            .await
-            .map_err(|_| AmqpError::Timeout {
-                what: "declare queues",
-                after: super::link::ANSWER_TIMEOUT,
-            })??;
+        topology::declare(&channel).await?;
         let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
         answer("set the prefetch count", qos).await?;
-        let publish = link.channel().await?;
-        let confirm = publish.confirm_select(ConfirmSelectOptions::default());
-        answer("switch confirms on", confirm).await?;
+        let publish = link.confirming_channel().await?;
         Ok(Self {
             link,
             channel,

@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicNackOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use sha2::{Digest, Sha256};
 
@@ -199,9 +197,7 @@ impl Desk {
             }
             Err(error) => return Err(error),
         };
-        let publish = link.channel().await?;
-        let confirm = publish.confirm_select(ConfirmSelectOptions::default());
-        answer("switch confirms on", confirm).await?;
+        let publish = link.confirming_channel().await?;
         Ok(Some(Self {
             link,
             channel,

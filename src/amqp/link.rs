@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lapin::options::ConfirmSelectOptions;
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
@@ -74,6 +75,14 @@ impl Link {
     /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, AmqpError> {
         answer("open a channel", self.connection.create_channel()).await
+    }
+
+    /// Opens a channel on which the broker confirms what is published.
+    pub(super) async fn confirming_channel(&self) -> Result<Channel, AmqpError> {
+        let channel = self.channel().await?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default());
+        answer("switch confirms on", confirm).await?;
+        Ok(channel)
     }
 
     /// Tells the broker that we are done. Deliveries that are not acknowledged go back to it.

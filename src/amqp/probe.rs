@@ -3,16 +3,12 @@
 //! It declares what a worker declares at start, which changes nothing where that is there, and
 //! publishes one message that reaches no queue.
 
-use lapin::options::{
-    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
-};
+use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, ErrorKind};
-use tokio::time::timeout;
 
-use super::link::{ANSWER_TIMEOUT, Link, answer, parse_uri};
+use super::link::{Link, answer, parse_uri};
 use super::topology::{self, COMMANDS_EXCHANGE, COMMANDS_QUEUE};
 use super::{AmqpError, AmqpSettings};
 use crate::failure::network::NetworkFault;
@@ -50,15 +46,8 @@ impl Probe {
     /// # Errors
     /// When the broker does not let us; see [`diagnose`].
     pub async fn rights(&self) -> Result<(), AmqpError> {
-        let channel = self.link.channel().await?;
-        timeout(ANSWER_TIMEOUT, topology::declare(&channel))
-            .await
-            .map_err(|_| AmqpError::Timeout {
-                what: "declare queues",
-                after: ANSWER_TIMEOUT,
-            })??;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default());
-        answer("switch confirms on", confirm).await?;
+        let channel = self.link.confirming_channel().await?;
+        topology::declare(&channel).await?;
         let publish = async {
             channel
                 .basic_publish(

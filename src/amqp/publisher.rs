@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::options::ConfirmSelectOptions;
 use lapin::types::ShortString;
 use tokio::time::timeout;
 
-use super::link::{Link, answer};
+use super::link::Link;
 use super::settle::publish_confirmed;
 use super::{AmqpError, AmqpSettings, topology};
 use crate::domain::command::Command;
@@ -23,10 +22,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Only in the last case may the command have been stored all the same.
 pub async fn publish(settings: &AmqpSettings, command: &Command) -> Result<(), AmqpError> {
     let link = Link::open(settings).await?;
-    let channel = link.channel().await?;
+    let channel = link.confirming_channel().await?;
     topology::declare(&channel).await?;
-    let confirm = channel.confirm_select(ConfirmSelectOptions::default());
-    answer("switch confirms on", confirm).await?;
     let body = command.to_json();
     let publish = publish_confirmed(
         &channel,

@@ -7,8 +7,10 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
+use tokio::time::timeout;
 
 use super::AmqpError;
+use super::link::ANSWER_TIMEOUT;
 use crate::domain::command::CommandKind;
 
 /// Where commands are published, by routing key (`start`, `stop`).
@@ -40,8 +42,18 @@ const ROUTING_KEYS: [CommandKind; 2] = [CommandKind::Start, CommandKind::Stop];
 /// the broker could have something to dead-letter and nowhere to put it.
 ///
 /// # Errors
-/// [`AmqpError::Topology`] when the broker has a name with other arguments.
+/// [`AmqpError::Topology`] when the broker has a name with other arguments, [`AmqpError::Timeout`] when it
+/// does not answer.
 pub async fn declare(channel: &Channel) -> Result<(), AmqpError> {
+    timeout(ANSWER_TIMEOUT, declare_all(channel))
+        .await
+        .unwrap_or(Err(AmqpError::Timeout {
+            what: "declare queues",
+            after: ANSWER_TIMEOUT,
+        }))
+}
+
+async fn declare_all(channel: &Channel) -> Result<(), AmqpError> {
     exchange(channel, DEAD_EXCHANGE, ExchangeKind::Fanout).await?;
     queue(channel, DEAD_QUEUE, quorum()).await?;
     bind(channel, DEAD_QUEUE, DEAD_EXCHANGE, "").await?;
