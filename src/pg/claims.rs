@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _};
+use sqlx::Connection as _;
 
 use super::PgError;
 use super::connect::{PgConfig, open, set, within};
@@ -278,19 +278,9 @@ impl LockConnection {
     /// When Postgres does not answer as it should.
     pub async fn capacity(&mut self) -> Result<Capacity, PgError> {
         self.begin()?;
-        let row = sqlx::query(
-            "-- claims.capacity
-            select current_setting('max_locks_per_transaction')::bigint,
-                current_setting('max_connections')::bigint
-                    + current_setting('max_prepared_transactions')::bigint",
-        )
-        .fetch_one(&mut self.conn)
-        .await?;
+        let capacity = capacity(&mut self.conn).await?;
         self.end();
-        Ok(Capacity {
-            locks_per_transaction: row.try_get(0)?,
-            transactions: row.try_get(1)?,
-        })
+        Ok(capacity)
     }
 
     /// Ends the session, and with it every claim.
@@ -318,6 +308,22 @@ impl LockConnection {
     fn end(&mut self) {
         self.in_doubt = false;
     }
+}
+
+/// How many locks a server has room for.
+pub(super) async fn capacity(conn: &mut PgConnection) -> Result<Capacity, PgError> {
+    let (locks_per_transaction, transactions) = sqlx::query_as(
+        "-- claims.capacity
+        select current_setting('max_locks_per_transaction')::bigint,
+            current_setting('max_connections')::bigint
+                + current_setting('max_prepared_transactions')::bigint",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Capacity {
+        locks_per_transaction,
+        transactions,
+    })
 }
 
 /// Two statements instead of one for lock and epoch: in a join the planner might call the lock function

@@ -8,6 +8,7 @@ use sqlx::{Connection as _, Row as _};
 use time::OffsetDateTime;
 
 use super::PgError;
+use super::claims::capacity;
 use super::connect::{PgConfig, open, within};
 use super::schema::SchemaError;
 use crate::failure::network::NetworkFault;
@@ -155,16 +156,11 @@ impl Probe {
     /// When Postgres does not answer as it should.
     pub async fn locks(&mut self) -> Result<(i64, i64), PgError> {
         self.ask(async |conn| {
-            let row = sqlx::query(
-                "-- probe.locks
-                select current_setting('max_locks_per_transaction')::bigint
-                        * (current_setting('max_connections')::bigint
-                            + current_setting('max_prepared_transactions')::bigint),
-                    (select count(*) from pg_locks)",
-            )
-            .fetch_one(conn)
-            .await?;
-            Ok((row.try_get(0)?, row.try_get(1)?))
+            let room = capacity(conn).await?.locks();
+            let held = sqlx::query_scalar("-- probe.locks\nselect count(*) from pg_locks")
+                .fetch_one(conn)
+                .await?;
+            Ok((room, held))
         })
         .await
     }
@@ -174,23 +170,7 @@ impl Probe {
     /// # Errors
     /// When Postgres does not answer as it should.
     pub async fn skew(&mut self) -> Result<Skew, PgError> {
-        let began = Instant::now();
-        let theirs: f64 = self
-            .ask(async |conn| {
-                Ok(sqlx::query_scalar(
-                    "-- probe.clock
-                    select extract(epoch from clock_timestamp())::float8",
-                )
-                .fetch_one(conn)
-                .await?)
-            })
-            .await?;
-        let ours = OffsetDateTime::now_utc() - OffsetDateTime::UNIX_EPOCH;
-        let error_secs = began.elapsed().as_secs_f64() / 2.0;
-        Ok(Skew {
-            ahead_secs: ours.as_seconds_f64() - error_secs - theirs,
-            error_secs,
-        })
+        self.ask(skew).await
     }
 
     /// Says farewell.
@@ -205,6 +185,26 @@ impl Probe {
     ) -> Result<T, PgError> {
         within(REPLY_TIMEOUT, question(&mut self.conn)).await
     }
+}
+
+/// How this machine's clock stands to the server's.
+///
+/// # Errors
+/// When Postgres does not answer as it should.
+pub async fn skew(conn: &mut PgConnection) -> Result<Skew, PgError> {
+    let began = Instant::now();
+    let theirs: f64 = sqlx::query_scalar(
+        "-- probe.clock
+        select extract(epoch from clock_timestamp())::float8",
+    )
+    .fetch_one(conn)
+    .await?;
+    let ours = OffsetDateTime::now_utc() - OffsetDateTime::UNIX_EPOCH;
+    let error_secs = began.elapsed().as_secs_f64() / 2.0;
+    Ok(Skew {
+        ahead_secs: ours.as_seconds_f64() - error_secs - theirs,
+        error_secs,
+    })
 }
 
 /// Host and port, which are no secret.

@@ -1,20 +1,14 @@
 //! A word in the log when this machine's clock is wrong: commands are ordered by the app's clock, and
 //! tokens end by ours.
 
+use sqlx::postgres::PgConnection;
 use tracing::{debug, warn};
 
-use crate::pg::connect::PgConfig;
-use crate::pg::probe::{Probe, SKEW_SECS_MAX};
+use crate::pg::probe::{self, SKEW_SECS_MAX};
 
 /// Compares the clocks. It stops nobody: whose clock is wrong, nobody can tell.
-pub(super) async fn compare(config: &PgConfig) {
-    let skew = async {
-        let mut probe = Probe::connect(config).await?;
-        let skew = probe.skew().await?;
-        probe.close().await;
-        Ok::<_, crate::pg::PgError>(skew)
-    };
-    match skew.await {
+pub(super) async fn compare(conn: &mut PgConnection) {
+    match probe::skew(conn).await {
         Ok(skew) if skew.is_wrong() => warn!(
             ahead_secs = skew.ahead_secs,
             limit_secs = SKEW_SECS_MAX,

@@ -136,11 +136,14 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
     // First, since anything else fails in odd ways through such a pooler.
     pooler::detect(config).await?;
     let database = Database::new(config, 1)?;
-    let mut lease = database.lease().await?;
-    let checked = within(database.reply_timeout(), schema::check(&mut lease)).await;
-    lease.settle(checked)?;
+    database
+        .run(async |conn| {
+            schema::check(conn).await?;
+            clock::compare(conn).await;
+            Ok(())
+        })
+        .await?;
     database.close().await;
-    Box::pin(clock::compare(config)).await;
     let mut lock = LockConnection::connect(config).await?;
     let capacity = within(config.reply_timeout(), lock.capacity()).await?;
     if capacity.locks() < LOCKS_COMFORTABLE {
