@@ -1,43 +1,48 @@
--- Who is there, and which slots are about to change hands in good order.
+-- Who may do what: a role for workers, one for the app's edge function, and the states of consents under way.
 
 set local lock_timeout = '5s';
 
-create table bridge.workers (
-    number int primary key generated always as identity,
-    worker_id text not null,
-    sessions int not null default 0 check (sessions >= 0),
-    sessions_max int not null check (sessions_max >= 0),
-    draining boolean not null default false,
-    joined_at timestamptz not null default clock_timestamp(),
-    updated_at timestamptz not null default clock_timestamp()
-) with (fillfactor = 50);
+-- A user is at cTrader's consent page. Each row is taken once, by the callback that it was made for.
+create table bridge.oauth_states (
+    state_hash text primary key,
+    user_id text not null check (char_length(user_id) between 1 and 320),
+    expires_at timestamptz not null,
+    created_at timestamptz not null default clock_timestamp()
+);
 
-comment on table bridge.workers is
-    'a row for each lock connection of a worker; it is alive as long as it holds the session-level advisory lock '
-    '(0x6D616877, number), and the row of a dead one counts for nothing and is deleted by whoever sees it';
-comment on column bridge.workers.sessions is 'sessions of the slots that it holds';
-comment on column bridge.workers.sessions_max is 'sessions that it takes; 0 while it can run none';
+comment on table bridge.oauth_states is
+    'consents under way: a state works once and until expires_at; whoever takes it deletes it';
+comment on column bridge.oauth_states.state_hash is 'lower-case hex SHA-256 of the state''s random part';
 
-create table bridge.handovers (
-    slot int primary key,
-    epoch bigint not null,
-    giver int not null,
-    taker int not null,
-    sessions int not null,
-    ready boolean not null default false,
-    offered_at timestamptz not null default clock_timestamp()
-) with (fillfactor = 50);
+create index oauth_states_by_end on bridge.oauth_states (expires_at);
+create index oauth_states_by_user on bridge.oauth_states (user_id, created_at);
 
-comment on table bridge.handovers is
-    'a slot whose owner has offered it to another worker, which opens its sessions before it has the slot; '
-    'the row goes when the slot changes hands or one of the two thinks better of it';
-comment on column bridge.handovers.epoch is 'the giver''s; with any other epoch the row is of no meaning';
-comment on column bridge.handovers.ready is 'all that can stream does so at the taker: the giver may let go';
+revoke all on bridge.oauth_states from public;
 
-revoke all on bridge.workers, bridge.handovers from public;
+-- Who forgets a grant forgets what it was renewed to as well. A pair that is stored plain is found by its text,
+-- and belongs to whoever has that text. A sealed one cannot be found, nor read without the key; it goes with its age.
+-- The app may not read tokens, so this is done with the owner's rights.
+create function bridge.credentials_forget() returns trigger
+language plpgsql security definer
+set search_path = ''
+as $$
+begin
+    if old.refresh_token not like 'enc:v1:%'
+        and not exists (select from bridge.credentials where refresh_token = old.refresh_token)
+    then
+        delete from bridge.token_refreshes where refresh_token = old.refresh_token;
+    end if;
+    return null;
+end
+$$;
 
--- As before, and the two tables above.
-create or replace function bridge.grant_roles() returns void
+create trigger credentials_forget
+    after delete on bridge.credentials
+    for each row execute function bridge.credentials_forget();
+
+-- What each role needs, and no more. It may be run again: after roles were made by hand, or by a migration
+-- that has replaced it, so that it says everything there is to say.
+create function bridge.grant_roles() returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -99,18 +104,32 @@ begin
 end
 $$;
 
+revoke all on function bridge.credentials_forget(), bridge.grant_roles() from public;
+
 do $$
 declare
-    api_role text;
+    role_name text;
 begin
-    for api_role in
-        select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role')
-    loop
-        execute format('revoke all on bridge.workers, bridge.handovers from %I', api_role);
+    for role_name in select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role') loop
+        execute format('revoke all on bridge.oauth_states from %I', role_name);
+        execute format('revoke all on function bridge.credentials_forget(), bridge.grant_roles() from %I', role_name);
     end loop;
-    if exists (select from pg_roles where rolname = 'service_role') then
-        grant select on bridge.workers to service_role;
-    end if;
+
+    -- Roles belong to the whole cluster: another database's bridge may have made them, this very moment.
+    foreach role_name in array array['bridge_worker', 'bridge_app'] loop
+        begin
+            if not exists (select from pg_roles where rolname = role_name) then
+                execute format('create role %I nologin', role_name);
+            end if;
+        exception
+            when duplicate_object or unique_violation then
+                null;
+            when insufficient_privilege then
+                raise notice 'role % was not made: % may not make roles', role_name, current_user
+                    using hint = format('Make it as an administrator (create role %I nologin), '
+                        'and then run, as the owner of the tables: select bridge.grant_roles()', role_name);
+        end;
+    end loop;
     perform bridge.grant_roles();
 end
 $$;
