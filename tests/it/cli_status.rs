@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use mahspeccy_bridge::sim::{AccountSpec, Builder, Simulator};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -23,6 +24,17 @@ async fn status(fleet: &Fleet, arguments: &[&str]) -> (Option<i32>, String) {
     let output = fleet.call(&call).output().await.expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");
     (output.status.code(), text)
+}
+
+/// A watch that goes on, and what it prints.
+fn watch(fleet: &Fleet) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = fleet
+        .call(&["status", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    (child, lines)
 }
 
 #[tokio::test]
@@ -109,12 +121,7 @@ async fn sessions_are_shown_with_owner_state_age_and_figures() {
 #[tokio::test]
 async fn a_watch_goes_on_until_it_is_interrupted() {
     let fleet = Fleet::new(world()).await;
-    let mut child = fleet
-        .call(&["status", "--watch", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let (mut child, mut lines) = watch(&fleet);
     for _ in 0..2 {
         let line = tokio::time::timeout(DEADLINE, lines.next_line()).await;
         let line = line.expect("in time").expect("readable").expect("a line");
@@ -178,12 +185,7 @@ async fn help_and_completions_need_no_settings() {
 #[tokio::test]
 async fn a_reader_that_leaves_early_is_no_error() {
     let fleet = Fleet::new(world()).await;
-    let mut child = fleet
-        .call(&["status", "--watch", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let (mut child, mut lines) = watch(&fleet);
     let first = tokio::time::timeout(DEADLINE, lines.next_line()).await;
     assert!(first.expect("in time").expect("readable").is_some());
     drop(lines);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::support::crowd::{
-    LONG, RowWatch, slots, spread, until_all_live, until_on_one_connection_each, until_shared,
-    until_without, user, want_all, world,
+    LONG, RowWatch, slots, spread, until_all_at, until_all_live, until_on_one_connection_each,
+    until_shared, until_without, user, want_all, world,
 };
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -170,16 +170,7 @@ async fn a_hand_over_whose_taker_or_giver_dies_costs_no_session() {
         offered(&fleet).await == 0
     })
     .await;
-    let owner = first.id.clone();
-    eventually("all to be the first one's", LONG, async || {
-        let spread = spread(&fleet).await;
-        if spread.get(&owner) == Some(&COUNT) {
-            Ok(())
-        } else {
-            Err(spread)
-        }
-    })
-    .await;
+    until_all_at(&fleet, &first, COUNT).await;
     until_all_live(&fleet, COUNT).await;
     let seen = watch.seen();
     assert!(seen.oldest < 10.0, "{seen:?}");
@@ -189,16 +180,7 @@ async fn a_hand_over_whose_taker_or_giver_dies_costs_no_session() {
     eventually("offers", DEADLINE, async || offered(&fleet).await > 0).await;
     first.signal("KILL").await;
     first.ended(DEADLINE).await;
-    let owner = third.id.clone();
-    eventually("all to be the third one's", LONG, async || {
-        let spread = spread(&fleet).await;
-        if spread.get(&owner) == Some(&COUNT) {
-            Ok(())
-        } else {
-            Err(spread)
-        }
-    })
-    .await;
+    until_all_at(&fleet, &third, COUNT).await;
     until_all_live(&fleet, COUNT).await;
     until_on_one_connection_each(&fleet, COUNT).await;
     third.drain().await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 use super::support::crowd::{
-    LONG, RowWatch, accounts, slots, spread, until_all_live, until_on_one_connection_each,
-    until_shared, until_without, user, want_all, world,
+    LONG, RowWatch, accounts, slots, spread, until_all_at, until_all_live,
+    until_on_one_connection_each, until_shared, until_without, user, want_all, world,
 };
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::gate::Gate;
@@ -113,16 +113,7 @@ async fn a_hung_worker_is_taken_over_and_does_no_harm_when_it_wakes_up() {
     until_all_live(&fleet, COUNT).await;
     let stopped_at = fleet.clock().await;
     first.signal("STOP").await;
-    let owner = second.id.clone();
-    eventually("the second one to have all", LONG, async || {
-        let spread = spread(&fleet).await;
-        if spread.get(&owner) == Some(&COUNT) {
-            Ok(())
-        } else {
-            Err(spread)
-        }
-    })
-    .await;
+    until_all_at(&fleet, &second, COUNT).await;
     let claimed: f64 =
         sqlx::query_scalar("select extract(epoch from max(claimed_at))::float8 from bridge.slots")
             .fetch_one(fleet.db.pool())

@@ -88,6 +88,19 @@ pub(crate) async fn spread(fleet: &Fleet) -> BTreeMap<String, i64> {
     .collect()
 }
 
+/// Waits until this worker has this many sessions, which is to say all.
+pub(crate) async fn until_all_at(fleet: &Fleet, worker: &Worker, count: i64) {
+    eventually("one worker to have all", LONG, async || {
+        let spread = spread(fleet).await;
+        if spread.get(&worker.id) == Some(&count) {
+            Ok(())
+        } else {
+            Err(spread)
+        }
+    })
+    .await;
+}
+
 /// Waits until each of the workers has its share, give or take some, and nothing is on its way.
 pub(crate) async fn until_shared(fleet: &Fleet, workers: &[&Worker], give_or_take: i64) {
     eventually("each to have its share", LONG, async || {
