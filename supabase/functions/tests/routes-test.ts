@@ -228,7 +228,9 @@ test("a transaction pooler serves the function", async (world) => {
   for (const { status, text } of answers) assert.equal(status, 200, text);
   const gone = await world.call("POST", "/api/ctrader/disconnect", { token, body: { userId: LANCE.email } });
   assert.deepEqual([gone.status, gone.body.accounts], [200, 1], gone.text);
-  assert.equal((await take()).length, 7);
+  // A broker that is slow to confirm is given a command again, the same one.
+  const commands = (await take()).map((message) => message.content.toString());
+  assert.equal(new Set(commands).size, 7);
 });
 
 test("the function runs as it is deployed, with no more than Supabase's runtime allows it", async (world) => {
