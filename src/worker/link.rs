@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::hints::HintBox;
@@ -249,7 +249,7 @@ impl Link {
             ..Askers::default()
         };
         roster.handle_connected(&mut connection, now, wall_ms);
-        let mut round = interval(self.write_interval);
+        let mut round = interval_at((now + self.round_offset()).into(), self.write_interval);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since = None;
         // Quotes change nothing of what the roster has to do, so it is asked only after something else.
@@ -339,6 +339,14 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Links that connected in one moment write at different ones, so that neither the rows that wait nor the
+    /// database's work comes in one heap.
+    fn round_offset(&self) -> Duration {
+        // The golden ratio spreads any number of them evenly.
+        let turns = 0.618_034 * f64::from(u32::try_from(self.number).unwrap_or_default());
+        self.write_interval.mul_f64(turns.fract())
     }
 
     /// The connection is gone: nothing may look live.

@@ -1,0 +1,558 @@
+//! A real worker on a simulated market: starts it, fills it with sessions, and watches it from outside.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use mahspeccy_bridge::amqp::topology::{COMMANDS_EXCHANGE, COMMANDS_QUEUE};
+use mahspeccy_bridge::domain::command::{Command, CommandKind};
+use mahspeccy_bridge::domain::ids::UserId;
+use mahspeccy_bridge::sim::server::Handle;
+use mahspeccy_bridge::sim::{CLIENT_ID, CLIENT_SECRET};
+use sqlx::{Connection as _, PgConnection, Row as _};
+use time::OffsetDateTime;
+use tokio::process::{Child, Command as Process};
+use tokio::time::{interval, sleep, timeout};
+use uuid::Uuid;
+
+use crate::process::{Meter, memory_mib};
+use crate::{Arguments, EVENTS_PER_SESSION, Failure, world};
+
+/// How long a worker may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long all sessions may take to be live, and the requests of their start to be done.
+const LIVE_WITHIN: Duration = Duration::from_mins(10);
+
+/// How long the last deals may take to be stored.
+const STORED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a worker may take to drain.
+const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often rows, memory and health are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often a start is looked at.
+const START_LOOK: Duration = Duration::from_millis(5);
+
+/// Cold starts that are timed.
+const STARTS: usize = 5;
+
+/// Where Postgres and RabbitMQ are.
+pub(crate) struct Services {
+    database_url: String,
+    amqp_url: String,
+}
+
+impl Services {
+    pub(crate) fn from_env() -> Result<Self, Failure> {
+        let of = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
+        Ok(Self {
+            database_url: of("DATABASE_URL")?,
+            amqp_url: of("AMQP_URL")?,
+        })
+    }
+}
+
+/// A database of one run.
+pub(crate) struct Database {
+    server_url: String,
+    name: String,
+    pub(crate) url: String,
+}
+
+impl Database {
+    pub(crate) async fn create(services: &Services, purpose: &str) -> Result<Self, Failure> {
+        let name = format!("load_{purpose}_{}", std::process::id());
+        let mut server = PgConnection::connect(&services.database_url).await?;
+        for statement in [
+            format!("drop database if exists {name} with (force)"),
+            format!("create database {name}"),
+        ] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+                .execute(&mut server)
+                .await?;
+        }
+        let mut url = url::Url::parse(&services.database_url)?;
+        url.set_path(&name);
+        Ok(Self {
+            server_url: services.database_url.clone(),
+            name,
+            url: url.into(),
+        })
+    }
+
+    pub(crate) async fn drop(self) -> Result<(), Failure> {
+        let mut server = PgConnection::connect(&self.server_url).await?;
+        let statement = format!("drop database {} with (force)", self.name);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&mut server)
+            .await?;
+        Ok(())
+    }
+}
+
+/// How often a run writes rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As by default.
+    Usual,
+    /// Once a minute: what is left is reading and arithmetic.
+    Rare,
+}
+
+/// A worker without sessions.
+pub(crate) struct Idle {
+    /// From the start of the process to `/readyz`, the middle of several.
+    pub(crate) cold_start: Duration,
+    pub(crate) cores: f64,
+    pub(crate) memory_mib: f64,
+}
+
+/// What a run saw.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) sessions: u32,
+    pub(crate) seconds: f64,
+    /// Spot events a second that the worker counted.
+    pub(crate) events: f64,
+    pub(crate) cores: f64,
+    pub(crate) memory_mib: f64,
+    /// Before the first session.
+    pub(crate) memory_empty_mib: f64,
+    /// Of a connected row, the oldest seen.
+    pub(crate) row_age_max: f64,
+    /// Fewest rows seen connected.
+    pub(crate) connected_min: i64,
+    /// From the event to its row, mean, seconds.
+    pub(crate) event_to_row: f64,
+    /// Rows written a second, whole and only said to be still so.
+    pub(crate) rows: (f64, f64),
+    /// Bytes of WAL a row written.
+    pub(crate) wal_per_row: f64,
+    /// Commands taken in a second.
+    pub(crate) commands: f64,
+    /// From the first command to the last live session.
+    pub(crate) storm: Duration,
+    pub(crate) reconnects: f64,
+    pub(crate) refusals: u64,
+    /// Deals made while it was measured, and of those the ones not stored in the end.
+    pub(crate) deals: (usize, usize),
+    /// Answers of `/livez`, the slowest.
+    pub(crate) health_max: Duration,
+}
+
+/// A worker that runs.
+struct Worker {
+    child: Child,
+    pid: u32,
+    port: u16,
+    _files: tempfile::TempDir,
+    http: reqwest::Client,
+}
+
+impl Worker {
+    fn start(
+        services: &Services,
+        arguments: &Arguments,
+        database: &Database,
+        sim: &Handle,
+        rows: Rows,
+    ) -> Result<Self, Failure> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let files = tempfile::tempdir()?;
+        let authority = files.path().join("ca.pem");
+        std::fs::write(&authority, sim.ca_pem())?;
+        let log = std::fs::File::create(files.path().join("log"))?;
+        let child = Process::new(&arguments.worker)
+            .arg("worker")
+            .env("DATABASE_URL", &database.url)
+            .env("AMQP_URL", &services.amqp_url)
+            .env("CTRADER_CLIENT_ID", CLIENT_ID)
+            .env("CTRADER_CLIENT_SECRET", CLIENT_SECRET)
+            .env("CTRADER_DEMO_URL", sim.demo_tls_url())
+            .env("CTRADER_LIVE_URL", sim.live_tls_url())
+            .env("CTRADER_CA_FILE", &authority)
+            .env("CTRADER_CONNECTIONS", arguments.connections.to_string())
+            .env(
+                "CTRADER_CONNECTION_LIMIT",
+                (2 * arguments.connections).to_string(),
+            )
+            .env("MAX_SESSIONS", "100000")
+            .env(
+                "CACHE_WRITE_INTERVAL_MS",
+                if rows == Rows::Rare { "60000" } else { "2000" },
+            )
+            .env("WORKER_ID", "load")
+            .env("PORT", port.to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self {
+            pid: child.id().ok_or("the worker has no process id")?,
+            child,
+            port,
+            _files: files,
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()?,
+        })
+    }
+
+    async fn is_ready(&self) -> bool {
+        let answer = self.http.get(self.url("/readyz")).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    fn url(&self, route: &str) -> String {
+        format!("http://127.0.0.1:{}{route}", self.port)
+    }
+
+    async fn ready(&mut self) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        while !self.is_ready().await {
+            if began.elapsed() > READY_WITHIN {
+                return Err("the worker did not become ready".into());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("the worker ended: {status}").into());
+            }
+            sleep(START_LOOK).await;
+        }
+        Ok(began.elapsed())
+    }
+
+    async fn metrics(&self) -> Result<Figures, Failure> {
+        let answer = self.http.get(self.url("/metrics")).send().await?;
+        Ok(Figures(answer.text().await?))
+    }
+
+    async fn health(&self) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        self.http
+            .get(self.url("/livez"))
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(began.elapsed())
+    }
+
+    async fn stop(mut self) -> Result<(), Failure> {
+        Process::new("kill")
+            .args(["-TERM", &self.pid.to_string()])
+            .status()
+            .await?;
+        let ended = timeout(DRAINED_WITHIN, self.child.wait()).await;
+        let status = ended.map_err(|_| "the worker did not drain in time")??;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("the worker ended with {status}").into())
+        }
+    }
+}
+
+/// `/metrics` at one moment.
+struct Figures(String);
+
+impl Figures {
+    /// The sum of all samples whose name and labels begin so.
+    fn sum(&self, prefix: &str) -> f64 {
+        self.0
+            .lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+pub(crate) async fn idle(
+    services: &Services,
+    arguments: &Arguments,
+    span: Duration,
+) -> Result<Idle, Failure> {
+    let database = migrated(services, arguments, "idle").await?;
+    let sim = world::start(1, false).await?;
+    let mut starts = Vec::new();
+    for _ in 0..STARTS {
+        let mut worker = Worker::start(services, arguments, &database, &sim, Rows::Usual)?;
+        starts.push(worker.ready().await?);
+        worker.stop().await?;
+    }
+    starts.sort();
+    let mut worker = Worker::start(services, arguments, &database, &sim, Rows::Usual)?;
+    worker.ready().await?;
+    // What the start itself costs is over by then.
+    sleep(Duration::from_secs(3)).await;
+    let meter = Meter::start(worker.pid)?;
+    sleep(span).await;
+    let idle = Idle {
+        cold_start: starts.get(STARTS / 2).copied().unwrap_or_default(),
+        cores: meter.cores()?,
+        memory_mib: memory_mib(worker.pid)?,
+    };
+    worker.stop().await?;
+    database.drop().await?;
+    Ok(idle)
+}
+
+pub(crate) async fn run(
+    services: &Services,
+    arguments: &Arguments,
+    sessions: u32,
+    span: Duration,
+    rows: Rows,
+) -> Result<Run, Failure> {
+    let database = migrated(services, arguments, &sessions.to_string()).await?;
+    let sim = world::start(sessions, true).await?;
+    let mut pg = PgConnection::connect(&database.url).await?;
+    credentials(&mut pg, sessions).await?;
+    let mut worker = Worker::start(services, arguments, &database, &sim, rows)?;
+    worker.ready().await?;
+    let memory_empty_mib = memory_mib(worker.pid)?;
+
+    let began = Instant::now();
+    publish_starts(services, sessions).await?;
+    until(
+        &mut pg,
+        LIVE_WITHIN,
+        "select count(*) from bridge.sessions",
+        sessions,
+    )
+    .await?;
+    let commands = f64::from(sessions) / began.elapsed().as_secs_f64();
+    let live = "select count(*) from public.ctrader_cache where is_connected";
+    until(&mut pg, LIVE_WITHIN, live, sessions).await?;
+    let storm = began.elapsed();
+    world::densify(&sim, EVENTS_PER_SESSION * f64::from(sessions), sessions).await;
+    // Histories are asked for at four a second and connection; the run begins when that is over.
+    let settled = Instant::now() + LIVE_WITHIN;
+    while worker.metrics().await?.sum("bridge_ctrader_request_queue") > 0.0 {
+        if Instant::now() > settled {
+            return Err("the requests of the start were not done in time".into());
+        }
+        sleep(LOOK).await;
+    }
+    eprintln!(
+        "load: live after {:.1} s, settled after {:.1} s",
+        storm.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
+
+    let mut run = watch(&worker, &mut pg, &sim, span).await?;
+    run.sessions = sessions;
+    run.memory_empty_mib = memory_empty_mib;
+    run.commands = commands;
+    run.storm = storm;
+    worker.stop().await?;
+    pg.close().await?;
+    database.drop().await?;
+    Ok(run)
+}
+
+/// The counted part of a run.
+async fn watch(
+    worker: &Worker,
+    pg: &mut PgConnection,
+    sim: &Handle,
+    span: Duration,
+) -> Result<Run, Failure> {
+    let since_ms = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000)?;
+    let (sim_before, before, wal_before) = (
+        sim.with(|broker| broker.stats()),
+        worker.metrics().await?,
+        wal(pg).await?,
+    );
+    let (meter, began) = (Meter::start(worker.pid)?, Instant::now());
+    let mut run = Run {
+        sessions: 0,
+        seconds: 0.0,
+        events: 0.0,
+        cores: 0.0,
+        memory_mib: 0.0,
+        memory_empty_mib: 0.0,
+        row_age_max: 0.0,
+        connected_min: i64::MAX,
+        event_to_row: 0.0,
+        rows: (0.0, 0.0),
+        wal_per_row: 0.0,
+        commands: 0.0,
+        storm: Duration::ZERO,
+        reconnects: 0.0,
+        refusals: 0,
+        deals: (0, 0),
+        health_max: Duration::ZERO,
+    };
+    let mut looks = interval(LOOK);
+    while began.elapsed() < span {
+        looks.tick().await;
+        let row = sqlx::query(
+            "select count(*), coalesce(extract(epoch from clock_timestamp() - min(updated_at)), 0)::float8
+             from public.ctrader_cache where is_connected",
+        )
+        .fetch_one(&mut *pg)
+        .await?;
+        run.connected_min = run.connected_min.min(row.try_get(0)?);
+        run.row_age_max = run.row_age_max.max(row.try_get(1)?);
+        run.memory_mib = run.memory_mib.max(memory_mib(worker.pid)?);
+        run.health_max = run.health_max.max(worker.health().await?);
+    }
+    run.cores = meter.cores()?;
+    run.seconds = began.elapsed().as_secs_f64();
+    let (sim_after, after, wal_after) = (
+        sim.with(|broker| broker.stats()),
+        worker.metrics().await?,
+        wal(pg).await?,
+    );
+    let grew = |name: &str| after.sum(name) - before.sum(name);
+    run.events = grew("bridge_ctrader_events_total{type=\"spot\"}") / run.seconds;
+    let whole = grew("bridge_cache_rows_total{kind=\"changed\"}");
+    let same = grew("bridge_cache_rows_total{kind=\"heartbeat\"}");
+    run.rows = (whole / run.seconds, same / run.seconds);
+    run.wal_per_row = (wal_after - wal_before) / (whole + same).max(1.0);
+    run.event_to_row = grew("bridge_event_to_row_seconds_sum")
+        / grew("bridge_event_to_row_seconds_count").max(1.0);
+    run.reconnects = grew("bridge_reconnects_total");
+    run.refusals = sim_after.rate_refusals - sim_before.rate_refusals + sim_after.slow_readers
+        - sim_before.slow_readers;
+    run.deals = deals(pg, sim, since_ms).await?;
+    Ok(run)
+}
+
+/// Deals since a moment, and how many of them are not stored however long that is waited for.
+async fn deals(
+    pg: &mut PgConnection,
+    sim: &Handle,
+    since_ms: i64,
+) -> Result<(usize, usize), Failure> {
+    let accounts = sim.with(|broker| u32::try_from(broker.account_ids().len()))?;
+    let made = world::deals_since(sim, accounts, since_ms);
+    let until = Instant::now() + STORED_WITHIN;
+    loop {
+        let stored: i64 = sqlx::query_scalar(
+            "select count(distinct deal_id) from public.ctrader_deals where deal_id = any($1)",
+        )
+        .bind(&made)
+        .fetch_one(&mut *pg)
+        .await?;
+        let missing = made.len().saturating_sub(usize::try_from(stored)?);
+        if missing == 0 || Instant::now() >= until {
+            return Ok((made.len(), missing));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// WAL written so far, bytes.
+async fn wal(pg: &mut PgConnection) -> Result<f64, Failure> {
+    Ok(
+        sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::float8")
+            .fetch_one(pg)
+            .await?,
+    )
+}
+
+async fn migrated(
+    services: &Services,
+    arguments: &Arguments,
+    purpose: &str,
+) -> Result<Database, Failure> {
+    let database = Database::create(services, purpose).await?;
+    let migrated = Process::new(&arguments.worker)
+        .arg("migrate")
+        .env("DATABASE_URL", &database.url)
+        .stdout(Stdio::null())
+        .status()
+        .await?;
+    if migrated.success() {
+        Ok(database)
+    } else {
+        Err("the migrations failed".into())
+    }
+}
+
+async fn credentials(pg: &mut PgConnection, sessions: u32) -> Result<(), Failure> {
+    let (mut users, mut accounts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..sessions {
+        users.push(world::user(n));
+        accounts.push(world::account(n));
+        tokens.push(world::token(n));
+    }
+    sqlx::query(
+        "insert into bridge.credentials (user_id, account_id, is_live, is_primary, access_token, refresh_token)
+         select user_id, account_id, false, true, token, 'unused'
+         from unnest($1::text[], $2::bigint[], $3::text[]) as given (user_id, account_id, token)",
+    )
+    .bind(users)
+    .bind(accounts)
+    .bind(tokens)
+    .execute(pg)
+    .await?;
+    Ok(())
+}
+
+/// All commands over one channel, confirmed by the broker.
+async fn publish_starts(services: &Services, sessions: u32) -> Result<(), Failure> {
+    let connection =
+        Connection::connect(&services.amqp_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let mut confirms = Vec::new();
+    for n in 0..sessions {
+        let command = Command {
+            id: Uuid::new_v4(),
+            kind: CommandKind::Start,
+            user: UserId::new(world::user(n))?,
+            account: None,
+            issued_at: OffsetDateTime::now_utc(),
+        };
+        let confirm = channel
+            .basic_publish(
+                COMMANDS_EXCHANGE.into(),
+                command.kind.as_str().into(),
+                BasicPublishOptions {
+                    mandatory: true,
+                    ..BasicPublishOptions::default()
+                },
+                command.to_json().as_bytes(),
+                BasicProperties::default().with_delivery_mode(2),
+            )
+            .await?;
+        confirms.push(confirm);
+    }
+    for confirm in confirms {
+        let confirmation = confirm.await?;
+        if !confirmation.is_ack() || confirmation.take_message().is_some() {
+            return Err(format!("the broker has no queue {COMMANDS_QUEUE} for a command").into());
+        }
+    }
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}
+
+async fn until(
+    pg: &mut PgConnection,
+    within: Duration,
+    count: &'static str,
+    wanted: u32,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + within;
+    loop {
+        let counted: i64 = sqlx::query_scalar(count).fetch_one(&mut *pg).await?;
+        if counted >= i64::from(wanted) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("{counted} of {wanted}: {count}").into());
+        }
+        sleep(LOOK).await;
+    }
+}
