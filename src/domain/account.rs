@@ -102,8 +102,9 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     trader: Trader,
-    positions: BTreeMap<PositionId, Position>,
-    orders: BTreeMap<OrderId, Order>,
+    // Boxed: a node of the map has room for eleven, and most accounts have fewer.
+    positions: BTreeMap<PositionId, Box<Position>>,
+    orders: BTreeMap<OrderId, Box<Order>>,
     ended_positions: VecDeque<PositionId>,
     ended_orders: VecDeque<OrderId>,
     /// The last bonus operation.
@@ -172,12 +173,12 @@ impl Account {
 
     /// Open positions, by id.
     pub fn positions(&self) -> impl ExactSizeIterator<Item = &Position> {
-        self.positions.values()
+        self.positions.values().map(Box::as_ref)
     }
 
     /// Pending orders, by id.
     pub fn orders(&self) -> impl ExactSizeIterator<Item = &Order> {
-        self.orders.values()
+        self.orders.values().map(Box::as_ref)
     }
 
     /// The symbols of all positions and orders.
@@ -288,11 +289,11 @@ impl Account {
                 position.stop_loss = stored.stop_loss;
                 position.trailed_at_ms = stored.trailed_at_ms;
             }
-            if *stored == position {
+            if **stored == position {
                 return false;
             }
         }
-        self.positions.insert(id, position);
+        self.positions.insert(id, Box::new(position));
         true
     }
 
@@ -307,10 +308,10 @@ impl Account {
         }
         let stale = self.ended_orders.contains(&id)
             || self.orders.get(&id).is_some_and(|stored| {
-                is_older(order.updated_at_ms, stored.updated_at_ms) || *stored == order
+                is_older(order.updated_at_ms, stored.updated_at_ms) || **stored == order
             });
         if !stale {
-            self.orders.insert(id, order);
+            self.orders.insert(id, Box::new(order));
         }
         !stale
     }

@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 /// Two decimals are equal only if they are written alike: 1.0 is not 1.00 here, since a row
 /// that changes its precision has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+// Accounts and rows are made of these: 24 bytes instead of the 32 that `i128` would align it to.
+#[repr(Rust, packed(8))]
 pub struct Decimal {
     /// The number without its point.
     pub units: i128,

@@ -426,6 +426,9 @@ impl Watched {
         let mut idle_since = Instant::now();
         let mut broker_was_there = false;
         let started = Instant::now();
+        // What decides whether the worker is ready is told at once.
+        let (mut claims, mut able) = (self.claim_state.clone(), self.able.clone());
+        let mut broker_state = self.commands.state();
         loop {
             tokio::select! {
                 biased;
@@ -438,6 +441,9 @@ impl Watched {
                     error!(reason, "an internal task ended");
                     return Err(StartError::Internal(reason));
                 }
+                Ok(()) = claims.changed() => {}
+                Ok(()) = able.changed() => {}
+                Ok(()) = broker_state.changed() => {}
                 _ = rounds.tick() => {}
             }
             self.status.beat_main();
