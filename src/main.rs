@@ -17,11 +17,6 @@ use mahspeccy_bridge::{failure, telemetry};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Rows come and go by the thousand a second: the system's allocator takes a third of that work, and keeps
-/// what a storm of starts needed.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Bad configuration (`EX_CONFIG`'s neighbour `EX_USAGE`).
 const EXIT_CONFIG: u8 = 64;
 /// A dependency was unreachable (`EX_UNAVAILABLE`).

@@ -26,13 +26,13 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const LIVE_WITHIN: Duration = Duration::from_mins(10);
 
 /// How long the requests of the start are waited for before the run is measured.
-const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long the last deals may take to be stored.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a worker may take to drain.
-const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const DRAINED_WITHIN: Duration = Duration::from_mins(1);
 
 /// How often rows, memory and health are looked at.
 const LOOK: Duration = Duration::from_millis(250);

@@ -22,6 +22,10 @@ pub(crate) fn render(idle: &Idle, runs: &[Run], unwritten: &Run, peer: Option<&P
     out
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line of the table after the other"
+)]
 fn lines(
     out: &mut String,
     idle: &Idle,
