@@ -352,6 +352,7 @@ pub(crate) async fn run(
     run.memory_empty_mib = memory_empty_mib;
     run.commands = commands;
     run.storm = storm;
+    eprintln!("load: {run:?}");
     worker.stop().await?;
     pg.close().await?;
     database.drop().await?;
@@ -452,7 +453,7 @@ async fn deals(
 }
 
 /// WAL written so far, bytes.
-async fn wal(pg: &mut PgConnection) -> Result<f64, Failure> {
+pub(crate) async fn wal(pg: &mut PgConnection) -> Result<f64, Failure> {
     Ok(
         sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::float8")
             .fetch_one(pg)
@@ -460,7 +461,7 @@ async fn wal(pg: &mut PgConnection) -> Result<f64, Failure> {
     )
 }
 
-async fn migrated(
+pub(crate) async fn migrated(
     services: &Services,
     arguments: &Arguments,
     purpose: &str,

@@ -9,6 +9,7 @@ mod peer;
 mod process;
 mod table;
 mod world;
+mod writer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let services = bridge::Services::from_env()?;
     let short = Duration::from_secs((arguments.seconds / 5).max(10));
     let idle = bridge::idle(&services, arguments, Duration::from_secs(20)).await?;
+    eprintln!("load: the writer beside a bare loop");
+    let writer = writer::run(&services, arguments).await?;
     let largest = arguments.sessions.iter().max().copied().unwrap_or_default();
     let mut runs = Vec::new();
     for sessions in &arguments.sessions {
@@ -75,7 +78,7 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     };
     print!(
         "{}",
-        table::render(&idle, &runs, &unwritten, peers.as_ref())
+        table::render(&idle, &runs, &unwritten, peers.as_ref(), &writer)
     );
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::{EVENTS_PER_SESSION, Failure, world};
 const LIVE_WITHIN: Duration = Duration::from_mins(3);
 
 /// What the peer cost.
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) sessions: u32,
     /// Microseconds of processor time an event, in all.
@@ -64,7 +65,7 @@ pub(crate) async fn run(
     let bare = [("PEER_ROWS", "0"), ("PEER_ARITHMETIC", "0")];
     let without_arithmetic = measure(services, folder, sessions, short, &bare).await?;
     let micros = |cost: &Cost| cost.cores * 1e6 / cost.events;
-    Ok(Peer {
+    let peer = Peer {
         sessions,
         event_micros: micros(&all),
         without_rows: micros(&without_rows),
@@ -73,7 +74,9 @@ pub(crate) async fn run(
         cores: all.cores,
         memory_mib: all.memory_mib,
         memory_empty_mib: empty.memory_mib,
-    })
+    };
+    eprintln!("load: {peer:?}");
+    Ok(peer)
 }
 
 async fn measure(

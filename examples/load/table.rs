@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::bridge::{Idle, Run};
 use crate::peer::Peer;
+use crate::writer::Writer;
 
 /// Microseconds of processor time an event.
 fn micros(run: &Run) -> f64 {
@@ -15,10 +16,17 @@ fn kib(total_mib: f64, empty_mib: f64, sessions: u32) -> f64 {
     (total_mib - empty_mib) * 1024.0 / f64::from(sessions)
 }
 
-pub(crate) fn render(idle: &Idle, runs: &[Run], unwritten: &Run, peer: Option<&Peer>) -> String {
+pub(crate) fn render(
+    idle: &Idle,
+    runs: &[Run],
+    unwritten: &Run,
+    peer: Option<&Peer>,
+    writer: &Writer,
+) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = lines(&mut out, idle, runs, unwritten, peer);
+    let _ = writing(&mut out, writer);
     out
 }
 
@@ -181,5 +189,20 @@ fn lines(
         idle.cores * 100.0,
         idle.memory_mib,
         idle.cold_start.as_secs_f64() * 1e3,
+    )
+}
+
+fn writing(out: &mut String, writer: &Writer) -> std::fmt::Result {
+    writeln!(
+        out,
+        "The writer: {:.0} rows a second, a bare loop of the same statement {:.0} (ratio {:.2}); WAL {:.0} bytes a \
+         changed row, {:.0} a fresh one (ratio {:.2}, wal_level {}).",
+        writer.ours,
+        writer.bare,
+        writer.ours / writer.bare,
+        writer.wal_changed,
+        writer.wal_fresh,
+        writer.wal_fresh / writer.wal_changed,
+        writer.wal_level,
     )
 }

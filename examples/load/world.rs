@@ -34,7 +34,11 @@ pub(crate) fn user(n: u32) -> String {
 
 /// Accounts in euro with a position in EURUSD, XAUUSD and USDJPY each: three symbols are quoted to value them.
 pub(crate) async fn start(sessions: u32, trades: bool) -> Result<Handle, Failure> {
-    let mut world = Simulator::builder().seed(11).ticks_per_second(1.0);
+    let mut world = Simulator::builder()
+        .seed(11)
+        .ticks_per_second(1.0)
+        // The peer has one socket per user, more than a real server would take.
+        .connection_cap(100_000);
     for n in 0..sessions {
         let n_wide = i64::from(n);
         let id = n_wide * 3 + 1;

@@ -21,6 +21,10 @@ use crate::domain::secret::Secret;
 
 /// Both ends notice a dead peer after at most twice this.
 const HEARTBEAT_SECS: u16 = 10;
+
+/// What RabbitMQ proposes. The library has 32 frames of memory each way: said beforehand, that is taken from the
+/// system as it is used, and otherwise all of it, 8 MiB, when the server has proposed.
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
 /// How long name lookup, TCP, TLS and the AMQP handshake may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer a request.
@@ -164,6 +168,7 @@ pub(super) fn parse_uri(text: &str) -> Result<AMQPUri, AmqpError> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+    uri.query.frame_max.get_or_insert(FRAME_BYTES_MAX);
     Ok(uri)
 }
 

@@ -67,17 +67,50 @@ impl Decimal {
     #[must_use]
     pub fn trim(self, scale_min: u8) -> Self {
         let mut trimmed = self;
-        while trimmed.scale > scale_min && trimmed.units % 10 == 0 {
-            trimmed = Self::new(trimmed.units / 10, trimmed.scale - 1);
+        while trimmed.scale > scale_min {
+            let (tenth, digit) = div_rem(trimmed.units, 10);
+            if digit != 0 {
+                break;
+            }
+            trimmed = Self::new(tenth, trimmed.scale - 1);
         }
         trimmed
     }
 }
 
+/// Powers of ten, by exponent.
+const POWERS: [i128; Decimal::SCALE_MAX as usize + 1] = {
+    let mut powers = [1; Decimal::SCALE_MAX as usize + 1];
+    let mut rest: &mut [i128] = &mut powers;
+    let mut power: i128 = 1;
+    while let [first, more @ ..] = rest {
+        *first = power;
+        power = power.wrapping_mul(10);
+        rest = more;
+    }
+    powers
+};
+
 /// 10^`exponent`, for an exponent up to 38.
+///
+/// # Panics
+/// Above that.
 #[must_use]
-pub const fn pow10(exponent: u8) -> i128 {
-    10i128.pow(exponent as u32)
+pub fn pow10(exponent: u8) -> i128 {
+    *POWERS
+        .get(usize::from(exponent))
+        .expect("a scale is 38 at most")
+}
+
+/// Quotient and remainder. 64 bits hold almost every figure, and divide many times as fast.
+fn div_rem(numerator: i128, denominator: i128) -> (i128, i128) {
+    match (i64::try_from(numerator), i64::try_from(denominator)) {
+        (Ok(numerator), Ok(denominator)) if denominator > 0 => (
+            i128::from(numerator / denominator),
+            i128::from(numerator % denominator),
+        ),
+        _ => (numerator / denominator, numerator % denominator),
+    }
 }
 
 /// `numerator` / `denominator` to the nearest integer, halves away from zero.
@@ -85,13 +118,13 @@ pub const fn pow10(exponent: u8) -> i128 {
 /// # Panics
 /// When the denominator is not positive.
 #[must_use]
-pub const fn div_half_away(numerator: i128, denominator: i128) -> i128 {
+pub fn div_half_away(numerator: i128, denominator: i128) -> i128 {
     assert!(
         denominator > 0,
         "callers divide by powers of ten and by prices"
     );
-    let quotient = numerator / denominator;
-    let rest = (numerator % denominator).unsigned_abs();
+    let (quotient, rest) = div_rem(numerator, denominator);
+    let rest = rest.unsigned_abs();
     if rest >= denominator.unsigned_abs() - rest {
         if numerator < 0 {
             quotient - 1

@@ -14,7 +14,8 @@ pub struct Numeric(pub Decimal);
 
 /// Decimal digits in one digit of the binary format, whose base is 10,000 (numeric.c, `DEC_DIGITS`).
 const DIGITS_PER_GROUP: u8 = 4;
-const GROUP_BASE: u128 = 10_000;
+const NARROW_GROUP_BASE: u64 = 10_000;
+const GROUP_BASE: u128 = NARROW_GROUP_BASE as u128;
 
 /// `numeric.c`: `NUMERIC_POS` and `NUMERIC_NEG`.
 const POSITIVE: u16 = 0x0000;
@@ -58,9 +59,15 @@ impl From<Decimal> for Binary {
             rest /= unit;
             fraction_groups += 1;
         }
-        while rest > 0 {
+        while u64::try_from(rest).is_err() {
             groups.push(group(rest % GROUP_BASE));
             rest /= GROUP_BASE;
+        }
+        // 64 bits divide many times as fast.
+        let mut narrow = u64::try_from(rest).unwrap_or_default();
+        while narrow > 0 {
+            groups.push(group(u128::from(narrow % NARROW_GROUP_BASE)));
+            narrow /= NARROW_GROUP_BASE;
         }
         groups.reverse();
         let weight = i16::try_from(groups.len()).expect("at most 11 groups") - fraction_groups - 1;
