@@ -2,6 +2,7 @@
 //! a user is the app's own string and never appears in a public table, a metric or a health answer.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -51,7 +52,8 @@ impl fmt::Display for Slot {
 /// The app's id of a user: a mail address or a UUID, 1 to 320 characters, none of them NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct UserId(String);
+// Shared: every row, fence and map of a session has it.
+pub struct UserId(Arc<str>);
 
 /// The longest user id, in characters (a mail address has at most 64 + 1 + 255).
 pub const USER_ID_CHARS_MAX: usize = 320;
@@ -84,7 +86,7 @@ impl UserId {
         } else if id.chars().nth(USER_ID_CHARS_MAX).is_some() {
             Err(UserIdError::TooLong)
         } else {
-            Ok(Self(id))
+            Ok(Self(id.into()))
         }
     }
 
@@ -124,7 +126,7 @@ impl TryFrom<String> for UserId {
 
 impl From<UserId> for String {
     fn from(id: UserId) -> Self {
-        id.0
+        id.0.as_ref().to_owned()
     }
 }
 

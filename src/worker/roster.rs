@@ -71,7 +71,8 @@ pub(super) struct LiveSession<'a> {
 #[derive(Debug)]
 pub(super) struct Roster {
     policy: RetryPolicy,
-    entries: BTreeMap<SessionKey, Entry>,
+    /// Boxed, as a node of the map has room for eleven.
+    entries: BTreeMap<SessionKey, Box<Entry>>,
     bearers: BTreeMap<AccountId, SessionKey>,
     /// Accounts whose log-out is not confirmed yet.
     leaving: BTreeSet<AccountId>,
@@ -177,7 +178,7 @@ impl Roster {
                 settled: false,
                 held: Vec::new(),
             };
-            self.entries.insert(key.clone(), entry);
+            self.entries.insert(key.clone(), Box::new(entry));
         }
         self.say(&key);
         self.open_ready(link, now);
@@ -395,14 +396,13 @@ impl Roster {
 
     /// The fences of all sessions that share an account's stream.
     pub(super) fn fences_of(&self, account: AccountId) -> impl Iterator<Item = &Fence> {
-        let sharing = move |(key, entry): &(&SessionKey, &Entry)| {
-            key.account == account
-                && !entry.assignment.standby
-                && matches!(entry.stage, Stage::Opening | Stage::Live)
-        };
         self.entries
             .iter()
-            .filter(sharing)
+            .filter(move |(key, entry)| {
+                key.account == account
+                    && !entry.assignment.standby
+                    && matches!(entry.stage, Stage::Opening | Stage::Live)
+            })
             .map(|(_, entry)| &entry.assignment.fence)
     }
 
@@ -434,6 +434,7 @@ impl Roster {
         self.entries
             .iter_mut()
             .filter(move |(key, _)| key.account == account)
+            .map(|(key, entry)| (key, entry.as_mut()))
     }
 
     fn open_ready(&mut self, link: Option<&mut Connection>, now: Instant) {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::tally::RequestEnd;
 use super::{Connection, Pending, REQUEST_DEADLINE, Transmit, has_deadline};
 use crate::ctrader::frame::{self, HEARTBEAT_EVENT};
-use crate::ctrader::session::Session;
 use crate::ctrader::wire::ProtoOaPayloadType as Type;
 
 /// What is known of when something is due.
@@ -43,7 +42,10 @@ impl Connection {
 
     fn look_for_due(&self) -> Option<Instant> {
         let deadlines = self.pending.values().filter_map(|pending| pending.deadline);
-        let sessions = self.sessions.values().filter_map(Session::deadline);
+        let sessions = self
+            .sessions
+            .values()
+            .filter_map(|session| session.deadline());
         let delayed = self.delayed.iter().map(|(at, _)| *at);
         deadlines.chain(sessions).chain(delayed).min()
     }

@@ -202,6 +202,7 @@ impl Connection {
     fn looked_at(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
             .get_mut(&account)
+            .map(Box::as_mut)
             .filter(|session| session.phase != Phase::Closing)
     }
 

@@ -80,7 +80,8 @@ pub struct Connection {
     pending: BTreeMap<u64, Pending>,
     /// A moment, and the wall clock's time then, in milliseconds since the epoch.
     wall: (Instant, i64),
-    sessions: BTreeMap<AccountId, Session>,
+    /// Boxed, as a node of the map has room for eleven.
+    sessions: BTreeMap<AccountId, Box<Session>>,
     /// What was known of accounts whose sessions ended.
     left: BTreeMap<AccountId, Known>,
     catalogs: BTreeMap<String, Catalog>,
@@ -141,7 +142,7 @@ impl Connection {
         if self.ready {
             self.push(session.ask(Ask::Authorise));
         }
-        self.sessions.insert(account, session);
+        self.sessions.insert(account, Box::new(session));
         self.pump(now);
     }
 
@@ -303,6 +304,7 @@ impl Connection {
     pub(super) fn live(&self, account: AccountId) -> Option<&Session> {
         self.sessions
             .get(&account)
+            .map(Box::as_ref)
             .filter(|session| session.phase == Phase::Live)
     }
 
@@ -310,6 +312,7 @@ impl Connection {
     pub(super) fn live_session(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
             .get_mut(&account)
+            .map(Box::as_mut)
             .filter(|session| session.phase == Phase::Live)
     }
 
