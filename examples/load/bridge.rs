@@ -1,26 +1,16 @@
-//! A real worker on a simulated market: starts it, fills it with sessions, and watches it from outside.
+//! A real worker on a simulated market: fills it with sessions and watches it from outside.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
-use mahspeccy_bridge::amqp::topology::{COMMANDS_EXCHANGE, COMMANDS_QUEUE};
-use mahspeccy_bridge::domain::command::{Command, CommandKind};
-use mahspeccy_bridge::domain::ids::UserId;
 use mahspeccy_bridge::sim::server::Handle;
-use mahspeccy_bridge::sim::{CLIENT_ID, CLIENT_SECRET};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use time::OffsetDateTime;
-use tokio::process::{Child, Command as Process};
-use tokio::time::{interval, sleep, timeout};
-use uuid::Uuid;
+use tokio::time::{interval, sleep};
 
 use crate::process::{Meter, memory_mib};
+use crate::services::{Services, credentials, migrated, publish_starts, wal};
+use crate::worker::{Rows, Worker};
 use crate::{Arguments, EVENTS_PER_SESSION, Failure, world};
-
-/// How long a worker may take to be ready.
-const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long all sessions may take to be live.
 const LIVE_WITHIN: Duration = Duration::from_mins(10);
@@ -31,80 +21,11 @@ const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 /// How long the last deals may take to be stored.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a worker may take to drain.
-const DRAINED_WITHIN: Duration = Duration::from_mins(1);
-
 /// How often rows, memory and health are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How often a start is looked at.
-const START_LOOK: Duration = Duration::from_millis(5);
-
 /// Cold starts that are timed.
 const STARTS: usize = 5;
-
-/// Where Postgres and RabbitMQ are.
-pub(crate) struct Services {
-    database_url: String,
-    amqp_url: String,
-}
-
-impl Services {
-    pub(crate) fn from_env() -> Result<Self, Failure> {
-        let of = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
-        Ok(Self {
-            database_url: of("DATABASE_URL")?,
-            amqp_url: of("AMQP_URL")?,
-        })
-    }
-}
-
-/// A database of one run.
-pub(crate) struct Database {
-    server_url: String,
-    name: String,
-    pub(crate) url: String,
-}
-
-impl Database {
-    pub(crate) async fn create(services: &Services, purpose: &str) -> Result<Self, Failure> {
-        let name = format!("load_{purpose}_{}", std::process::id());
-        let mut server = PgConnection::connect(&services.database_url).await?;
-        for statement in [
-            format!("drop database if exists {name} with (force)"),
-            format!("create database {name}"),
-        ] {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
-                .execute(&mut server)
-                .await?;
-        }
-        let mut url = url::Url::parse(&services.database_url)?;
-        url.set_path(&name);
-        Ok(Self {
-            server_url: services.database_url.clone(),
-            name,
-            url: url.into(),
-        })
-    }
-
-    pub(crate) async fn drop(self) -> Result<(), Failure> {
-        let mut server = PgConnection::connect(&self.server_url).await?;
-        let statement = format!("drop database {} with (force)", self.name);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
-            .execute(&mut server)
-            .await?;
-        Ok(())
-    }
-}
-
-/// How often a run writes rows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rows {
-    /// As by default.
-    Usual,
-    /// Once a minute: what is left is reading and arithmetic.
-    Rare,
-}
 
 /// A worker without sessions.
 pub(crate) struct Idle {
@@ -145,134 +66,6 @@ pub(crate) struct Run {
     pub(crate) deals: (usize, usize),
     /// Answers of `/livez`, the slowest.
     pub(crate) health_max: Duration,
-}
-
-/// A worker that runs.
-struct Worker {
-    child: Child,
-    pid: u32,
-    port: u16,
-    _files: tempfile::TempDir,
-    http: reqwest::Client,
-}
-
-impl Worker {
-    fn start(
-        services: &Services,
-        arguments: &Arguments,
-        database: &Database,
-        sim: &Handle,
-        rows: Rows,
-    ) -> Result<Self, Failure> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let files = tempfile::tempdir()?;
-        let authority = files.path().join("ca.pem");
-        std::fs::write(&authority, sim.ca_pem())?;
-        let log = std::fs::File::create(files.path().join("log"))?;
-        let child = Process::new(&arguments.worker)
-            .arg("worker")
-            .env("DATABASE_URL", &database.url)
-            .env("AMQP_URL", &services.amqp_url)
-            .env("CTRADER_CLIENT_ID", CLIENT_ID)
-            .env("CTRADER_CLIENT_SECRET", CLIENT_SECRET)
-            .env("CTRADER_DEMO_URL", sim.demo_tls_url())
-            .env("CTRADER_LIVE_URL", sim.live_tls_url())
-            .env("CTRADER_CA_FILE", &authority)
-            .env("CTRADER_CONNECTIONS", arguments.connections.to_string())
-            .env(
-                "CTRADER_CONNECTION_LIMIT",
-                (2 * arguments.connections).to_string(),
-            )
-            .env("MAX_SESSIONS", "100000")
-            .env(
-                "CACHE_WRITE_INTERVAL_MS",
-                if rows == Rows::Rare { "60000" } else { "2000" },
-            )
-            .env("WORKER_ID", "load")
-            .env("PORT", port.to_string())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        Ok(Self {
-            pid: child.id().ok_or("the worker has no process id")?,
-            child,
-            port,
-            _files: files,
-            http: reqwest::Client::builder()
-                .pool_max_idle_per_host(0)
-                .build()?,
-        })
-    }
-
-    async fn is_ready(&self) -> bool {
-        let answer = self.http.get(self.url("/readyz")).send().await;
-        answer.is_ok_and(|answer| answer.status().is_success())
-    }
-
-    fn url(&self, route: &str) -> String {
-        format!("http://127.0.0.1:{}{route}", self.port)
-    }
-
-    async fn ready(&mut self) -> Result<Duration, Failure> {
-        let began = Instant::now();
-        while !self.is_ready().await {
-            if began.elapsed() > READY_WITHIN {
-                return Err("the worker did not become ready".into());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("the worker ended: {status}").into());
-            }
-            sleep(START_LOOK).await;
-        }
-        Ok(began.elapsed())
-    }
-
-    async fn metrics(&self) -> Result<Figures, Failure> {
-        let answer = self.http.get(self.url("/metrics")).send().await?;
-        Ok(Figures(answer.text().await?))
-    }
-
-    async fn health(&self) -> Result<Duration, Failure> {
-        let began = Instant::now();
-        self.http
-            .get(self.url("/livez"))
-            .send()
-            .await?
-            .error_for_status()?;
-        Ok(began.elapsed())
-    }
-
-    async fn stop(mut self) -> Result<(), Failure> {
-        Process::new("kill")
-            .args(["-TERM", &self.pid.to_string()])
-            .status()
-            .await?;
-        let ended = timeout(DRAINED_WITHIN, self.child.wait()).await;
-        let status = ended.map_err(|_| "the worker did not drain in time")??;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("the worker ended with {status}").into())
-        }
-    }
-}
-
-/// `/metrics` at one moment.
-struct Figures(String);
-
-impl Figures {
-    /// The sum of all samples whose name and labels begin so.
-    fn sum(&self, prefix: &str) -> f64 {
-        self.0
-            .lines()
-            .filter(|line| line.starts_with(prefix))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
-    }
 }
 
 pub(crate) async fn idle(
@@ -450,95 +243,6 @@ async fn deals(
         }
         sleep(LOOK).await;
     }
-}
-
-/// WAL written so far, bytes.
-pub(crate) async fn wal(pg: &mut PgConnection) -> Result<f64, Failure> {
-    Ok(
-        sqlx::query_scalar("select (pg_current_wal_lsn() - '0/0')::float8")
-            .fetch_one(pg)
-            .await?,
-    )
-}
-
-pub(crate) async fn migrated(
-    services: &Services,
-    arguments: &Arguments,
-    purpose: &str,
-) -> Result<Database, Failure> {
-    let database = Database::create(services, purpose).await?;
-    let migrated = Process::new(&arguments.worker)
-        .arg("migrate")
-        .env("DATABASE_URL", &database.url)
-        .stdout(Stdio::null())
-        .status()
-        .await?;
-    if migrated.success() {
-        Ok(database)
-    } else {
-        Err("the migrations failed".into())
-    }
-}
-
-async fn credentials(pg: &mut PgConnection, sessions: u32) -> Result<(), Failure> {
-    let (mut users, mut accounts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..sessions {
-        users.push(world::user(n));
-        accounts.push(world::account(n));
-        tokens.push(world::token(n));
-    }
-    sqlx::query(
-        "insert into bridge.credentials (user_id, account_id, is_live, is_primary, access_token, refresh_token)
-         select user_id, account_id, false, true, token, 'unused'
-         from unnest($1::text[], $2::bigint[], $3::text[]) as given (user_id, account_id, token)",
-    )
-    .bind(users)
-    .bind(accounts)
-    .bind(tokens)
-    .execute(pg)
-    .await?;
-    Ok(())
-}
-
-/// All commands over one channel, confirmed by the broker.
-async fn publish_starts(services: &Services, sessions: u32) -> Result<(), Failure> {
-    let connection =
-        Connection::connect(&services.amqp_url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
-    let mut confirms = Vec::new();
-    for n in 0..sessions {
-        let command = Command {
-            id: Uuid::new_v4(),
-            kind: CommandKind::Start,
-            user: UserId::new(world::user(n))?,
-            account: None,
-            issued_at: OffsetDateTime::now_utc(),
-        };
-        let confirm = channel
-            .basic_publish(
-                COMMANDS_EXCHANGE.into(),
-                command.kind.as_str().into(),
-                BasicPublishOptions {
-                    mandatory: true,
-                    ..BasicPublishOptions::default()
-                },
-                command.to_json().as_bytes(),
-                BasicProperties::default().with_delivery_mode(2),
-            )
-            .await?;
-        confirms.push(confirm);
-    }
-    for confirm in confirms {
-        let confirmation = confirm.await?;
-        if !confirmation.is_ack() || confirmation.take_message().is_some() {
-            return Err(format!("the broker has no queue {COMMANDS_QUEUE} for a command").into());
-        }
-    }
-    connection.close(200, "done".into()).await?;
-    Ok(())
 }
 
 async fn until(

@@ -7,7 +7,9 @@
 mod bridge;
 mod peer;
 mod process;
+mod services;
 mod table;
+mod worker;
 mod world;
 mod writer;
 
@@ -57,7 +59,7 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(arguments: &Arguments) -> Result<(), Failure> {
-    let services = bridge::Services::from_env()?;
+    let services = services::Services::from_env()?;
     let short = Duration::from_secs((arguments.seconds / 5).max(10));
     let idle = bridge::idle(&services, arguments, Duration::from_secs(20)).await?;
     eprintln!("load: the writer beside a bare loop");
@@ -68,10 +70,10 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
         let long = Duration::from_secs(arguments.seconds);
         let span = if *sessions == largest { long } else { short };
         eprintln!("load: {sessions} sessions for {} s", span.as_secs());
-        runs.push(bridge::run(&services, arguments, *sessions, span, bridge::Rows::Usual).await?);
+        runs.push(bridge::run(&services, arguments, *sessions, span, worker::Rows::Usual).await?);
     }
     eprintln!("load: {largest} sessions that write no rows");
-    let unwritten = bridge::run(&services, arguments, largest, short, bridge::Rows::Rare).await?;
+    let unwritten = bridge::run(&services, arguments, largest, short, worker::Rows::Rare).await?;
     let peers = match &arguments.peer {
         Some(folder) => Some(peer::run(&services, folder, arguments.peer_sessions, short).await?),
         None => None,

@@ -10,8 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::bridge::{Database, Services};
 use crate::process::{Meter, memory_mib};
+use crate::services::{Database, Services};
 use crate::{EVENTS_PER_SESSION, Failure, world};
 
 /// How long the peer may take until all its sessions are live.

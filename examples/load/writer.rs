@@ -13,7 +13,7 @@ use mahspeccy_bridge::pg::numeric::Numeric;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
-use crate::bridge::{Database, Services, migrated, wal};
+use crate::services::{Database, Services, migrated, wal};
 use crate::{Arguments, Failure, world};
 
 /// Rows of a round.
