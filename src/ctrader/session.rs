@@ -10,8 +10,10 @@ mod check;
 mod history;
 mod prices;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use super::catalog::{Catalog, Known};
 use super::convert::{self, Malformed};
@@ -75,6 +77,9 @@ pub(super) enum Phase {
     Closing,
 }
 
+/// A few symbols, in one piece of memory.
+type Symbols = LiteMap<SymbolId, ()>;
+
 /// One account's session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -103,18 +108,18 @@ pub(super) struct Session {
     pub(super) history: Option<History>,
     pub(super) market: Market,
     pub(super) currency: Option<String>,
-    subscribed: BTreeSet<SymbolId>,
-    asked: BTreeSet<SymbolId>,
+    subscribed: Symbols,
+    asked: Symbols,
     /// Unsubscription asked for and not yet answered: not to be subscribed before that.
-    leaving: BTreeSet<SymbolId>,
+    leaving: Symbols,
     /// Subscribed anew once already, since the server said they were subscribed.
-    renewed: BTreeSet<SymbolId>,
+    renewed: Symbols,
     hints: VecDeque<SymbolId>,
     /// Deals that wait for their symbol's name, or for one before them.
     deals: VecDeque<(Deal, Source)>,
     deals_seen: VecDeque<DealId>,
     /// Symbols whose quotes change what the row says.
-    priced: BTreeSet<SymbolId>,
+    priced: Symbols,
     /// Whether the row says something else than when it was last taken.
     pub(super) changed: bool,
     /// The last event that changed it.
@@ -148,14 +153,14 @@ impl Session {
             history: None,
             market: Market::default(),
             currency: None,
-            subscribed: BTreeSet::new(),
-            asked: BTreeSet::new(),
-            leaving: BTreeSet::new(),
-            renewed: BTreeSet::new(),
+            subscribed: Symbols::new(),
+            asked: Symbols::new(),
+            leaving: Symbols::new(),
+            renewed: Symbols::new(),
             hints: VecDeque::new(),
             deals: VecDeque::new(),
             deals_seen: VecDeque::new(),
-            priced: BTreeSet::new(),
+            priced: Symbols::new(),
             changed: false,
             event_at: now,
         }

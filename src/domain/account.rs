@@ -4,7 +4,9 @@
 //! what has ended stays ended: so a duplicate, or an event that was already in the snapshot,
 //! changes nothing. The balance moves only with closing deals and cash operations.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use litemap::LiteMap;
 
 use super::decimal::Decimal;
 use super::ids::{AssetId, OrderId, PositionId, SymbolId};
@@ -102,9 +104,8 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     trader: Trader,
-    // Boxed: a node of the map has room for eleven, and most accounts have fewer.
-    positions: BTreeMap<PositionId, Box<Position>>,
-    orders: BTreeMap<OrderId, Box<Order>>,
+    positions: LiteMap<PositionId, Box<Position>>,
+    orders: LiteMap<OrderId, Box<Order>>,
     ended_positions: VecDeque<PositionId>,
     ended_orders: VecDeque<OrderId>,
     /// The last bonus operation.
@@ -121,8 +122,8 @@ impl Account {
     ) -> Self {
         let empty = Self {
             trader,
-            positions: BTreeMap::new(),
-            orders: BTreeMap::new(),
+            positions: LiteMap::new(),
+            orders: LiteMap::new(),
             ended_positions: VecDeque::new(),
             ended_orders: VecDeque::new(),
             bonus_place: None,
@@ -141,8 +142,8 @@ impl Account {
     ) -> Self {
         let mut empty = Self {
             trader: self.trader.clone(),
-            positions: BTreeMap::new(),
-            orders: BTreeMap::new(),
+            positions: LiteMap::new(),
+            orders: LiteMap::new(),
             ended_positions: self.ended_positions.clone(),
             ended_orders: self.ended_orders.clone(),
             bonus_place: self.bonus_place,

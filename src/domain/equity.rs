@@ -5,7 +5,7 @@
 //! conversion is missing has no profit yet, and then the account has no equity yet. What does not fit
 //! 128 bits is as unknown.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use ethnum::I256;
 
@@ -58,7 +58,7 @@ pub struct AccountValue {
 }
 
 /// Gross profits that the server computed, for positions that cannot be valued by quotes.
-pub type StandIns = BTreeMap<PositionId, Decimal>;
+pub type StandIns = LiteMap<PositionId, Decimal>;
 
 /// Values an account by the quotes that are known now.
 #[must_use]
@@ -211,7 +211,7 @@ fn wide_div_half_away(numerator: I256, denominator: I256) -> Option<i128> {
 }
 
 fn used_margin(account: &Account, values: &[PositionValue]) -> i128 {
-    let mut sides: BTreeMap<SymbolId, (i128, i128)> = BTreeMap::new();
+    let mut sides: LiteMap<SymbolId, (i128, i128)> = LiteMap::new();
     for (position, value) in account.positions().zip(values) {
         let (long, short) = sides.entry(position.symbol).or_default();
         match position.side {
@@ -221,9 +221,9 @@ fn used_margin(account: &Account, values: &[PositionValue]) -> i128 {
     }
     let rule = account.trader().margin_rule;
     sides
-        .into_values()
+        .values()
         .map(|(long, short)| match rule {
-            MarginRule::Max => long.max(short),
+            MarginRule::Max => *long.max(short),
             MarginRule::Sum => long + short,
             MarginRule::Net => (long - short).abs(),
         })

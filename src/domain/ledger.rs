@@ -4,7 +4,9 @@
 //! jumped over is a change that nobody told us of: what closed then is in the history of deals, the
 //! rest in the cash flow. A position that is gone must have a closing deal, whatever the versions say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
+use litemap::LiteMap;
 
 use super::decimal::Decimal;
 use super::ids::PositionId;
@@ -13,7 +15,7 @@ use super::ids::PositionId;
 const SEEN_MAX: usize = 10_000;
 
 /// Open positions with their volumes in units, where known.
-pub type Positions = BTreeMap<PositionId, Option<Decimal>>;
+pub type Positions = LiteMap<PositionId, Option<Decimal>>;
 
 /// What was known of an account when it was last followed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -239,8 +241,8 @@ mod tests {
     #[test]
     fn a_position_that_is_new_or_larger_has_a_deal() {
         let volume = |units| Some(Decimal::new(units, 0));
-        let before = Positions::from([(PositionId(7), volume(10)), (PositionId(8), None)]);
-        let after = Positions::from([
+        let before = Positions::from_iter([(PositionId(7), volume(10)), (PositionId(8), None)]);
+        let after = Positions::from_iter([
             (PositionId(7), volume(20)),
             (PositionId(8), volume(5)),
             (PositionId(9), volume(5)),

@@ -1,8 +1,10 @@
 //! What an account's figures are computed from beside the account itself: symbols, quotes and
 //! the chains of symbols that convert a quote asset into the deposit asset.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use litemap::LiteMap;
 
 use super::ids::{AssetId, SymbolId};
 
@@ -136,7 +138,7 @@ impl Chain {
     /// The rate by the bids that are known; `None` while one is missing, or when the fraction does
     /// not fit 128 bits (three symbols of ten-million prices do).
     #[must_use]
-    pub fn rate(&self, quotes: &BTreeMap<SymbolId, Quote>) -> Option<Rate> {
+    pub fn rate(&self, quotes: &Quotes) -> Option<Rate> {
         let mut rate = Rate::ONE;
         for step in &self.steps {
             let bid = i128::from(quotes.get(&step.symbol)?.bid?);
@@ -152,15 +154,18 @@ impl Chain {
     }
 }
 
+/// The last quotes of what an account's figures need. It is few, and found in one look.
+pub type Quotes = LiteMap<SymbolId, Quote>;
+
 /// Everything an account knows of its market on one connection. Quotes die with the connection.
 #[derive(Debug, Clone, Default)]
 pub struct Market {
     /// Symbols of its positions and orders.
-    pub symbols: BTreeMap<SymbolId, Arc<Symbol>>,
+    pub symbols: LiteMap<SymbolId, Arc<Symbol>>,
     /// Chains from quote assets to the deposit asset; same asset needs none.
-    pub chains: BTreeMap<AssetId, Arc<Chain>>,
+    pub chains: LiteMap<AssetId, Arc<Chain>>,
     /// Last quotes of everything subscribed.
-    pub quotes: BTreeMap<SymbolId, Quote>,
+    pub quotes: Quotes,
 }
 
 impl Market {
@@ -198,7 +203,7 @@ mod tests {
     fn a_chain_multiplies_forwards_and_divides_backwards() {
         let chain = Chain::new(JPY, EUR, [(SymbolId(4), USD, JPY), (SymbolId(1), EUR, USD)])
             .expect("leads to EUR");
-        let mut quotes = BTreeMap::new();
+        let mut quotes = Quotes::new();
         assert_eq!(chain.rate(&quotes), None);
         quotes.insert(
             SymbolId(4),

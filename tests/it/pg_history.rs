@@ -137,7 +137,7 @@ async fn a_baseline_is_what_is_stored_of_a_session() {
         through: Some(EARLY),
         known: Known {
             version: Some(9_007_199_254_740_993),
-            positions: Some(Positions::from([
+            positions: Some(Positions::from_iter([
                 (PositionId(9_007_199_254_740_993), Some(dec("100000"))),
                 (PositionId(2), Some(dec("100000"))),
             ])),
@@ -167,7 +167,7 @@ async fn what_no_bridge_wrote_counts_as_absent() {
     let writes = [row(&lance, 1, 1, full_of(account()))];
     assert_eq!(written(&database, &writes).await.changed, 1);
     let mut conn = lease(&database).await;
-    let seven = |volume| Positions::from([(PositionId(7), volume)]);
+    let seven = |volume| Positions::from_iter([(PositionId(7), volume)]);
     for (positions, expected) in [
         ("null", Positions::new()),
         ("7", Positions::new()),

@@ -30,7 +30,7 @@ impl Connection {
 
     /// Takes over a newer token of a session that is there.
     pub fn renew_token(&mut self, account: AccountId, token: Secret, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(&account) {
+        if let Some(session) = self.sessions.get_mut(account) {
             session.renew_token(token, now);
         }
     }
@@ -60,7 +60,7 @@ impl Connection {
 
     pub(super) fn handle_session_timeout(&mut self, account: AccountId, now: Instant) {
         let sessions = self.sessions.len();
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             return;
         };
         if session.has_lost_an_event(now) {
@@ -79,7 +79,7 @@ impl Connection {
     }
 
     fn read_anew(&mut self, account: AccountId, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(&account) {
+        if let Some(session) = self.sessions.get_mut(account) {
             let asks = session.read_anew(now);
             self.events.push_back(Event::Behind(account));
             for ask in asks {
@@ -96,7 +96,7 @@ impl Connection {
             ask,
         } = &request.purpose
             && self.is_current(*account, *generation)
-            && let Some(session) = self.sessions.get_mut(account)
+            && let Some(session) = self.sessions.get_mut(*account)
         {
             session.handle_sent(ask, now);
         }
@@ -201,8 +201,7 @@ impl Connection {
     /// A session that is not on its way out.
     fn looked_at(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
-            .get_mut(&account)
-            .map(Box::as_mut)
+            .get_mut(account)
             .filter(|session| session.phase != Phase::Closing)
     }
 

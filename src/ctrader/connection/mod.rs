@@ -16,16 +16,16 @@ mod look;
 mod outcome;
 mod receive;
 mod refuse;
+mod sessions;
 mod tally;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use due::{Due, is_quiet};
 pub use outcome::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
+use sessions::Sessions;
 use tally::RequestEnd;
 pub use tally::Tally;
 
@@ -80,8 +80,7 @@ pub struct Connection {
     pending: BTreeMap<u64, Pending>,
     /// A moment, and the wall clock's time then, in milliseconds since the epoch.
     wall: (Instant, i64),
-    /// Boxed, as a node of the map has room for eleven.
-    sessions: BTreeMap<AccountId, Box<Session>>,
+    sessions: Sessions,
     /// What was known of accounts whose sessions ended.
     left: BTreeMap<AccountId, Known>,
     catalogs: BTreeMap<String, Catalog>,
@@ -93,8 +92,6 @@ pub struct Connection {
     /// Frames and parts of frames that were skipped because nobody knows them.
     pub skipped: u64,
     tally: Tally,
-    /// When something is due of requests or sessions.
-    due: Cell<Due>,
 }
 
 impl Connection {
@@ -112,7 +109,7 @@ impl Connection {
             blocks: BTreeMap::new(),
             wall: (now, wall_ms),
             pending: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             left: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             unasked: Vec::new(),
@@ -121,7 +118,6 @@ impl Connection {
             events: VecDeque::new(),
             skipped: 0,
             tally: Tally::default(),
-            due: Cell::new(Due::Unknown),
         };
         connection.push(application_auth(&config.client_id, &config.client_secret));
         connection.pump(now);
@@ -133,7 +129,7 @@ impl Connection {
     /// Begins a session of an account, of which this was known when it was last followed. One that is
     /// already there is left alone.
     pub fn open(&mut self, account: AccountId, token: Secret, known: Known, now: Instant) {
-        if self.sessions.contains_key(&account) {
+        if self.sessions.contains(account) {
             return;
         }
         self.generation += 1;
@@ -142,13 +138,13 @@ impl Connection {
         if self.ready {
             self.push(session.ask(Ask::Authorise));
         }
-        self.sessions.insert(account, Box::new(session));
+        self.sessions.insert(account, session);
         self.pump(now);
     }
 
     /// Logs an account out; [`Event::Down`] follows when that is done.
     pub fn close(&mut self, account: AccountId, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             self.events.push_back(Event::Down(account, Down::LoggedOut));
             return;
         };
@@ -160,7 +156,7 @@ impl Connection {
             self.end(account, Down::LoggedOut, now);
             return;
         }
-        if let Some(session) = self.sessions.get_mut(&account) {
+        if let Some(session) = self.sessions.get_mut(account) {
             session.phase = Phase::Closing;
             let logout = session.ask(Ask::Logout);
             let broker = session.broker();
@@ -186,7 +182,7 @@ impl Connection {
     /// became of refresh tokens.
     pub fn finish(&mut self) {
         self.lose_refreshes();
-        for (account, session) in std::mem::take(&mut self.sessions) {
+        for (account, session) in self.sessions.take() {
             let catalog = session.broker().and_then(|name| self.catalogs.get(&name));
             let deals = session.into_deals(catalog);
             self.emit_deals(account, deals);
@@ -203,14 +199,11 @@ impl Connection {
         self.heard(now);
         match frame::decode(bytes) {
             Ok(frame) => {
-                if !is_quiet(frame.payload_type) {
-                    self.due.set(Due::Unknown);
-                }
                 self.handle_frame(&frame, now);
             }
             Err(_) => self.fail(ConnectionError::Malformed),
         }
-        self.pump_queue(now);
+        self.pump(now);
     }
 
     /// Takes in a sign of life below the protocol that is no pong.
@@ -248,13 +241,7 @@ impl Connection {
         if was_following && !self.liveness.is_following() {
             self.events.push_back(Event::Following(false));
         }
-        let due: Vec<AccountId> = self
-            .sessions
-            .values()
-            .filter(|session| session.deadline().is_some_and(|at| at <= now))
-            .map(|session| session.id)
-            .collect();
-        for account in due {
+        for account in self.sessions.due(now) {
             self.handle_session_timeout(account, now);
         }
         self.pump(now);
@@ -294,7 +281,7 @@ impl Connection {
     /// connection never had a snapshot of it.
     #[must_use]
     pub fn known(&self, account: AccountId) -> Option<Known> {
-        match self.sessions.get(&account) {
+        match self.sessions.get(account) {
             Some(session) => session.known(),
             None => self.left.get(&account).cloned(),
         }
@@ -303,16 +290,14 @@ impl Connection {
     /// The session of an account that follows the stream, to look at.
     pub(super) fn live(&self, account: AccountId) -> Option<&Session> {
         self.sessions
-            .get(&account)
-            .map(Box::as_ref)
+            .get(account)
             .filter(|session| session.phase == Phase::Live)
     }
 
     /// The session of an account that follows the stream.
     pub(super) fn live_session(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
-            .get_mut(&account)
-            .map(Box::as_mut)
+            .get_mut(account)
             .filter(|session| session.phase == Phase::Live)
     }
 
@@ -326,7 +311,7 @@ impl Connection {
         self.events.push_back(Event::Ready);
         let asks: Vec<Request> = self
             .sessions
-            .values()
+            .iter()
             .map(|session| session.ask(Ask::Authorise))
             .collect();
         for ask in asks.into_iter().chain(std::mem::take(&mut self.unasked)) {
@@ -335,7 +320,7 @@ impl Connection {
     }
 
     fn handle_account_authorised(&mut self, account: AccountId) {
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             return;
         };
         if session.phase == Phase::Authorising {
@@ -347,7 +332,7 @@ impl Connection {
     }
 
     fn advance(&mut self, account: AccountId, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             return;
         };
         if session.account.is_none() {
@@ -378,7 +363,7 @@ impl Connection {
     fn advance_all_of(&mut self, broker: &str, now: Instant) {
         let accounts: Vec<AccountId> = self
             .sessions
-            .values()
+            .iter()
             .filter(|session| session.broker().as_deref() == Some(broker))
             .map(|session| session.id)
             .collect();
@@ -395,7 +380,7 @@ impl Connection {
 
     /// Ends a session, whatever it was doing; what it had asked for others is asked by them.
     fn end(&mut self, account: AccountId, down: Down, now: Instant) {
-        let Some(session) = self.sessions.remove(&account) else {
+        let Some(session) = self.sessions.remove(account) else {
             return;
         };
         self.drop_waiting(account);
@@ -443,7 +428,7 @@ impl Connection {
 
     fn is_current(&self, account: AccountId, generation: u64) -> bool {
         self.sessions
-            .get(&account)
+            .get(account)
             .is_some_and(|session| session.generation == generation)
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Due, Event, Pending, RequestEnd};
+use super::{Connection, ConnectionError, Down, Event, Pending, RequestEnd};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
@@ -138,7 +138,7 @@ impl Connection {
                 return;
             }
             Ask::Subscribe(symbols) => {
-                if let Some(session) = self.sessions.get_mut(&account) {
+                if let Some(session) = self.sessions.get_mut(account) {
                     session.handle_subscribed(&symbols);
                 }
                 self.advance(account, now);
@@ -165,7 +165,7 @@ impl Connection {
                     return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
-                    .get_mut(&account)
+                    .get_mut(account)
                     .map(|session| session.handle_trader(answer.trader, now))
             }
             Ask::Reconcile => {
@@ -173,7 +173,7 @@ impl Connection {
                     return self.end(account, UNREADABLE_ANSWER.into(), now);
                 };
                 self.sessions
-                    .get_mut(&account)
+                    .get_mut(account)
                     .map(|session| session.handle_reconcile(answer, now))
             }
         };
@@ -190,7 +190,7 @@ impl Connection {
         symbols: &BTreeSet<SymbolId>,
         now: Instant,
     ) {
-        if let Some(session) = self.sessions.get_mut(&account) {
+        if let Some(session) = self.sessions.get_mut(account) {
             session.handle_unsubscribed(symbols);
         }
         self.advance(account, now);
@@ -207,7 +207,7 @@ impl Connection {
         // The answer is the asking account's broker's, and an account has one broker for ever.
         let Some(broker) = self
             .sessions
-            .get(&account)
+            .get(account)
             .and_then(|session| session.broker())
         else {
             return true;
@@ -327,18 +327,17 @@ impl Connection {
 
     fn handle_spot(&mut self, spot: &ProtoOaSpotEvent, now: Instant) {
         let account = AccountId(spot.ctid_trader_account_id);
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_quoted(account) else {
             return;
         };
         session.handle_spot(spot, now);
         if matches!(session.phase, Phase::Warming(_)) {
-            self.due.set(Due::Unknown);
             self.advance(account, now);
         }
     }
 
     fn handle_event(&mut self, account: AccountId, event: WireEvent, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             return;
         };
         match session.handle_event(event, now) {
@@ -351,7 +350,7 @@ impl Connection {
         let account = AccountId(event.ctid_trader_account_id);
         let Some(broker) = self
             .sessions
-            .get(&account)
+            .get(account)
             .and_then(|session| session.broker())
         else {
             return;
@@ -367,7 +366,7 @@ impl Connection {
 
     /// The server ended a session of the account.
     fn handle_ended(&mut self, account: AccountId, down: Down, now: Instant) {
-        match self.sessions.get(&account).map(|session| session.phase) {
+        match self.sessions.get(account).map(|session| session.phase) {
             // Its authorisation is not answered, so this can only be about the session before it:
             // a log-out, or an invalidated token, is followed by a second word about it.
             None | Some(Phase::Authorising) => {}

@@ -121,7 +121,7 @@ impl Connection {
             Some(_) if is_bounds => {
                 let next = self
                     .sessions
-                    .get_mut(&account)
+                    .get_mut(account)
                     .and_then(|session| session.handle_window_refused(&ask, now));
                 self.push_some(next);
                 self.advance(account, now);
@@ -142,7 +142,7 @@ impl Connection {
             } => true,
             Purpose::Account { account, .. } => self
                 .sessions
-                .get(account)
+                .get(*account)
                 .is_some_and(|session| session.phase != Phase::Closing),
         }
     }
@@ -170,7 +170,7 @@ impl Connection {
             // This socket never authorised the account with this token, or its session would be
             // there: so somebody else's token did, and proves nothing for this one.
             Ask::Authorise if disposition == Disposition::Success => {
-                if let Some(session) = self.sessions.get(&account) {
+                if let Some(session) = self.sessions.get(account) {
                     let logout = session.ask(Ask::Logout);
                     self.push(logout);
                 }
@@ -186,7 +186,7 @@ impl Connection {
             }
             // The newer token's account is authorised here, by the older one: that is all it takes.
             Ask::Reauthorise if disposition == Disposition::Success => {
-                if let Some(session) = self.sessions.get_mut(&account) {
+                if let Some(session) = self.sessions.get_mut(account) {
                     session.handle_reauthorised(now);
                 }
                 self.advance(account, now);
@@ -221,7 +221,7 @@ impl Connection {
         disposition: Disposition,
         now: Instant,
     ) {
-        let Some(session) = self.sessions.get_mut(&account) else {
+        let Some(session) = self.sessions.get_mut(account) else {
             return;
         };
         if disposition == Disposition::Success {
@@ -249,7 +249,7 @@ impl Connection {
     fn settle_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
         let Some(broker) = self
             .sessions
-            .get(&account)
+            .get(account)
             .and_then(|session| session.broker())
         else {
             return;
@@ -272,7 +272,7 @@ impl Connection {
     }
 
     fn ask_broker(&mut self, account: AccountId, need: Need) {
-        if let Some(session) = self.sessions.get(&account) {
+        if let Some(session) = self.sessions.get(account) {
             let ask = session.ask(Ask::Broker(need));
             self.push(ask);
         }

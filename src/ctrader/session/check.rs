@@ -4,7 +4,7 @@
 //! Where a quote is missing the server's figure stands in for ours, and is asked for again until the
 //! quote is there.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 use std::time::{Duration, Instant};
 
 use super::{LAG_MAX, Phase, Session, open_positions, read_snapshot};
@@ -80,7 +80,7 @@ pub(in crate::ctrader) struct Checks {
     stand_in_at: Option<Instant>,
     auditing: bool,
     /// Our net P&L when the server was asked for its own.
-    audited: BTreeMap<PositionId, Decimal>,
+    audited: LiteMap<PositionId, Decimal>,
     /// What was open then.
     audited_open: Positions,
     /// When what stands in is too old to go on doing so.
@@ -206,9 +206,9 @@ impl Session {
     }
 
     /// Our net P&L of each position that is valued by quotes.
-    fn net_by_position(&self) -> BTreeMap<PositionId, Decimal> {
+    fn net_by_position(&self) -> LiteMap<PositionId, Decimal> {
         let Some(account) = &self.account else {
-            return BTreeMap::new();
+            return LiteMap::new();
         };
         let value = equity::value(account, &self.market);
         let positions = account.positions().map(|position| position.id);
@@ -281,7 +281,7 @@ impl Session {
             return Ok(None);
         };
         let digits = account.trader().money_digits;
-        let mut told = BTreeMap::new();
+        let mut told = LiteMap::new();
         for line in &wire.position_unrealized_pn_l {
             let money = |units: i64| -> Result<Decimal, Malformed> {
                 Ok(convert::audited(units, wire.money_digits)?.rescale(digits))
@@ -378,9 +378,9 @@ fn audit_interval(sessions: usize) -> Duration {
 /// Σ of the differences, of how many positions, and whether one is too large. Quotes move while the
 /// question is on its way: what lies between our figures before and after does not differ.
 fn compare(
-    before: &BTreeMap<PositionId, Decimal>,
-    ours: &BTreeMap<PositionId, Decimal>,
-    told: &BTreeMap<PositionId, (Decimal, Decimal)>,
+    before: &LiteMap<PositionId, Decimal>,
+    ours: &LiteMap<PositionId, Decimal>,
+    told: &LiteMap<PositionId, (Decimal, Decimal)>,
 ) -> (i128, usize, bool) {
     let (mut drift, mut positions, mut is_excessive) = (0, 0, false);
     for (id, (gross, net)) in told {
@@ -404,16 +404,16 @@ mod tests {
 
     #[test]
     fn quotes_that_move_meanwhile_are_no_drift() {
-        let at = |units: i128| BTreeMap::from([(PositionId(1), Decimal::new(units, 2))]);
+        let at = |units: i128| LiteMap::from_iter([(PositionId(1), Decimal::new(units, 2))]);
         let told = |net: i128| {
             let figures = (Decimal::new(net, 2), Decimal::new(net, 2));
-            BTreeMap::from([(PositionId(1), figures)])
+            LiteMap::from_iter([(PositionId(1), figures)])
         };
         assert_eq!(compare(&at(100), &at(140), &told(120)), (0, 1, false));
         assert_eq!(compare(&at(140), &at(100), &told(97)), (3, 1, false));
         assert_eq!(compare(&at(100), &at(140), &told(150)), (10, 1, true));
         assert_eq!(
-            compare(&at(100), &BTreeMap::new(), &told(150)),
+            compare(&at(100), &LiteMap::new(), &told(150)),
             (0, 0, false)
         );
         // A tenth of a per cent of a large profit is the choice of a side of the conversion.

@@ -21,25 +21,24 @@ const WARM_UP: Duration = Duration::from_secs(1);
 impl Session {
     pub(in crate::ctrader) fn handle_spot(&mut self, wire: &ProtoOaSpotEvent, now: Instant) {
         let symbol = SymbolId(wire.symbol_id);
-        // After an unsubscription some may still come.
-        if !self.subscribed.contains(&symbol) && !self.asked.contains(&symbol) {
+        // What is asked for has a place. After an unsubscription some may still come.
+        let Some(quote) = self.market.quotes.get_mut(&symbol) else {
             return;
-        }
-        let quote = self.market.quotes.entry(symbol).or_default();
+        };
         let moved = quote.merge(convert::spot(wire.bid), convert::spot(wire.ask));
-        if moved && self.priced.contains(&symbol) {
+        if moved && self.priced.contains_key(&symbol) {
             self.changed = true;
             self.event_at = now;
         }
     }
 
     pub(in crate::ctrader) fn handle_subscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.asked.retain(|symbol| !symbols.contains(symbol));
-        self.subscribed.extend(symbols);
+        self.asked.retain(|symbol, ()| !symbols.contains(symbol));
+        self.subscribed.extend(each(symbols));
     }
 
     pub(in crate::ctrader) fn handle_unsubscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.leaving.retain(|symbol| !symbols.contains(symbol));
+        self.leaving.retain(|symbol, ()| !symbols.contains(symbol));
     }
 
     /// Who is already subscribed gets no first quote, and in a quiet market none for days: it
@@ -48,13 +47,13 @@ impl Session {
         &mut self,
         symbols: &BTreeSet<SymbolId>,
     ) -> Option<Request> {
-        if symbols.is_subset(&self.renewed) {
+        if symbols.iter().all(|id| self.renewed.contains_key(id)) {
             self.handle_subscribed(symbols);
             return None;
         }
-        self.renewed.extend(symbols);
-        self.asked.retain(|symbol| !symbols.contains(symbol));
-        self.leaving.extend(symbols);
+        self.renewed.extend(each(symbols));
+        self.asked.retain(|symbol, ()| !symbols.contains(symbol));
+        self.leaving.extend(each(symbols));
         Some(self.ask(Ask::Unsubscribe(symbols.clone())))
     }
 
@@ -138,6 +137,7 @@ impl Session {
             .iter()
             .filter_map(|id| self.market.quoted_by(*id, deposit))
             .flatten()
+            .map(|id| (id, ()))
             .collect();
         self.subscribe(&quoted, complete, out);
         if complete {
@@ -155,24 +155,28 @@ impl Session {
         let missing: BTreeSet<SymbolId> = quoted
             .iter()
             .filter(|id| {
-                !self.subscribed.contains(id)
-                    && !self.asked.contains(id)
-                    && !self.leaving.contains(id)
+                !self.subscribed.contains_key(id)
+                    && !self.asked.contains_key(id)
+                    && !self.leaving.contains_key(id)
             })
             .copied()
             .collect();
         // One request for all of them, once the chains are known too.
         if complete && !missing.is_empty() {
-            self.asked.extend(&missing);
+            self.asked.extend(each(&missing));
+            for id in &missing {
+                self.market.quotes.entry(*id).or_default();
+            }
             out.push(self.ask(Ask::Subscribe(missing)));
         }
-        let idle: BTreeSet<SymbolId> = self.subscribed.difference(quoted).copied().collect();
+        let subscribed = self.subscribed.keys().copied();
+        let idle: BTreeSet<SymbolId> = subscribed.filter(|id| !quoted.contains(id)).collect();
         if complete && !idle.is_empty() {
             for id in &idle {
                 self.subscribed.remove(id);
                 self.market.quotes.remove(id);
             }
-            self.leaving.extend(&idle);
+            self.leaving.extend(each(&idle));
             out.push(self.ask(Ask::Unsubscribe(idle)));
         }
     }
@@ -186,7 +190,7 @@ impl Session {
         };
         let quoted = self
             .priced
-            .iter()
+            .keys()
             .all(|id| self.market.quotes.get(id).is_some_and(Quote::is_complete));
         self.phase = if quoted || now >= until {
             Phase::Live
@@ -207,4 +211,8 @@ impl Session {
         self.subscribed.clear();
         self.renewed.clear();
     }
+}
+
+fn each(symbols: &BTreeSet<SymbolId>) -> impl Iterator<Item = (SymbolId, ())> {
+    symbols.iter().map(|id| (*id, ()))
 }

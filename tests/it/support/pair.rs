@@ -344,7 +344,7 @@ impl Pair {
         }
     }
 
-    fn next_at(&self) -> Instant {
+    fn next_at(&mut self) -> Instant {
         let ours = self.client.poll_timeout().filter(|_| self.connected);
         [self.link.next_at(), ours, self.broker.poll_timeout()]
             .into_iter()
