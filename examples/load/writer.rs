@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::domain::decimal::Decimal;
-use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, Slot, UserId};
-use mahspeccy_bridge::domain::row::{AccountRow, PositionRow, RowContent, RowWrite, SessionState};
+use mahspeccy_bridge::domain::ids::{AccountId, PositionId, SessionKey, Slot, SymbolId, UserId};
+use mahspeccy_bridge::domain::row::{
+    AccountRow, PositionRow, RowContent, RowWrite, SessionState, ToJson as _,
+};
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::domain::status::Status;
 use mahspeccy_bridge::pg::cache::{self, CHUNK_ROWS};
@@ -139,9 +141,9 @@ fn write(n: u32) -> Result<RowWrite, Failure> {
     let user = UserId::new(world::user(n))?;
     let cents = |units: i128| Decimal::new(units, 2);
     let position = |id: u32| PositionRow {
-        position_id: (n * 3 + id).to_string(),
-        symbol: Some("EURUSD".to_owned()),
-        symbol_id: "1".to_owned(),
+        position_id: PositionId(i64::from(n * 3 + id)),
+        symbol: Some("EURUSD".into()),
+        symbol_id: SymbolId(1),
         side: "BUY",
         volume: Decimal::new(10_000, 0),
         lots: Some(cents(10)),
@@ -160,7 +162,7 @@ fn write(n: u32) -> Result<RowWrite, Failure> {
     };
     let account = AccountRow {
         trader_login: Some(i64::from(n)),
-        currency: Some("EUR".to_owned()),
+        currency: Some("EUR".into()),
         balance: cents(10_000_000),
         equity: None,
         unrealized_gross: Some(cents(1_383)),
@@ -261,8 +263,8 @@ impl Columns {
             counts: accounts.iter().map(|_| 3).collect(),
             positions: accounts
                 .iter()
-                .map(|account| serde_json::to_string(&account.positions))
-                .collect::<Result<_, _>>()?,
+                .map(|account| account.positions.to_json_string())
+                .collect(),
         })
     }
 

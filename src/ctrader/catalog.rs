@@ -38,7 +38,7 @@ impl<T> Known<T> {
 /// One broker's static data.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
-    assets: Option<BTreeMap<AssetId, String>>,
+    assets: Option<BTreeMap<AssetId, Arc<str>>>,
     list: Option<BTreeMap<SymbolId, ProtoOaLightSymbol>>,
     /// `None`: the broker was asked and does not say.
     symbols: BTreeMap<SymbolId, Option<Arc<Symbol>>>,
@@ -51,12 +51,8 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Name of an asset.
-    pub(super) fn asset(&self, id: AssetId) -> Known<&str> {
-        Known::of(
-            self.assets
-                .as_ref()
-                .map(|assets| assets.get(&id).map(String::as_str)),
-        )
+    pub(super) fn asset(&self, id: AssetId) -> Known<&Arc<str>> {
+        Known::of(self.assets.as_ref().map(|assets| assets.get(&id)))
     }
 
     /// A symbol.
@@ -144,7 +140,7 @@ impl Catalog {
         self.assets = Some(
             assets
                 .into_iter()
-                .map(|asset| (AssetId(asset.asset_id), asset.name))
+                .map(|asset| (AssetId(asset.asset_id), asset.name.into()))
                 .collect(),
         );
     }

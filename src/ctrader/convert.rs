@@ -4,6 +4,8 @@
 //! account's digits count, and then two, as in the vendor's own clients. Prices in entities are
 //! doubles; volumes count hundredths of a unit.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 
 use super::wire::{
@@ -79,11 +81,12 @@ fn id(value: i64, what: &'static str) -> Result<i64, Malformed> {
     }
 }
 
-fn text(value: Option<String>) -> Option<String> {
+fn text(value: Option<String>) -> Option<Arc<str>> {
     // Postgres text and jsonb cannot hold U+0000; an empty text says nothing.
     value
         .map(|text| text.replace('\0', ""))
         .filter(|text| !text.is_empty())
+        .map(Arc::from)
 }
 
 fn side(value: i32) -> Result<Side, Malformed> {
@@ -354,7 +357,7 @@ pub fn deal(wire: &ProtoOaDeal, account_digits: u8) -> Result<Deal, Malformed> {
 pub fn name_deal(deal: Deal, symbol: &Symbol) -> Deal {
     let shown = |price: Decimal| display_price(price, Some(symbol));
     Deal {
-        symbol: symbol.name.clone(),
+        symbol: symbol.name.as_deref().map(ToOwned::to_owned),
         price: deal.price.map(shown),
         closing: deal.closing.map(|closing| Closing {
             entry_price: closing.entry_price.map(shown),

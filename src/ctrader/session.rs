@@ -11,6 +11,7 @@ mod history;
 mod prices;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
@@ -87,11 +88,12 @@ pub(super) struct Session {
     pub(super) generation: u64,
     pub(super) token: Secret,
     pub(super) phase: Phase,
-    trader: Option<Trader>,
-    reconciled: Option<ProtoOaReconcileRes>,
+    // Boxed is what a session has only for a while.
+    trader: Option<Box<Trader>>,
+    reconciled: Option<Box<ProtoOaReconcileRes>>,
     pub(super) account: Option<Account>,
     /// The account before the snapshot that is on its way.
-    before: Option<Account>,
+    before: Option<Box<Account>>,
     /// What was open when it was last followed, before this session.
     known: Option<Positions>,
     /// Events without an account to apply them to.
@@ -105,9 +107,9 @@ pub(super) struct Session {
     /// The history has what an event should have told: only a new snapshot makes up for that.
     lost: bool,
     pub(super) checks: Checks,
-    pub(super) history: Option<History>,
+    pub(super) history: Option<Box<History>>,
     pub(super) market: Market,
-    pub(super) currency: Option<String>,
+    pub(super) currency: Option<Arc<str>>,
     subscribed: Symbols,
     asked: Symbols,
     /// Unsubscription asked for and not yet answered: not to be subscribed before that.
@@ -171,18 +173,18 @@ impl Session {
     }
 
     /// The broker whose catalog this account uses; one without a name shares with nobody.
-    pub(super) fn broker(&self) -> Option<String> {
+    pub(super) fn broker(&self) -> Option<Arc<str>> {
         let trader = self
             .account
             .as_ref()
-            .or(self.before.as_ref())
+            .or(self.before.as_deref())
             .map(Account::trader)
-            .or(self.trader.as_ref())?;
+            .or(self.trader.as_deref())?;
         Some(
             trader
                 .broker
                 .clone()
-                .unwrap_or_else(|| format!("\0{}", self.id)),
+                .unwrap_or_else(|| format!("\0{}", self.id).into()),
         )
     }
 
@@ -196,7 +198,7 @@ impl Session {
         wire: ProtoOaTrader,
         now: Instant,
     ) -> Result<(), Malformed> {
-        self.trader = Some(convert::trader(wire)?);
+        self.trader = Some(Box::new(convert::trader(wire)?));
         self.begin(now)
     }
 
@@ -205,7 +207,7 @@ impl Session {
         wire: ProtoOaReconcileRes,
         now: Instant,
     ) -> Result<(), Malformed> {
-        self.reconciled = Some(wire);
+        self.reconciled = Some(Box::new(wire));
         self.begin(now)
     }
 
@@ -219,9 +221,9 @@ impl Session {
                 return Ok(());
             }
         };
-        let account = read_snapshot(self.before.as_ref(), trader, snapshot)?;
+        let account = read_snapshot(self.before.as_deref(), *trader, *snapshot)?;
         let before = self.before.take();
-        let before = before.as_ref().map(open_positions).or(self.known.take());
+        let before = before.as_deref().map(open_positions).or(self.known.take());
         self.take_over(account, before.as_ref(), now);
         let buffered = std::mem::take(&mut self.buffered);
         for event in buffered {
@@ -246,7 +248,7 @@ impl Session {
     /// The account is read anew, since something of it was lost. It follows nothing until then.
     pub(super) fn read_anew(&mut self, now: Instant) -> [Request; 2] {
         if let Some(account) = self.account.take() {
-            self.before = Some(account);
+            self.before = Some(Box::new(account));
         }
         self.behind_since = None;
         self.checks.stop();
@@ -263,7 +265,7 @@ impl Session {
 
     /// What whoever follows the account next should know of it; `None` before there was a snapshot.
     pub(super) fn known(&self) -> Option<ledger::Known> {
-        let account = self.account.as_ref().or(self.before.as_ref())?;
+        let account = self.account.as_ref().or(self.before.as_deref())?;
         Some(ledger::Known {
             version: self.ledger.through(),
             positions: Some(open_positions(account)),
@@ -284,7 +286,7 @@ impl Session {
             Phase::Warming(until) => Some(until),
             Phase::Live => {
                 let behind = self.behind_since.map(|since| since + OVERTAKING_MAX);
-                let history = self.history.as_ref().and_then(History::deadline);
+                let history = self.history.as_deref().and_then(History::deadline);
                 [behind, self.checks.deadline(), history]
                     .into_iter()
                     .flatten()

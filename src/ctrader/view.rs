@@ -96,9 +96,9 @@ impl Session {
         let symbol = self.market.symbols.get(&position.symbol).map(AsRef::as_ref);
         let shown = |price: Option<Decimal>| price.map(|price| display_price(price, symbol));
         PositionRow {
-            position_id: position.id.to_string(),
+            position_id: position.id,
             symbol: symbol.and_then(|symbol| symbol.name.clone()),
-            symbol_id: position.symbol.to_string(),
+            symbol_id: position.symbol,
             side: position.side.as_str(),
             volume: volume(position.volume),
             lots: lots(position.volume, symbol),
@@ -124,10 +124,10 @@ impl Session {
         let symbol = self.market.symbols.get(&order.symbol).map(AsRef::as_ref);
         let shown = |price: Option<Decimal>| price.map(|price| display_price(price, symbol));
         OrderRow {
-            order_id: order.id.to_string(),
-            position_id: order.position.map(|id| id.to_string()),
+            order_id: order.id,
+            position_id: order.position,
             symbol: symbol.and_then(|symbol| symbol.name.clone()),
-            symbol_id: order.symbol.to_string(),
+            symbol_id: order.symbol,
             side: order.side.as_str(),
             order_type: order.order_type.as_str(),
             volume: volume(order.volume),

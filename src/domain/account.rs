@@ -5,6 +5,7 @@
 //! changes nothing. The balance moves only with closing deals and cash operations.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use litemap::LiteMap;
 
@@ -44,7 +45,7 @@ pub struct Trader {
     /// The number the user sees.
     pub login: Option<i64>,
     /// The broker's name: accounts of one broker share symbols.
-    pub broker: Option<String>,
+    pub broker: Option<Arc<str>>,
 }
 
 /// The two parts of an account's bonus.

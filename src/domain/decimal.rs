@@ -3,10 +3,6 @@
 
 use std::fmt;
 
-use serde::ser::Error as _;
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
-
 /// `units` × 10^-`scale`.
 ///
 /// Two decimals are equal only if they are written alike: 1.0 is not 1.00 here, since a row
@@ -61,6 +57,11 @@ impl Decimal {
     #[expect(clippy::cast_precision_loss, reason = "a metric needs no more")]
     pub fn to_f64(self) -> f64 {
         self.units as f64 / 10f64.powi(i32::from(self.scale))
+    }
+
+    /// Appends its digits.
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(Text::of(self).as_str().as_bytes());
     }
 
     /// The same number with no needless zero behind the point, down to `scale_min` digits.
@@ -195,15 +196,6 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// A JSON number with exactly these digits.
-impl Serialize for Decimal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::from_str::<&RawValue>(Text::of(*self).as_str())
-            .map_err(S::Error::custom)?
-            .serialize(serializer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,12 +245,6 @@ mod tests {
         );
         assert_eq!(Decimal::from_wire_double(f64::NAN, 3), None);
         assert_eq!(Decimal::from_wire_double(1e300, 3), None);
-    }
-
-    #[test]
-    fn json_has_the_digits_and_no_quotes() {
-        let json = serde_json::to_string(&[Decimal::new(1_017_150, 2)]).expect("json");
-        assert_eq!(json, "[10171.50]");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Symbol {
     /// Its id at this broker.
     pub id: SymbolId,
     /// Its name at this broker.
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// What is bought and sold.
     pub base: AssetId,
     /// What it is priced in.

@@ -1,5 +1,7 @@
 //! Open positions and pending orders as cTrader's entities say them.
 
+use std::sync::Arc;
+
 use super::deal::Side;
 use super::decimal::Decimal;
 use super::ids::{OrderId, PositionId, SymbolId};
@@ -36,9 +38,9 @@ pub struct Position {
     /// Milliseconds since the epoch.
     pub opened_at_ms: Option<i64>,
     /// The trader's own label.
-    pub label: Option<String>,
+    pub label: Option<Arc<str>>,
     /// The trader's own comment.
-    pub comment: Option<String>,
+    pub comment: Option<Arc<str>>,
     /// `utcLastUpdateTimestamp`: orders the versions of this position.
     pub updated_at_ms: Option<i64>,
     /// When its stop trailed last, which is not in `updated_at_ms`.
@@ -141,9 +143,9 @@ pub struct Order {
     /// Milliseconds since the epoch.
     pub created_at_ms: Option<i64>,
     /// The trader's own label.
-    pub label: Option<String>,
+    pub label: Option<Arc<str>>,
     /// The trader's own comment.
-    pub comment: Option<String>,
+    pub comment: Option<Arc<str>>,
     /// Orders the versions of this order.
     pub updated_at_ms: Option<i64>,
 }

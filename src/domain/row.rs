@@ -1,11 +1,15 @@
 //! What a row of `public.ctrader_cache` says about a session, and the three ways to say it.
 
-use serde::Serialize;
+mod json;
+
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 
 use super::decimal::Decimal;
-use super::ids::{SessionKey, Slot};
+use super::ids::{OrderId, PositionId, SessionKey, Slot, SymbolId};
 use super::status::Status;
+pub use json::ToJson;
 
 /// The figures of an account at one moment: all columns but the key, the state and the fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub struct AccountRow {
     /// What the user sees in cTrader as the account's number.
     pub trader_login: Option<i64>,
     /// Name of the deposit asset.
-    pub currency: Option<String>,
+    pub currency: Option<Arc<str>>,
     /// Cash.
     pub balance: Decimal,
     /// Balance + net unrealised P&L + active bonus; unknown while a quote is missing.
@@ -41,16 +45,15 @@ pub struct AccountRow {
 }
 
 /// An element of the column `positions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     missing_docs,
     reason = "the contract's names; units in `domain::position`"
 )]
 pub struct PositionRow {
-    pub position_id: String,
-    pub symbol: Option<String>,
-    pub symbol_id: String,
+    pub position_id: PositionId,
+    pub symbol: Option<Arc<str>>,
+    pub symbol_id: SymbolId,
     pub side: &'static str,
     pub volume: Decimal,
     pub lots: Option<Decimal>,
@@ -63,26 +66,23 @@ pub struct PositionRow {
     pub gross_profit: Option<Decimal>,
     pub net_profit: Option<Decimal>,
     pub used_margin: Decimal,
-    #[serde(with = "time::serde::rfc3339::option")]
     pub opened_at: Option<OffsetDateTime>,
-    pub label: Option<String>,
-    pub comment: Option<String>,
+    pub label: Option<Arc<str>>,
+    pub comment: Option<Arc<str>>,
 }
 
 /// An element of the column `orders`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     missing_docs,
     reason = "the contract's names; units in `domain::order`"
 )]
 pub struct OrderRow {
-    pub order_id: String,
-    pub position_id: Option<String>,
-    pub symbol: Option<String>,
-    pub symbol_id: String,
+    pub order_id: OrderId,
+    pub position_id: Option<PositionId>,
+    pub symbol: Option<Arc<str>>,
+    pub symbol_id: SymbolId,
     pub side: &'static str,
-    #[serde(rename = "type")]
     pub order_type: &'static str,
     pub volume: Decimal,
     pub lots: Option<Decimal>,
@@ -90,12 +90,10 @@ pub struct OrderRow {
     pub stop_price: Option<Decimal>,
     pub stop_loss: Option<Decimal>,
     pub take_profit: Option<Decimal>,
-    #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339::option")]
     pub created_at: Option<OffsetDateTime>,
-    pub label: Option<String>,
-    pub comment: Option<String>,
+    pub label: Option<Arc<str>>,
+    pub comment: Option<Arc<str>>,
 }
 
 /// The state of a session, as `bridge.sessions` and the cache row both say it.

@@ -10,14 +10,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use sqlx::postgres::PgConnection;
+use sqlx::Postgres;
+use sqlx::encode::{Encode, IsNull};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
 
 use super::PgError;
 use super::connect::Lease;
 use super::numeric::Numeric;
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::SessionKey;
-use crate::domain::row::{AccountRow, OrderRow, PositionRow, RowContent, RowWrite, SessionState};
+use crate::domain::row::{AccountRow, RowContent, RowWrite, SessionState, ToJson};
 
 /// Rows of one statement. Measured best between 200 and 500; beyond that, sorting and memory cost more
 /// than the round trips they save.
@@ -247,10 +250,6 @@ impl Statement {
                 let decimals = |of: fn(&AccountRow) -> Option<Decimal>| {
                     column(&full, move |(_, account)| of(account).map(Numeric))
                 };
-                let positions: Result<Vec<String>, sqlx::Error> =
-                    full.iter().map(|(_, account)| positions(account)).collect();
-                let orders: Result<Vec<String>, sqlx::Error> =
-                    full.iter().map(|(_, account)| orders(account)).collect();
                 query
                     .bind(column(&full, |(connected, _)| *connected))
                     .bind(column(&full, |(_, account)| account.trader_login))
@@ -267,8 +266,8 @@ impl Statement {
                     .bind(decimals(|account| account.margin_level))
                     .bind(column(&full, |(_, account)| count(account.positions.len())))
                     .bind(column(&full, |(_, account)| count(account.orders.len())))
-                    .bind(positions?)
-                    .bind(orders?)
+                    .bind(column(&full, |(_, account)| Json(&account.positions)))
+                    .bind(column(&full, |(_, account)| Json(&account.orders)))
                     .bind(column(&full, |(_, account)| account.balance_version))
                     .bind(column(&full, |(_, account)| account.event_at))
             }
@@ -303,7 +302,7 @@ fn count(len: usize) -> i32 {
     i32::try_from(len).unwrap_or(i32::MAX)
 }
 
-/// Postgres text and `jsonb` have no U+0000, which labels and comments of the wire might.
+/// Postgres text has no U+0000, which labels and comments of the wire might.
 fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
@@ -312,43 +311,26 @@ fn text(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn clean(field: &mut Option<String>) {
-    if let Some(value) = field
-        && let Cow::Owned(cleaned) = text(value)
-    {
-        *value = cleaned;
+/// Positions or orders as the text of their JSON, written where the statement has its parameters.
+struct Json<'a, T>(&'a [T]);
+
+impl<T> sqlx::Type<Postgres> for Json<'_, T> {
+    fn type_info() -> PgTypeInfo {
+        <&str as sqlx::Type<Postgres>>::type_info()
     }
 }
 
-fn positions(account: &AccountRow) -> Result<String, sqlx::Error> {
-    json(&account.positions, |row: &mut PositionRow| {
-        clean(&mut row.symbol);
-        clean(&mut row.label);
-        clean(&mut row.comment);
-    })
-}
-
-fn orders(account: &AccountRow) -> Result<String, sqlx::Error> {
-    json(&account.orders, |row: &mut OrderRow| {
-        clean(&mut row.symbol);
-        clean(&mut row.label);
-        clean(&mut row.comment);
-    })
-}
-
-fn json<T: serde::Serialize + Clone>(
-    rows: &[T],
-    clean: impl FnMut(&mut T),
-) -> Result<String, sqlx::Error> {
-    let encode =
-        |rows: &[T]| serde_json::to_string(rows).map_err(|err| sqlx::Error::Encode(Box::new(err)));
-    let json = encode(rows)?;
-    if json.contains("\\u0000") {
-        let mut rows = rows.to_vec();
-        rows.iter_mut().for_each(clean);
-        return encode(&rows);
+impl<T> PgHasArrayType for Json<'_, T> {
+    fn array_type_info() -> PgTypeInfo {
+        <&str as PgHasArrayType>::array_type_info()
     }
-    Ok(json)
+}
+
+impl<T: ToJson> Encode<'_, Postgres> for Json<'_, T> {
+    fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.0.to_json(buf);
+        Ok(IsNull::No)
+    }
 }
 
 /// `$1`–`$6` are the same in all three: number, key, slot, fence; `$7` is the worker.

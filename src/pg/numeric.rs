@@ -17,6 +17,9 @@ const DIGITS_PER_GROUP: u8 = 4;
 const NARROW_GROUP_BASE: u64 = 10_000;
 const GROUP_BASE: u128 = NARROW_GROUP_BASE as u128;
 
+/// Of the 39 digits of an `i128`, and a point within a group.
+const GROUPS_MAX: usize = 11;
+
 /// `numeric.c`: `NUMERIC_POS` and `NUMERIC_NEG`.
 const POSITIVE: u16 = 0x0000;
 const NEGATIVE: u16 = 0x4000;
@@ -32,8 +35,16 @@ struct Binary {
     weight: i16,
     sign: u16,
     scale: u16,
-    /// Most significant first, without leading or trailing zeros.
-    groups: Vec<u16>,
+    /// Most significant first; those that count are `from..to`, without leading or trailing zeros.
+    groups: [u16; GROUPS_MAX],
+    from: usize,
+    to: usize,
+}
+
+impl Binary {
+    fn groups(&self) -> &[u16] {
+        self.groups.get(self.from..self.to).unwrap_or_default()
+    }
 }
 
 impl From<Decimal> for Binary {
@@ -45,35 +56,44 @@ impl From<Decimal> for Binary {
                 weight: 0,
                 sign: POSITIVE,
                 scale,
-                groups: Vec::new(),
+                groups: [0; GROUPS_MAX],
+                from: 0,
+                to: 0,
             };
         }
         // Groups begin at the point: the last one behind it may be short, and is filled with zeros.
-        let mut groups = Vec::with_capacity(11);
+        let mut groups = [0; GROUPS_MAX];
+        let mut from = GROUPS_MAX;
+        let mut places = groups.iter_mut().rev();
+        let mut put = |group: u16| {
+            if let Some(place) = places.next() {
+                *place = group;
+                from -= 1;
+            }
+        };
         let mut fraction_groups = i16::from(decimal.scale / DIGITS_PER_GROUP);
         let short = decimal.scale % DIGITS_PER_GROUP;
         if short > 0 {
             let unit = pow10(short).unsigned_abs();
             let filler = pow10(DIGITS_PER_GROUP - short).unsigned_abs();
-            groups.push(group(rest % unit * filler));
+            put(group(rest % unit * filler));
             rest /= unit;
             fraction_groups += 1;
         }
         while u64::try_from(rest).is_err() {
-            groups.push(group(rest % GROUP_BASE));
+            put(group(rest % GROUP_BASE));
             rest /= GROUP_BASE;
         }
         // 64 bits divide many times as fast.
         let mut narrow = u64::try_from(rest).unwrap_or_default();
         while narrow > 0 {
-            groups.push(group(u128::from(narrow % NARROW_GROUP_BASE)));
+            put(group(u128::from(narrow % NARROW_GROUP_BASE)));
             narrow /= NARROW_GROUP_BASE;
         }
-        groups.reverse();
-        let weight = i16::try_from(groups.len()).expect("at most 11 groups") - fraction_groups - 1;
-        while groups.last() == Some(&0) {
-            groups.pop();
-        }
+        let count = i16::try_from(GROUPS_MAX - from).expect("at most 11 groups");
+        let weight = count - fraction_groups - 1;
+        let zeros = groups.iter().rev().take_while(|group| **group == 0).count();
+        let to = GROUPS_MAX - zeros;
         let sign = if decimal.units < 0 {
             NEGATIVE
         } else {
@@ -84,6 +104,8 @@ impl From<Decimal> for Binary {
             sign,
             scale,
             groups,
+            from,
+            to,
         }
     }
 }
@@ -107,11 +129,11 @@ impl PgHasArrayType for Numeric {
 impl Encode<'_, Postgres> for Numeric {
     fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let binary = Binary::from(self.0);
-        buf.extend(&u16::try_from(binary.groups.len())?.to_be_bytes());
+        buf.extend(&u16::try_from(binary.groups().len())?.to_be_bytes());
         buf.extend(&binary.weight.to_be_bytes());
         buf.extend(&binary.sign.to_be_bytes());
         buf.extend(&binary.scale.to_be_bytes());
-        for group in binary.groups {
+        for group in binary.groups() {
             buf.extend(&group.to_be_bytes());
         }
         Ok(IsNull::No)
@@ -123,13 +145,13 @@ mod tests {
     use super::*;
 
     fn binary(units: i128, scale: u8) -> (i16, u16, u16, Vec<u16>) {
-        let Binary {
-            weight,
-            sign,
-            scale,
-            groups,
-        } = Decimal::new(units, scale).into();
-        (weight, sign, scale, groups)
+        let binary = Binary::from(Decimal::new(units, scale));
+        (
+            binary.weight,
+            binary.sign,
+            binary.scale,
+            binary.groups().to_vec(),
+        )
     }
 
     #[test]

@@ -252,15 +252,16 @@ impl Link {
         let mut round = interval_at((now + self.round_offset()).into(), self.write_interval);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since = None;
-        // Quotes change nothing of what the roster has to do, so it is asked only after something else.
-        let mut quotes_only = false;
+        // Quotes, and the connection's own deadlines, change nothing of what the roster has to do unless
+        // an event says so: it is asked only after something else.
+        let mut calm = false;
         let mut roster_due = None;
         loop {
             if let Err(socket_error) = transmit(&mut connection, &mut socket).await {
                 self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Socket(socket_error));
             }
-            quotes_only &= !connection.has_events() && !roster.is_unsettled();
+            calm &= !connection.has_events() && !roster.is_unsettled();
             if let Some(failure) =
                 self.handle_events(roster, &mut connection, &mut askers, failures)
             {
@@ -268,11 +269,11 @@ impl Link {
                 return Some(End::Failed(failure));
             }
             self.count(&mut connection);
-            if !quotes_only {
+            if !calm {
                 self.see_to(roster, &connection);
                 roster_due = roster.poll_timeout();
             }
-            quotes_only = false;
+            calm = false;
             let now = Instant::now();
             let drained = draining.as_ref().is_some_and(|(_, until)| {
                 let out = !roster.is_leaving() || *until <= now;
@@ -326,7 +327,7 @@ impl Link {
                 },
                 _ = round.tick() => self.round(roster, &mut connection),
                 incoming = socket.receive() => {
-                    quotes_only = true;
+                    calm = true;
                     if let Err(socket_error) = take_run(incoming, &mut socket, &mut connection) {
                         self.last_words(roster, connection, &mut askers, failures);
                         return Some(End::Socket(socket_error));
@@ -335,7 +336,11 @@ impl Link {
                 () = sleep_until(due.into()) => {
                     let now = Instant::now();
                     connection.handle_timeout(now);
-                    roster.handle_timeout(Some(&mut connection), now);
+                    if roster_due.is_some_and(|at| at <= now) {
+                        roster.handle_timeout(Some(&mut connection), now);
+                    } else {
+                        calm = true;
+                    }
                 }
             }
         }

@@ -4,7 +4,8 @@
 //! so a slow database costs freshness and never memory; deals wait in order, up to a bound. Marks say
 //! up to when all deals were put, and are written after the deals that were put before them.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +34,7 @@ impl Fence {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    rows: BTreeMap<SessionKey, RowWrite>,
+    rows: HashMap<SessionKey, RowWrite>,
     deals: Vec<DealWrite>,
     marks: BTreeMap<SessionKey, HistoryMark>,
     /// Who waits until all that was put before is written.
@@ -80,11 +81,12 @@ impl Outbox {
             seq,
             content,
         };
-        let merged = match waiting.rows.remove(&newer.key) {
-            Some(older) => merge(older, newer),
-            None => newer,
-        };
-        waiting.rows.insert(merged.key.clone(), merged);
+        match waiting.rows.entry(newer.key.clone()) {
+            Entry::Occupied(mut older) => merge(older.get_mut(), newer),
+            Entry::Vacant(place) => {
+                place.insert(newer);
+            }
+        }
     }
 
     /// Puts a deal; `false` when there is no more room.
@@ -152,14 +154,18 @@ impl Outbox {
         } = taken;
         let mut waiting = self.lock();
         for older in rows {
-            let merged = match waiting.rows.remove(&older.key) {
-                Some(newer) => merge(older, newer),
-                None => RowWrite {
-                    seq: self.next_seq(),
-                    ..older
-                },
-            };
-            waiting.rows.insert(merged.key.clone(), merged);
+            match waiting.rows.entry(older.key.clone()) {
+                Entry::Occupied(mut place) => {
+                    let newer = std::mem::replace(place.get_mut(), older);
+                    merge(place.get_mut(), newer);
+                }
+                Entry::Vacant(place) => {
+                    place.insert(RowWrite {
+                        seq: self.next_seq(),
+                        ..older
+                    });
+                }
+            }
         }
         deals.append(&mut waiting.deals);
         waiting.deals = deals;
@@ -184,19 +190,16 @@ impl Outbox {
     }
 }
 
-/// The newer row, with what the older one said and the newer does not say again.
-fn merge(older: RowWrite, newer: RowWrite) -> RowWrite {
-    if older.epoch > newer.epoch {
-        return older;
+/// Puts the newer row in place of the older one, with what that said and the newer does not say again.
+fn merge(row: &mut RowWrite, newer: RowWrite) {
+    if row.epoch > newer.epoch {
+        return;
     }
-    let RowWrite {
-        epoch,
-        content: old,
-        ..
-    } = older;
-    if epoch != newer.epoch {
-        return newer;
+    if row.epoch != newer.epoch {
+        *row = newer;
+        return;
     }
+    let old = std::mem::replace(&mut row.content, RowContent::Heartbeat);
     let content = match (old, newer.content) {
         // Still so: the older content is what is so.
         (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
@@ -208,7 +211,7 @@ fn merge(older: RowWrite, newer: RowWrite) -> RowWrite {
         },
         (_, content) => content,
     };
-    RowWrite { content, ..newer }
+    *row = RowWrite { content, ..newer };
 }
 
 #[cfg(test)]

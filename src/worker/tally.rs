@@ -1,7 +1,8 @@
 //! What the writer knows of the rows it wrote: how many sessions have which status, how old the oldest
 //! row of a connected one is, and how long events took to show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ struct Written {
 /// The rows of this worker's sessions.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    rows: Mutex<BTreeMap<SessionKey, Written>>,
+    rows: Mutex<HashMap<SessionKey, Written>>,
 }
 
 impl Tally {
@@ -85,7 +86,7 @@ impl Tally {
 
 /// Notes a write; answers how long ago the event was that it shows, if it shows a new one.
 fn note(
-    rows: &mut BTreeMap<SessionKey, Written>,
+    rows: &mut HashMap<SessionKey, Written>,
     write: &RowWrite,
     now: Instant,
     wall: OffsetDateTime,
@@ -109,15 +110,23 @@ fn note(
         rows.remove(&write.key);
         return None;
     }
-    let before = rows.get(&write.key).copied();
-    let row = Written {
+    let mut row = Written {
         slot: write.slot,
         status,
         connected,
         at: now,
-        event_at: event_at.or(before.and_then(|row| row.event_at)),
+        event_at,
     };
-    rows.insert(write.key.clone(), row);
+    let before = match rows.entry(write.key.clone()) {
+        Entry::Occupied(mut before) => {
+            row.event_at = event_at.or(before.get().event_at);
+            Some(before.insert(row))
+        }
+        Entry::Vacant(place) => {
+            place.insert(row);
+            None
+        }
+    };
     // What the snapshot told may be of any age; so may what was read anew after a gap.
     let before = before.filter(|row| row.connected && connected)?;
     let (seen, event_at) = (before.event_at?, event_at?);

@@ -1,5 +1,6 @@
 //! Every kind of event an account has: the row follows it, and its deals come once.
 
+use mahspeccy_bridge::domain::ids::PositionId;
 use mahspeccy_bridge::sim::{
     AccountSpec, Broker, Builder, OrderChange, OrderSpec, Placed, PositionSpec, Refusal, Side,
     Simulator, raw,
@@ -47,7 +48,7 @@ fn a_market_order_opens_then_gets_its_levels() {
         .label("mine", "a comment");
     let placed: Placed = step(&mut pair, |broker| broker.place_order(ACCOUNT, &order));
     let held = only_position(&mut pair);
-    assert_eq!(held.position_id, placed.position.to_string());
+    assert_eq!(held.position_id.0, placed.position);
     assert_eq!(
         (
             held.stop_loss.map(|p| p.to_string()),
@@ -146,7 +147,7 @@ fn a_pending_order_is_placed_amended_and_cancelled() {
         shown.limit_price.map(|p| p.to_string()),
         Some("149.500".to_owned())
     );
-    assert_eq!(shown.position_id, Some(placed.position.to_string()));
+    assert_eq!(shown.position_id, Some(PositionId(placed.position)));
     let change = OrderChange {
         limit: Some(raw("149.7")),
         volume: Some(300_000),
@@ -193,7 +194,7 @@ fn pending_orders_expire_or_fill() {
     assert!(
         row.positions
             .iter()
-            .any(|held| held.position_id == stop.position.to_string())
+            .any(|held| held.position_id.0 == stop.position)
     );
 }
 
@@ -212,7 +213,7 @@ fn a_cancelled_order_on_an_open_position_leaves_the_position() {
     step(&mut pair, |broker| {
         broker.cancel_order(ACCOUNT, placed.order)
     });
-    assert_eq!(only_position(&mut pair).position_id, "501");
+    assert_eq!(only_position(&mut pair).position_id, PositionId(501));
 }
 
 #[test]

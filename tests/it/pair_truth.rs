@@ -128,7 +128,7 @@ fn a_netted_account_merges_reduces_and_flips() {
         (row.positions[0].side, row.positions[0].volume.to_string()),
         ("SELL", "25000".to_owned())
     );
-    assert_ne!(row.positions[0].position_id, first.to_string());
+    assert_ne!(row.positions[0].position_id.0, first);
     assert_eq!(pair.deals(1001).len(), 6, "the flip is two");
 }
 

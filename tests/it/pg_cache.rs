@@ -240,7 +240,7 @@ async fn a_row_that_postgres_rejects_does_not_hold_the_others_up() {
     let contents = |number: usize| {
         let currency = if bad.contains(&number) { "BAD" } else { "EUR" };
         full_of(AccountRow {
-            currency: Some(currency.to_owned()),
+            currency: Some(currency.into()),
             ..account()
         })
     };

@@ -1,6 +1,7 @@
 //! Decimals reach Postgres digit for digit, as `numeric` and inside `jsonb`.
 
 use mahspeccy_bridge::domain::decimal::Decimal;
+use mahspeccy_bridge::domain::row::ToJson as _;
 use mahspeccy_bridge::pg::numeric::Numeric;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -46,7 +47,7 @@ async fn a_decimal_is_the_same_number_in_postgres() {
     let numerics: Vec<Option<Numeric>> = decimals.iter().copied().map(Numeric).map(Some).collect();
     let texts: Vec<String> = decimals.iter().map(ToString::to_string).collect();
     // The scale too: 1.0 is not 1.00. The detour over jsonb is that of positions and orders.
-    let json = serde_json::to_string(&decimals).expect("JSON");
+    let json = decimals.to_json_string();
     let back: Vec<(String, bool, String, i32)> = sqlx::query_as(
         "select n::text, n = t::numeric, j.value #>> '{}', scale(n)
         from unnest($1::numeric[], $2::text[]) with ordinality as i (n, t, ord)

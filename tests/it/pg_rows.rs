@@ -1,7 +1,7 @@
 //! Rows to write, and databases with the sessions that they belong to.
 
 use mahspeccy_bridge::domain::decimal::Decimal;
-use mahspeccy_bridge::domain::ids::SessionKey;
+use mahspeccy_bridge::domain::ids::{OrderId, PositionId, SessionKey, SymbolId};
 use mahspeccy_bridge::domain::row::{
     AccountRow, OrderRow, PositionRow, RowContent, RowWrite, SessionState,
 };
@@ -33,9 +33,9 @@ pub(crate) fn state(status: Status) -> SessionState {
 
 pub(crate) fn position(id: i64) -> PositionRow {
     PositionRow {
-        position_id: id.to_string(),
-        symbol: Some("EURUSD".to_owned()),
-        symbol_id: "1".to_owned(),
+        position_id: PositionId(id),
+        symbol: Some("EURUSD".into()),
+        symbol_id: SymbolId(1),
         side: "BUY",
         volume: dec("100000"),
         lots: Some(dec("1.00")),
@@ -49,17 +49,17 @@ pub(crate) fn position(id: i64) -> PositionRow {
         net_profit: Some(dec("8.55")),
         used_margin: dec("216.60"),
         opened_at: Some(EVENT_AT),
-        label: Some("a \"label\" \\u0000".to_owned()),
-        comment: Some("NUL \0 here".to_owned()),
+        label: Some("a \"label\" \\u0000".into()),
+        comment: Some("NUL \0 here".into()),
     }
 }
 
 pub(crate) fn order() -> OrderRow {
     OrderRow {
-        order_id: "9007199254740993".to_owned(),
+        order_id: OrderId(9_007_199_254_740_993),
         position_id: None,
         symbol: None,
-        symbol_id: "2".to_owned(),
+        symbol_id: SymbolId(2),
         side: "SELL",
         order_type: "LIMIT",
         volume: dec("1000.5"),
@@ -78,7 +78,7 @@ pub(crate) fn order() -> OrderRow {
 pub(crate) fn account() -> AccountRow {
     AccountRow {
         trader_login: Some(3_000_041),
-        currency: Some("EUR".to_owned()),
+        currency: Some("EUR".into()),
         balance: dec("10000.00"),
         equity: Some(dec("10008.55")),
         unrealized_gross: Some(dec("12.10")),

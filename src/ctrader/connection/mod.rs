@@ -20,6 +20,7 @@ mod sessions;
 mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -83,7 +84,7 @@ pub struct Connection {
     sessions: Sessions,
     /// What was known of accounts whose sessions ended.
     left: BTreeMap<AccountId, Known>,
-    catalogs: BTreeMap<String, Catalog>,
+    catalogs: BTreeMap<Arc<str>, Catalog>,
     /// What may not be asked before the application is authorised.
     unasked: Vec<Request>,
     generation: u64,
@@ -403,7 +404,7 @@ impl Connection {
     }
 
     /// What an account that leaves had asked its broker, others ask.
-    fn leave_questions(&mut self, broker: Option<String>, now: Instant) {
+    fn leave_questions(&mut self, broker: Option<Arc<str>>, now: Instant) {
         if let Some(broker) = broker {
             if let Some(catalog) = self.catalogs.get_mut(&broker) {
                 catalog.forget_all();

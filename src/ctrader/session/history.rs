@@ -140,7 +140,7 @@ impl Session {
             history.next = Some((from_ms, wall_ms));
             return None;
         }
-        self.history = Some(History::new(from_ms, wall_ms));
+        self.history = Some(Box::new(History::new(from_ms, wall_ms)));
         self.next_window()
     }
 
@@ -152,7 +152,7 @@ impl Session {
         now: Instant,
     ) -> Option<Request> {
         self.history.as_ref()?;
-        let account = self.account.as_ref().or(self.before.as_ref())?;
+        let account = self.account.as_ref().or(self.before.as_deref())?;
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
         let mut unreadable = false;
@@ -195,7 +195,7 @@ impl Session {
         answer: &ProtoOaCashFlowHistoryListRes,
         now: Instant,
     ) -> Result<Option<Request>, Malformed> {
-        let Some(account) = self.account.as_ref().or(self.before.as_ref()) else {
+        let Some(account) = self.account.as_ref().or(self.before.as_deref()) else {
             return Ok(None);
         };
         let digits = account.trader().money_digits;

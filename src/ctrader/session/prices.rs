@@ -98,8 +98,8 @@ impl Session {
             Known::Absent => None,
             Known::Here(name) => Some(name),
         };
-        if self.currency.as_deref() != currency {
-            self.currency = currency.map(ToOwned::to_owned);
+        if self.currency.as_ref() != currency {
+            self.currency = currency.cloned();
             self.changed = true;
         }
         let mut quoted = BTreeSet::new();

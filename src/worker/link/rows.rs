@@ -1,6 +1,5 @@
 //! What a link has to say in rows: the regular round, what cannot wait for it, and last words.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use time::OffsetDateTime;
@@ -10,7 +9,7 @@ use super::Link;
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::{AccountId, SessionKey};
-use crate::domain::row::{RowContent, SessionState};
+use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
 use crate::worker::outbox::Fence;
@@ -22,24 +21,24 @@ impl Link {
         if !connection.is_following() {
             return;
         }
-        for (account, sessions) in by_account(roster.live()) {
-            let always = sessions.iter().any(|session| session.row_due);
+        let mut live: Vec<LiveSession<'_>> = roster.live().collect();
+        live.sort_by_key(|session| session.account);
+        for sessions in live.chunk_by(|one, other| one.account == other.account) {
+            let Some((last, others)) = sessions.split_last() else {
+                continue;
+            };
+            let account = last.account;
+            let always = last.row_due || others.iter().any(|session| session.row_due);
             // One that is logging out follows no more, whoever shares it.
             if !connection.is_live(account) {
                 continue;
             }
-            let row = connection.take_row(account, always, wall_at);
-            for LiveSession { fence, state, .. } in sessions {
-                let content = match &row {
-                    Some(row) => RowContent::Full {
-                        state,
-                        connected: true,
-                        account: Box::new(row.clone()),
-                    },
-                    None => RowContent::Heartbeat,
-                };
-                self.outbox.put(fence, content);
+            let row = connection.take_row(account, always, wall_at).map(Box::new);
+            for session in others {
+                self.outbox
+                    .put(session.fence, content(session, row.clone()));
             }
+            self.outbox.put(last.fence, content(last, row));
         }
         self.outbox.wake();
     }
@@ -175,14 +174,16 @@ impl Link {
     }
 }
 
-fn by_account<'a>(
-    live: impl Iterator<Item = LiveSession<'a>>,
-) -> BTreeMap<AccountId, Vec<LiveSession<'a>>> {
-    let mut accounts: BTreeMap<AccountId, Vec<LiveSession<'a>>> = BTreeMap::new();
-    for session in live {
-        accounts.entry(session.account).or_default().push(session);
+/// What a round says of a session: its row, or that it is still so.
+fn content(session: &LiveSession<'_>, row: Option<Box<AccountRow>>) -> RowContent {
+    match row {
+        Some(account) => RowContent::Full {
+            state: session.state.clone(),
+            connected: true,
+            account,
+        },
+        None => RowContent::Heartbeat,
     }
-    accounts
 }
 
 /// The wall clock's time at a moment that the monotonic clock knows.

@@ -12,7 +12,7 @@ use mahspeccy_bridge::ctrader::wire::{
 };
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::ids::AccountId;
-use mahspeccy_bridge::domain::row::AccountRow;
+use mahspeccy_bridge::domain::row::{AccountRow, ToJson as _};
 use mahspeccy_bridge::domain::secret::Secret;
 use prost::Message;
 use time::OffsetDateTime;
@@ -394,6 +394,7 @@ fn write_out(row: &AccountRow) {
         assert!(figure.scale <= Decimal::SCALE_MAX);
         assert!(!figure.to_string().is_empty());
     }
-    let lists = (&row.positions, &row.orders);
-    serde_json::to_string(&lists).expect("a row is JSON");
+    for list in [row.positions.to_json_string(), row.orders.to_json_string()] {
+        serde_json::from_str::<serde_json::Value>(&list).expect("a row is JSON");
+    }
 }

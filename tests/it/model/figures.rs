@@ -71,10 +71,6 @@ fn money(amount: Decimal, digits: u8) -> i128 {
     amount.units
 }
 
-fn id(text: &str) -> i64 {
-    text.parse().expect("ids are numbers")
-}
-
 /// What a row of an account with that many digits says.
 pub(super) fn of_row(row: &AccountRow, digits: u8) -> Figures {
     let known = |amount: Option<Decimal>| amount.map(|amount| money(amount, digits));
@@ -100,9 +96,9 @@ pub(super) fn of_row(row: &AccountRow, digits: u8) -> Figures {
 fn of_position(row: &PositionRow, digits: u8) -> Held {
     let price = |price: Option<Decimal>| price.map(|price| count(price, 5));
     Held {
-        id: id(&row.position_id),
-        symbol: row.symbol.clone().expect("its name is known"),
-        symbol_id: id(&row.symbol_id),
+        id: row.position_id.0,
+        symbol: row.symbol.as_deref().expect("its name is known").to_owned(),
+        symbol_id: row.symbol_id.0,
         side: row.side,
         volume: count(row.volume, 2),
         entry: count(row.entry_price.expect("an open position has one"), 10),
@@ -120,10 +116,10 @@ fn of_position(row: &PositionRow, digits: u8) -> Held {
 fn of_order(row: &OrderRow) -> Pending {
     let price = |price: Option<Decimal>| price.map(|price| count(price, 5));
     Pending {
-        id: id(&row.order_id),
-        position: row.position_id.as_deref().map(id),
+        id: row.order_id.0,
+        position: row.position_id.map(|id| id.0),
         kind: row.order_type,
-        symbol_id: id(&row.symbol_id),
+        symbol_id: row.symbol_id.0,
         side: row.side,
         volume: count(row.volume, 2),
         limit: price(row.limit_price),

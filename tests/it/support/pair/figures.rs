@@ -62,16 +62,16 @@ fn of_row(row: &AccountRow) -> Figures {
         orders: row
             .orders
             .iter()
-            .map(|order| order.order_id.clone())
+            .map(|order| order.order_id.to_string())
             .collect(),
     }
 }
 
 fn of_position_row(row: &PositionRow) -> Held {
     Held {
-        id: row.position_id.clone(),
-        symbol: row.symbol.clone(),
-        symbol_id: row.symbol_id.clone(),
+        id: row.position_id.to_string(),
+        symbol: row.symbol.as_deref().map(ToOwned::to_owned),
+        symbol_id: row.symbol_id.to_string(),
         side: row.side,
         volume: row.volume.to_string(),
         stop_loss: price(row.stop_loss),
