@@ -185,6 +185,7 @@ async fn watch(
         deals: (0, 0),
         health_max: Duration::ZERO,
     };
+    let health = worker.watch_health();
     let mut looks = interval(LOOK);
     while began.elapsed() < span {
         looks.tick().await;
@@ -197,9 +198,9 @@ async fn watch(
         run.connected_min = run.connected_min.min(row.try_get(0)?);
         run.row_age_max = run.row_age_max.max(row.try_get(1)?);
         run.memory_mib = run.memory_mib.max(memory_mib(worker.pid)?);
-        run.health_max = run.health_max.max(worker.health().await?);
     }
     run.cores = meter.cores()?;
+    run.health_max = health.end()?;
     run.seconds = began.elapsed().as_secs_f64();
     let (sim_after, after, wal_after) = (
         sim.with(|broker| broker.stats()),

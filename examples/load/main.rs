@@ -5,6 +5,7 @@
 //! It makes databases of its own and drops them again.
 
 mod bridge;
+mod hot;
 mod peer;
 mod process;
 mod services;
@@ -62,6 +63,9 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let services = services::Services::from_env()?;
     let short = Duration::from_secs((arguments.seconds / 5).max(10));
     let idle = bridge::idle(&services, arguments, Duration::from_secs(20)).await?;
+    eprintln!("load: the hot path by itself");
+    let hot = tokio::task::spawn_blocking(|| hot::measure().map_err(|failure| failure.to_string()))
+        .await??;
     eprintln!("load: the writer beside a bare loop");
     let writer = writer::run(&services, arguments).await?;
     let largest = arguments.sessions.iter().max().copied().unwrap_or_default();
@@ -80,7 +84,7 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     };
     print!(
         "{}",
-        table::render(&idle, &runs, &unwritten, peers.as_ref(), &writer)
+        table::render(&idle, &runs, &unwritten, peers.as_ref(), &writer, &hot)
     );
     Ok(())
 }

@@ -10,7 +10,16 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Processor time so far, user and system.
 pub(crate) fn cpu(pid: u32) -> Result<Duration, Failure> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    cpu_of(&format!("/proc/{pid}/stat"))
+}
+
+/// Processor time of this thread so far.
+pub(crate) fn thread_cpu() -> Result<Duration, Failure> {
+    cpu_of("/proc/thread-self/stat")
+}
+
+fn cpu_of(path: &str) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(path)?;
     let (_, fields) = stat.rsplit_once(") ").ok_or("no process name in stat")?;
     let ticks: u64 = fields
         .split(' ')

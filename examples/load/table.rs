@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::bridge::{Idle, Run};
+use crate::hot::Hot;
 use crate::peer::Peer;
 use crate::writer::Writer;
 
@@ -22,11 +23,13 @@ pub(crate) fn render(
     unwritten: &Run,
     peer: Option<&Peer>,
     writer: &Writer,
+    hot: &Hot,
 ) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = lines(&mut out, idle, runs, unwritten, peer);
+    let _ = lines(&mut out, idle, runs, unwritten, peer, hot);
     let _ = writing(&mut out, writer);
+    let _ = reading(&mut out, hot);
     out
 }
 
@@ -40,6 +43,7 @@ fn lines(
     runs: &[Run],
     unwritten: &Run,
     peer: Option<&Peer>,
+    hot: &Hot,
 ) -> std::fmt::Result {
     let mut row = |name: &str, of: &dyn Fn(&Run) -> String, other: String| {
         write!(out, "| {name} |")?;
@@ -165,13 +169,16 @@ fn lines(
     )?;
     writeln!(out)?;
     if let Some(full) = runs.iter().find(|run| run.sessions == unwritten.sessions) {
-        let rest = micros(unwritten);
+        let reading = micros(unwritten);
+        // A row values its account once, however many quotes came since the last one.
+        let arithmetic = hot.row / 1e3 * (full.rows.0 / full.events);
         writeln!(
             out,
-            "At {} sessions: {:.2} µs an event are reading and arithmetic, {:.2} µs writing.",
+            "At {} sessions: {:.2} µs an event are reading, {:.2} µs arithmetic, {:.2} µs writing.",
             full.sessions,
-            rest,
-            micros(full) - rest,
+            reading,
+            arithmetic,
+            micros(full) - reading - arithmetic,
         )?;
     }
     if let Some(peer) = peer {
@@ -205,4 +212,40 @@ fn writing(out: &mut String, writer: &Writer) -> std::fmt::Result {
         writer.wal_fresh / writer.wal_changed,
         writer.wal_level,
     )
+}
+
+fn reading(out: &mut String, hot: &Hot) -> std::fmt::Result {
+    writeln!(
+        out,
+        "A spot by itself: prost's decode {:.0} ns; a row of three positions {:.0} ns.",
+        hot.decode, hot.row
+    )?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "| a spot decoded and applied to an account | ns | as a part of prost's decode |"
+    )?;
+    writeln!(out, "| --- | ---: | ---: |")?;
+    for (positions, each) in &hot.applied {
+        let ratio = each / hot.decode;
+        writeln!(out, "| positions: {positions} | {each:.0} | {ratio:.2} |")?;
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "| socket to account, processor time a spot | spots at once | µs | the libraries alone, µs | ratio |"
+    )?;
+    writeln!(out, "| --- | ---: | ---: | ---: | ---: |")?;
+    for socket in &hot.sockets {
+        writeln!(
+            out,
+            "| loopback{} | {} | {:.2} | {:.2} | {:.2} |",
+            if socket.tls { " with TLS" } else { "" },
+            socket.batch,
+            socket.ours,
+            socket.bare,
+            socket.ours / socket.bare,
+        )?;
+    }
+    Ok(())
 }

@@ -1,6 +1,11 @@
 //! The worker's process, watched from outside.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::sim::server::Handle;
@@ -16,6 +21,9 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a worker may take to drain.
 const DRAINED_WITHIN: Duration = Duration::from_mins(1);
+
+/// How long it is left in peace between two questions after its health.
+const HEALTH_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a start is looked at.
 const START_LOOK: Duration = Duration::from_millis(5);
@@ -118,14 +126,19 @@ impl Worker {
         Ok(Figures(answer.text().await?))
     }
 
-    pub(crate) async fn health(&self) -> Result<Duration, Failure> {
-        let began = Instant::now();
-        self.http
-            .get(self.url("/livez"))
-            .send()
-            .await?
-            .error_for_status()?;
-        Ok(began.elapsed())
+    /// Asks `/livez` time and again, on a thread of its own: this process has other things to do.
+    pub(crate) fn watch_health(&self) -> HealthWatch {
+        let (port, stop) = (self.port, Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let watch = thread::spawn(move || {
+            let mut slowest = Duration::ZERO;
+            while !stopped.load(Ordering::Relaxed) {
+                slowest = slowest.max(livez(port)?);
+                thread::sleep(HEALTH_PAUSE);
+            }
+            Ok(slowest)
+        });
+        HealthWatch { stop, watch }
     }
 
     pub(crate) async fn stop(mut self) -> Result<(), Failure> {
@@ -140,6 +153,33 @@ impl Worker {
         } else {
             Err(format!("the worker ended with {status}").into())
         }
+    }
+}
+
+/// Somebody asks how the worker is.
+pub(crate) struct HealthWatch {
+    stop: Arc<AtomicBool>,
+    watch: JoinHandle<std::io::Result<Duration>>,
+}
+
+impl HealthWatch {
+    /// The slowest answer.
+    pub(crate) fn end(self) -> Result<Duration, Failure> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.watch.join().map_err(|_| "the watch panicked")??)
+    }
+}
+
+fn livez(port: u16) -> std::io::Result<Duration> {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200") {
+        Ok(began.elapsed())
+    } else {
+        Err(std::io::Error::other("the worker says that it is not well"))
     }
 }
 

@@ -325,8 +325,9 @@ impl Session {
         }
     }
 
-    fn remember(&mut self, event: WireEvent, now: Instant) {
-        // While a snapshot is on its way, nothing that it might not have is forgotten.
+    /// Drops the events that no snapshot could lack any more.
+    pub(super) fn forget_recent(&mut self, now: Instant) {
+        // While one is on its way, nothing that it might not have is forgotten.
         if self.checks.snapshot_sent_at.is_none() && !self.checks.is_verifying() {
             while self
                 .recent
@@ -336,6 +337,10 @@ impl Session {
                 self.recent.pop_front();
             }
         }
+    }
+
+    fn remember(&mut self, event: WireEvent, now: Instant) {
+        self.forget_recent(now);
         if self.recent.len() == BUFFERED_MAX {
             self.recent.pop_front();
         }
@@ -403,10 +408,14 @@ impl Session {
             .iter()
             .take_while(|(deal, _)| catalog.symbol(deal.symbol_id) != Known::NotYet)
             .count();
-        let ready = self.deals.drain(..settled);
-        ready
-            .map(|(deal, source)| (named(deal, catalog), source))
-            .collect()
+        let ready: Vec<_> = if settled == self.deals.len() {
+            // The room that a history's deals took is not kept for the few that events bring.
+            std::mem::take(&mut self.deals).into()
+        } else {
+            self.deals.drain(..settled).collect()
+        };
+        let named = |(deal, source)| (named(deal, catalog), source);
+        ready.into_iter().map(named).collect()
     }
 
     /// All deals that are left, named or not: the session ends.

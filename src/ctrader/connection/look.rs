@@ -67,6 +67,7 @@ impl Connection {
             self.read_anew(account, now);
             return;
         }
+        session.forget_recent(now);
         let mut asks = Vec::new();
         if session.phase == Phase::Live {
             asks = session.handle_checks(sessions, now);

@@ -1,13 +1,9 @@
-//! The hot path, a quote at a time: prost's bare decode of the same bytes, and what the protocol core makes of
-//! them, down to the account. Each is shown with what it allocates.
-//!
-//! `cargo bench --bench hot`
+//! A connection that was brought to life by the simulator in virtual time, and quotes for it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use divan::{Bencher, black_box};
 use mahspeccy_bridge::ctrader::connection::{Connection, ConnectionConfig, Transmit};
 use mahspeccy_bridge::ctrader::wire::{ProtoMessage, ProtoOaPayloadType, ProtoOaSpotEvent};
 use mahspeccy_bridge::domain::ids::AccountId;
@@ -17,27 +13,19 @@ use mahspeccy_bridge::sim::{
     AccountSpec, CLIENT_ID, CLIENT_SECRET, Environment, Output, PositionSpec, Side, Simulator, raw,
 };
 use prost::Message as _;
-use time::OffsetDateTime;
 
-#[global_allocator]
-static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
-
-const ACCOUNT: i64 = 1;
+pub(crate) const ACCOUNT: i64 = 1;
 const WALL_MS: i64 = 1_750_000_000_000;
 
-fn main() {
-    divan::main();
-}
-
 /// A connection with a live account, and when it is.
-struct Live {
-    connection: Connection,
-    now: Instant,
-    quotes: Vec<Bytes>,
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    pub(crate) now: Instant,
+    pub(crate) quotes: Vec<Bytes>,
 }
 
 /// Plays both ends in virtual time until the account is valued, and makes quotes that move.
-fn live(positions: i64) -> Live {
+pub(crate) fn live(positions: i64) -> Live {
     let start = Instant::now();
     let account = (1..=positions).fold(
         AccountSpec::new(ACCOUNT).token("token").balance(10_000_000),
@@ -109,43 +97,11 @@ fn live(positions: i64) -> Live {
     }
 }
 
-fn spot(bytes: &Bytes) -> Option<ProtoOaSpotEvent> {
+/// What prost alone makes of a message.
+pub(crate) fn spot(bytes: &Bytes) -> Option<ProtoOaSpotEvent> {
     let envelope = ProtoMessage::decode(bytes.clone()).ok()?;
     let kind = (ProtoOaPayloadType::ProtoOaSpotEvent as i32).cast_unsigned();
     (envelope.payload_type == kind)
         .then(|| ProtoOaSpotEvent::decode(envelope.payload?).ok())
         .flatten()
-}
-
-/// What prost alone takes for the envelope and the quote in it.
-#[divan::bench]
-fn decode_alone(bencher: Bencher) {
-    let Live { quotes, .. } = live(1);
-    let mut next = quotes.iter().cycle();
-    bencher.bench_local(move || next.next().and_then(spot));
-}
-
-/// From the message to the account's quote; what goes out is polled as the link does.
-#[divan::bench(args = [1, 5, 50])]
-fn decode_and_apply(bencher: Bencher, positions: i64) {
-    let Live {
-        mut connection,
-        now,
-        quotes,
-    } = live(positions);
-    let mut next = quotes.iter().cycle();
-    bencher.bench_local(move || {
-        if let Some(quote) = next.next() {
-            connection.handle_message(quote.clone(), now);
-        }
-        black_box(connection.poll_event())
-    });
-}
-
-/// The row of an account, as a round makes it.
-#[divan::bench(args = [1, 5, 50])]
-fn row(bencher: Bencher, positions: i64) {
-    let Live { connection, .. } = live(positions);
-    let wall = OffsetDateTime::UNIX_EPOCH;
-    bencher.bench_local(move || connection.peek_row(AccountId(ACCOUNT), |_| wall));
 }
