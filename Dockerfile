@@ -31,6 +31,8 @@ FROM ${BASE_IMAGE}
 # by itself, as sslrootcert=/etc/ssl/certs/ca-certificates.crt does. Nothing is run in this stage.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /build/target/release/mahspeccy-bridge /usr/local/bin/mahspeccy-bridge
+# One heap for all threads: several would each keep what they once needed.
+ENV MALLOC_ARENA_MAX=1
 # It writes no file: the root file system may be read-only.
 USER 10001:10001
 EXPOSE 3000

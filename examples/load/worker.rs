@@ -80,6 +80,8 @@ impl Worker {
                 "CACHE_WRITE_INTERVAL_MS",
                 if rows == Rows::Rare { "60000" } else { "2000" },
             )
+            // As the image has it.
+            .env("MALLOC_ARENA_MAX", "1")
             .env("WORKER_ID", "load")
             .env("PORT", port.to_string())
             .stdin(Stdio::null())

@@ -22,9 +22,10 @@ use crate::domain::secret::Secret;
 /// Both ends notice a dead peer after at most twice this.
 const HEARTBEAT_SECS: u16 = 10;
 
-/// What RabbitMQ proposes. The library has 32 frames of memory each way: said beforehand, that is taken from the
-/// system as it is used, and otherwise all of it, 8 MiB, when the server has proposed.
-const FRAME_BYTES_MAX: u32 = 128 * 1024;
+/// A command is a few hundred bytes, and what is larger comes in several frames. The library keeps 16 frames of
+/// memory each way and goes round in it: with the 128 KiB that RabbitMQ proposes, 4 MiB a connection.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+
 /// How long name lookup, TCP, TLS and the AMQP handshake may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer a request.

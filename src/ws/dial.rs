@@ -16,9 +16,9 @@ use crate::ctrader::frame::MESSAGE_BYTES_MAX;
 /// Name, TCP, TLS and upgrade together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a socket reads at once. The library's 128 KiB cost more memory than all else a
-/// connection has; a busy connection still takes hundreds of spots a read with this.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// What a socket reads at once: a record of TLS, which holds hundreds of spots. The library's 128 KiB
+/// would cost more memory than all else a connection has.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Why no socket was opened.
 #[derive(Debug, thiserror::Error)]

@@ -254,6 +254,10 @@ impl Session {
             || !renewed.orders().eq(account.orders())
             || renewed.trader() != account.trader();
         let (before, open) = (open_positions(&account), open_positions(renewed));
+        if *renewed == account {
+            // As almost always: what is there stays where it is, rather than leave holes in the heap.
+            self.account = Some(account);
+        }
         if differs {
             self.changed = true;
             self.event_at = now;
@@ -277,6 +281,7 @@ impl Session {
     ) -> Result<Option<Audit>, Malformed> {
         self.checks.auditing = false;
         let before = std::mem::take(&mut self.checks.audited);
+        let audited_open = std::mem::take(&mut self.checks.audited_open);
         let Some(account) = self.account.as_ref().filter(|_| self.phase == Phase::Live) else {
             return Ok(None);
         };
@@ -298,7 +303,7 @@ impl Session {
             .positions()
             .filter(|position| !ours.contains_key(&position.id))
             // A figure for another volume is none for this one.
-            .filter(|position| open.get(&position.id) == self.checks.audited_open.get(&position.id))
+            .filter(|position| open.get(&position.id) == audited_open.get(&position.id))
             .filter_map(|position| Some((position.id, told.get(&position.id)?.0)))
             .collect();
         let (drift, positions, is_excessive) = compare(&before, &ours, &told);

@@ -46,9 +46,9 @@ impl Coordinator {
         let vanished: Vec<SessionKey> = self
             .state
             .running
-            .keys()
-            .filter(|key| looked_at.contains(&key.user.slot()) && !recorded.contains(key))
-            .cloned()
+            .iter()
+            .filter(|(key, running)| looked_at.contains(&running.slot) && !recorded.contains(key))
+            .map(|(key, _)| key.clone())
             .collect();
         for key in vanished {
             let claimed = self.state.held.contains_key(&key.user.slot());
@@ -183,6 +183,7 @@ impl Coordinator {
         };
         let link = self.links.of(credentials.is_live, &token);
         let running = Running {
+            slot: record.slot,
             link,
             right,
             command: record.command_id,

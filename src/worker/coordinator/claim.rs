@@ -176,8 +176,8 @@ impl Coordinator {
 
     /// Lets go of slots that have had no work for a while.
     pub(super) async fn release_idle(&mut self) {
-        let running = self.state.running.keys();
-        let busy: BTreeSet<Slot> = running.map(|key| key.user.slot()).collect();
+        let running = self.state.running.values();
+        let busy: BTreeSet<Slot> = running.map(|running| running.slot).collect();
         let state = &mut self.state;
         let active = &state.active;
         state

@@ -303,8 +303,8 @@ impl Coordinator {
     /// Whether all sessions of a slot are as far as they get.
     fn is_settled(&self, slot: Slot) -> bool {
         let opened = self.state.warm.get(&slot).is_some_and(|warm| warm.opened);
-        let mut running = self.state.running.iter();
-        opened && running.all(|(key, running)| key.user.slot() != slot || running.settled)
+        let mut running = self.state.running.values();
+        opened && running.all(|running| running.slot != slot || running.settled)
     }
 
     /// The sessions of these slots were read, and those that can be are being opened.

@@ -47,9 +47,14 @@ const GLANCE_EVERY: Duration = Duration::from_millis(250);
 /// Every how many sweeps the sessions of the held slots are read again, should a hint be lost.
 const SWEEPS_PER_FULL_LOOK: u32 = 5;
 
+/// How many slots' sessions are read at once: all of them together would take more memory than what they are
+/// compared with, and everything else would wait.
+const SLOTS_AT_ONCE: usize = 64;
+
 /// A session that a link carries.
 #[derive(Debug, Clone)]
 struct Running {
+    slot: Slot,
     link: usize,
     right: Right,
     command: Uuid,
@@ -291,14 +296,16 @@ impl Coordinator {
         if slots.is_empty() {
             return Ok(());
         }
-        let records = self
-            .database
-            .run(async |conn| {
-                sessions::resolve_primary(conn, &held).await?;
-                sessions::load(conn, &slots).await
-            })
+        self.database
+            .run(async |conn| sessions::resolve_primary(conn, &held).await)
             .await?;
-        self.agree(&slots, records).await;
+        for slots in slots.chunks(SLOTS_AT_ONCE) {
+            let records = self
+                .database
+                .run(async |conn| sessions::load(conn, slots).await)
+                .await?;
+            self.agree(slots, records).await;
+        }
         Ok(())
     }
 
@@ -369,9 +376,9 @@ impl Coordinator {
     fn keys_of(&self, slots: &BTreeSet<Slot>) -> Vec<SessionKey> {
         self.state
             .running
-            .keys()
-            .filter(|key| slots.contains(&key.user.slot()))
-            .cloned()
+            .iter()
+            .filter(|(_, running)| slots.contains(&running.slot))
+            .map(|(key, _)| key.clone())
             .collect()
     }
 
