@@ -254,6 +254,7 @@ impl Session {
             || !renewed.orders().eq(account.orders())
             || renewed.trader() != account.trader();
         let (before, open) = (open_positions(&account), open_positions(renewed));
+        let version = renewed.trader().balance_version;
         if *renewed == account {
             // As almost always: what is there stays where it is, rather than leave holes in the heap.
             self.account = Some(account);
@@ -263,7 +264,6 @@ impl Session {
             self.event_at = now;
         }
         if before != open {
-            let version = renewed.trader().balance_version;
             self.ledger.handle_snapshot(version, Some(&before), &open);
         }
         self.checks.verifications += 1;
