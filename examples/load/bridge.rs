@@ -10,6 +10,7 @@ use tokio::time::{interval, sleep};
 use crate::process::{Meter, memory_mib};
 use crate::services::{Services, credentials, migrated, publish_starts, wal};
 use crate::worker::{Rows, Worker};
+use crate::world::Density;
 use crate::{Arguments, EVENTS_PER_SESSION, Failure, world};
 
 /// How long all sessions may take to be live.
@@ -126,7 +127,8 @@ pub(crate) async fn run(
     let live = "select count(*) from public.ctrader_cache where is_connected";
     until(&mut pg, LIVE_WITHIN, live, sessions).await?;
     let storm = began.elapsed();
-    world::densify(&sim, EVENTS_PER_SESSION * f64::from(sessions), sessions).await;
+    let density = Density::new(&sim, EVENTS_PER_SESSION * f64::from(sessions), sessions);
+    let density = density.reached(&sim).await;
     // Histories are asked for at four a second and connection: what is left of them goes on beside the run.
     let settled = Instant::now() + SETTLES_WITHIN;
     while Instant::now() < settled
@@ -140,7 +142,7 @@ pub(crate) async fn run(
         began.elapsed().as_secs_f64()
     );
 
-    let mut run = watch(&worker, &mut pg, &sim, span).await?;
+    let mut run = watch(&worker, &mut pg, &sim, span, density).await?;
     run.sessions = sessions;
     run.memory_empty_mib = memory_empty_mib;
     run.commands = commands;
@@ -158,6 +160,7 @@ async fn watch(
     pg: &mut PgConnection,
     sim: &Handle,
     span: Duration,
+    mut density: Density,
 ) -> Result<Run, Failure> {
     let since_ms = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000)?;
     let (sim_before, before, wal_before) = (
@@ -189,6 +192,7 @@ async fn watch(
     let mut looks = interval(LOOK);
     while began.elapsed() < span {
         looks.tick().await;
+        density.correct(sim);
         let row = sqlx::query(
             "select count(*), coalesce(extract(epoch from clock_timestamp() - min(updated_at)), 0)::float8
              from public.ctrader_cache where is_connected",

@@ -233,7 +233,7 @@ async fn read_ours(
             incoming = socket.receive_ready()?;
         }
     }
-    Ok((process::thread_cpu()? - cpu).as_secs_f64() * 1e6 / f64::from(count))
+    Ok(process::thread_cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / f64::from(count))
 }
 
 async fn read_bare(
@@ -256,7 +256,7 @@ async fn read_bare(
             read.send(())?;
         }
     }
-    Ok((process::thread_cpu()? - cpu).as_secs_f64() * 1e6 / f64::from(count))
+    Ok(process::thread_cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / f64::from(count))
 }
 
 async fn bare(

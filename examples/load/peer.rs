@@ -137,7 +137,8 @@ async fn observe(
         .await
         .map_err(|_| "the peer's sessions did not become live")??;
     if sessions > 0 {
-        world::densify(sim, EVENTS_PER_SESSION * f64::from(sessions), sessions).await;
+        let density = world::Density::new(sim, EVENTS_PER_SESSION * f64::from(sessions), sessions);
+        density.reached(sim).await;
     }
     // What it said meanwhile is old.
     let mut before = said(&mut lines).await?;

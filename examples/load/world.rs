@@ -1,6 +1,6 @@
 //! The simulated market of a run: accounts with three positions each, and a stream of the wanted density.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::sim::server::Handle;
 use mahspeccy_bridge::sim::{AccountSpec, PositionSpec, Side, Simulator, raw};
@@ -19,6 +19,9 @@ const TRADES_EVERY: Duration = Duration::from_secs(30);
 
 /// How long the density is looked at before it is corrected.
 const LOOK: Duration = Duration::from_secs(3);
+
+/// Looks before a run is measured.
+const LOOKS_BEFORE: usize = 4;
 
 pub(crate) fn account(n: u32) -> i64 {
     FIRST + i64::from(n)
@@ -75,22 +78,52 @@ pub(crate) async fn start(sessions: u32, trades: bool) -> Result<Handle, Failure
     Ok(world.start().await?)
 }
 
-/// Makes the market send so many spot events a second in all.
-pub(crate) async fn densify(sim: &Handle, events_per_second: f64, sessions: u32) {
-    let mut rate = events_per_second / (3.0 * f64::from(sessions));
-    for _ in 0..2 {
+/// Makes the market send so many spot events a second in all, and keeps it there: its pace is random, and
+/// a busy machine slows it down.
+pub(crate) struct Density {
+    wanted: f64,
+    rate: f64,
+    looked: Instant,
+    spots: f64,
+}
+
+impl Density {
+    pub(crate) fn new(sim: &Handle, events_per_second: f64, sessions: u32) -> Self {
+        // A little more than asked for, so that the run has no less.
+        let wanted = events_per_second * 1.02;
+        let rate = wanted / (3.0 * f64::from(sessions));
         sim.with(|broker| broker.tick_rate_all(rate));
-        sleep(LOOK).await;
-        let before = spots(sim);
-        let began = std::time::Instant::now();
-        sleep(LOOK).await;
-        let seen = (spots(sim) - before) / began.elapsed().as_secs_f64();
-        if seen > 0.0 {
-            rate *= events_per_second / seen;
+        Self {
+            wanted,
+            rate,
+            looked: Instant::now(),
+            spots: spots(sim),
         }
     }
-    // A little more than asked for, so that the run has no less.
-    sim.with(|broker| broker.tick_rate_all(rate * 1.02));
+
+    /// Waits until it is what was asked for.
+    pub(crate) async fn reached(mut self, sim: &Handle) -> Self {
+        for _ in 0..LOOKS_BEFORE {
+            sleep(LOOK).await;
+            self.correct(sim);
+        }
+        self
+    }
+
+    /// Corrects the pace by what came since the last look, now and then.
+    pub(crate) fn correct(&mut self, sim: &Handle) {
+        let since = self.looked.elapsed();
+        if since < LOOK {
+            return;
+        }
+        let now = spots(sim);
+        let seen = (now - self.spots) / since.as_secs_f64();
+        (self.looked, self.spots) = (Instant::now(), now);
+        if seen > 0.0 {
+            self.rate *= self.wanted / seen;
+            sim.with(|broker| broker.tick_rate_all(self.rate));
+        }
+    }
 }
 
 /// Spot events sent so far.

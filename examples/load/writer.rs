@@ -95,7 +95,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
         let columns = writes
             .chunks(CHUNK_ROWS)
             .map(Columns::of)
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Vec<_>>();
         let began = Instant::now();
         for columns in &columns {
             columns.write(&mut lease).await?;
@@ -218,7 +218,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(chunk: &[RowWrite]) -> Result<Self, Failure> {
+    fn of(chunk: &[RowWrite]) -> Self {
         let accounts: Vec<&AccountRow> = chunk
             .iter()
             .filter_map(|write| match &write.content {
@@ -236,7 +236,7 @@ impl Columns {
             let Slot(slot) = write.slot;
             slot
         };
-        Ok(Self {
+        Self {
             ords: (0..).take(chunk.len()).collect(),
             user_keys: chunk.iter().map(|write| write.key.user.key()).collect(),
             accounts: chunk.iter().map(|write| write.key.account.0).collect(),
@@ -265,7 +265,7 @@ impl Columns {
                 .iter()
                 .map(|account| account.positions.to_json_string())
                 .collect(),
-        })
+        }
     }
 
     async fn write(&self, pg: &mut PgConnection) -> Result<(), Failure> {

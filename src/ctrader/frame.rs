@@ -16,6 +16,9 @@ pub const ERROR_RES: u32 = ProtoPayloadType::ErrorRes as u32;
 /// Payload type of `ProtoHeartbeatEvent`.
 pub const HEARTBEAT_EVENT: u32 = ProtoPayloadType::HeartbeatEvent as u32;
 
+/// Payload type of `ProtoOASpotEvent`.
+pub const SPOT_EVENT: u32 = number(ProtoOaPayloadType::ProtoOaSpotEvent);
+
 /// The number of an Open API payload type in the envelope.
 #[must_use]
 pub const fn number(payload_type: ProtoOaPayloadType) -> u32 {

@@ -10,7 +10,7 @@ use super::support::pair::Pair;
 
 const ACCOUNT: i64 = 7;
 
-/// Measured 2.4 KB with three positions; the bound is what a session may never grow to.
+/// Measured 2.5 KB with three positions; the bound is what a session may never grow to.
 const SESSION_BYTES_MAX: i64 = 8 * 1024;
 
 fn account(id: i64, positions: i64) -> AccountSpec {

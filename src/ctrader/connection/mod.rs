@@ -31,7 +31,7 @@ use tally::RequestEnd;
 pub use tally::Tally;
 
 use super::catalog::Catalog;
-use super::frame::{self, RequestIds};
+use super::frame::{self, RequestIds, SPOT_EVENT};
 use super::liveness::Liveness;
 use super::request::{Ask, Need, Purpose, Request, accounts_of_token, application_auth};
 pub use super::session::{Audit, HistoryReport};
@@ -201,6 +201,11 @@ impl Connection {
         match frame::decode(bytes) {
             Ok(frame) => {
                 self.handle_frame(&frame, now);
+                // A quote asks for nothing, and comes too often to look each time at what else is due:
+                // that has its time out.
+                if frame.payload_type == SPOT_EVENT && self.throttle.is_empty() {
+                    return;
+                }
             }
             Err(_) => self.fail(ConnectionError::Malformed),
         }

@@ -10,7 +10,7 @@ use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::{Phase, WireEvent};
+use crate::ctrader::session::{Phase, Session, WireEvent};
 use crate::ctrader::wire::{
     ProtoErrorRes, ProtoOaAccountDisconnectEvent, ProtoOaAccountsTokenInvalidatedEvent,
     ProtoOaAssetListRes, ProtoOaClientDisconnectEvent, ProtoOaErrorRes, ProtoOaExecutionEvent,
@@ -205,11 +205,7 @@ impl Connection {
         now: Instant,
     ) -> bool {
         // The answer is the asking account's broker's, and an account has one broker for ever.
-        let Some(broker) = self
-            .sessions
-            .get(account)
-            .and_then(|session| session.broker())
-        else {
+        let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return true;
         };
         match need {
@@ -348,11 +344,7 @@ impl Connection {
 
     fn handle_symbol_changed(&mut self, event: &ProtoOaSymbolChangedEvent, now: Instant) {
         let account = AccountId(event.ctid_trader_account_id);
-        let Some(broker) = self
-            .sessions
-            .get(account)
-            .and_then(|session| session.broker())
-        else {
+        let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return;
         };
         for symbol in &event.symbol_id {

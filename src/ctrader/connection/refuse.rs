@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Connection, ConnectionError, Down, Event, Pending, Refreshed, RequestEnd};
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::{Phase, history_pause};
+use crate::ctrader::session::{Phase, Session, history_pause};
 use crate::domain::ids::{AccountId, SymbolId};
 
 /// How long a payload type rests when the server says "too often" and not for how long.
@@ -247,11 +247,7 @@ impl Connection {
 
     /// The broker will not say: what depends on it stays unknown, and the session goes on.
     fn settle_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
-        let Some(broker) = self
-            .sessions
-            .get(account)
-            .and_then(|session| session.broker())
-        else {
+        let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return;
         };
         let catalog = self.catalogs.entry(broker.clone()).or_default();
