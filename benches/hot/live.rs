@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mahspeccy_bridge::ctrader::connection::{Connection, ConnectionConfig, Transmit};
-use mahspeccy_bridge::ctrader::wire::{ProtoMessage, ProtoOaPayloadType, ProtoOaSpotEvent};
+use mahspeccy_bridge::ctrader::frame::{self, SPOT_EVENT};
+use mahspeccy_bridge::ctrader::wire::{ProtoMessage, ProtoOaSpotEvent};
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::ledger::Known;
 use mahspeccy_bridge::domain::secret::Secret;
@@ -82,12 +83,7 @@ pub(crate) fn live(positions: i64) -> Live {
                 ask: Some(108_010 + step),
                 ..ProtoOaSpotEvent::default()
             };
-            let envelope = ProtoMessage {
-                payload_type: (ProtoOaPayloadType::ProtoOaSpotEvent as i32).cast_unsigned(),
-                payload: Some(payload.encode_to_vec().into()),
-                client_msg_id: None,
-            };
-            envelope.encode_to_vec().into()
+            frame::encode(SPOT_EVENT, payload.encode_to_vec().into(), None)
         })
         .collect();
     Live {
@@ -100,8 +96,7 @@ pub(crate) fn live(positions: i64) -> Live {
 /// What prost alone makes of a message.
 pub(crate) fn spot(bytes: &Bytes) -> Option<ProtoOaSpotEvent> {
     let envelope = ProtoMessage::decode(bytes.clone()).ok()?;
-    let kind = (ProtoOaPayloadType::ProtoOaSpotEvent as i32).cast_unsigned();
-    (envelope.payload_type == kind)
+    (envelope.payload_type == SPOT_EVENT)
         .then(|| ProtoOaSpotEvent::decode(envelope.payload?).ok())
         .flatten()
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::ws::dial::Dialer;
@@ -200,6 +199,49 @@ async fn send(
     }
 }
 
+/// Counts what a reader read, and asks for the next batch when one is whole.
+struct Reading<'a> {
+    read: &'a mpsc::UnboundedSender<()>,
+    batch: usize,
+    left: usize,
+    count: u32,
+    began: Instant,
+    cpu: Duration,
+}
+
+impl<'a> Reading<'a> {
+    fn start(batch: usize, read: &'a mpsc::UnboundedSender<()>) -> Result<Self, Failure> {
+        Ok(Self {
+            read,
+            batch,
+            left: batch,
+            count: 0,
+            began: Instant::now(),
+            cpu: process::thread_cpu()?,
+        })
+    }
+
+    fn goes_on(&self) -> bool {
+        self.began.elapsed() < SOCKET_SPAN
+    }
+
+    fn one(&mut self) -> Result<(), Failure> {
+        self.count += 1;
+        self.left -= 1;
+        if self.left == 0 {
+            self.left = self.batch;
+            self.read.send(())?;
+        }
+        Ok(())
+    }
+
+    /// Microseconds of this thread's processor time each.
+    fn micros(&self) -> Result<f64, Failure> {
+        let spent = process::thread_cpu()?.saturating_sub(self.cpu);
+        Ok(spent.as_secs_f64() * 1e6 / f64::from(self.count))
+    }
+}
+
 async fn read_ours(
     url: &str,
     root: CertificateDer<'static>,
@@ -212,28 +254,19 @@ async fn read_ours(
         ..
     } = live(3);
     let mut socket: Socket = Dialer::new([root])?.dial(url).await?;
-    let mut take = |incoming| {
-        if let Incoming::Message(bytes) = incoming {
-            connection.handle_message(bytes, now);
-            black_box(connection.poll_event());
-        }
-    };
-    let (mut count, mut left) = (0_u32, batch);
-    let (began, cpu) = (Instant::now(), process::thread_cpu()?);
-    while began.elapsed() < SOCKET_SPAN {
+    let mut reading = Reading::start(batch, read)?;
+    while reading.goes_on() {
         let mut incoming = Some(socket.receive().await?);
         while let Some(message) = incoming {
-            take(message);
-            count += 1;
-            left -= 1;
-            if left == 0 {
-                left = batch;
-                read.send(())?;
+            if let Incoming::Message(bytes) = message {
+                connection.handle_message(bytes, now);
+                black_box(connection.poll_event());
             }
+            reading.one()?;
             incoming = socket.receive_ready()?;
         }
     }
-    Ok(process::thread_cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / f64::from(count))
+    reading.micros()
 }
 
 async fn read_bare(
@@ -243,20 +276,13 @@ async fn read_bare(
     read: &mpsc::UnboundedSender<()>,
 ) -> Result<f64, Failure> {
     let mut socket = bare(url, root).await?;
-    let (mut count, mut left) = (0_u32, batch);
-    let (began, cpu) = (Instant::now(), process::thread_cpu()?);
-    while began.elapsed() < SOCKET_SPAN {
+    let mut reading = Reading::start(batch, read)?;
+    while reading.goes_on() {
         let message = socket.next().await.ok_or("the sender is gone")??;
-        let bytes: Bytes = message.into_data();
-        black_box(spot(&bytes));
-        count += 1;
-        left -= 1;
-        if left == 0 {
-            left = batch;
-            read.send(())?;
-        }
+        black_box(spot(&message.into_data()));
+        reading.one()?;
     }
-    Ok(process::thread_cpu()?.saturating_sub(cpu).as_secs_f64() * 1e6 / f64::from(count))
+    reading.micros()
 }
 
 async fn bare(

@@ -7,7 +7,6 @@
 //!
 //! The statements are constants, so that each is parsed once a connection.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use sqlx::Postgres;
@@ -20,7 +19,7 @@ use super::connect::Lease;
 use super::numeric::Numeric;
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::SessionKey;
-use crate::domain::row::{AccountRow, RowContent, RowWrite, SessionState, ToJson};
+use crate::domain::row::{AccountRow, RowContent, RowWrite, SessionState, ToJson, storable};
 
 /// Rows of one statement. Measured best between 200 and 500; beyond that, sorting and memory cost more
 /// than the round trips they save.
@@ -236,7 +235,7 @@ impl Statement {
                     .bind(column(chunk, |row| row.write.key.user.as_str()))
                     .bind(column(&states, |state| state.status.as_str()))
                     .bind(column(&states, |state| {
-                        state.last_error.as_deref().map(text)
+                        state.last_error.as_deref().map(storable)
                     }))
                     .bind(column(&states, |state| state.attempts))
                     .bind(column(&states, |state| state.is_demo))
@@ -254,7 +253,7 @@ impl Statement {
                     .bind(column(&full, |(connected, _)| *connected))
                     .bind(column(&full, |(_, account)| account.trader_login))
                     .bind(column(&full, |(_, account)| {
-                        account.currency.as_deref().map(text)
+                        account.currency.as_deref().map(storable)
                     }))
                     .bind(decimals(|account| Some(account.balance)))
                     .bind(decimals(|account| account.equity))
@@ -300,15 +299,6 @@ fn column<'r, R, T>(rows: &'r [R], of: impl FnMut(&'r R) -> T) -> Vec<T> {
 
 fn count(len: usize) -> i32 {
     i32::try_from(len).unwrap_or(i32::MAX)
-}
-
-/// Postgres text has no U+0000, which labels and comments of the wire might.
-fn text(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') {
-        Cow::Owned(text.replace('\0', "\u{fffd}"))
-    } else {
-        Cow::Borrowed(text)
-    }
 }
 
 /// Positions or orders as the text of their JSON, written where the statement has its parameters.

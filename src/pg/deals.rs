@@ -8,6 +8,7 @@ use super::numeric::Numeric;
 use crate::domain::deal::{Closing, Deal, Source};
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::{AccountId, Slot, UserId};
+use crate::domain::row::storable;
 
 /// Rows of one statement.
 const CHUNK_ROWS: usize = 400;
@@ -86,11 +87,7 @@ async fn insert_chunk(
         .bind(column(chunk, |write| write.deal.order_id.0))
         .bind(column(chunk, |write| write.deal.position_id.0))
         .bind(column(chunk, |write| {
-            write
-                .deal
-                .symbol
-                .as_deref()
-                .map(|name| name.replace('\0', "\u{fffd}"))
+            write.deal.symbol.as_deref().map(storable)
         }))
         .bind(column(chunk, |write| write.deal.symbol_id.0))
         .bind(column(chunk, |write| write.deal.side.as_str()))

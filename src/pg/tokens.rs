@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use super::PgError;
 use crate::domain::ids::{AccountId, SessionKey, UserId};
+use crate::domain::row::storable;
 use crate::domain::secret::Secret;
 
 /// How a refresh token stands for the one who asks to send it.
@@ -221,7 +222,7 @@ pub async fn refuse(
         where t.state <> 'done'",
     )
     .bind(token_hash)
-    .bind(reason.replace('\0', "\u{fffd}"))
+    .bind(storable(reason))
     .execute(conn)
     .await?;
     Ok(())

@@ -1,7 +1,8 @@
 //! What a quote costs: nothing on the heap, however many positions it values. And what a session costs.
 
 use bytes::Bytes;
-use mahspeccy_bridge::ctrader::wire::{ProtoMessage, ProtoOaPayloadType, ProtoOaSpotEvent};
+use mahspeccy_bridge::ctrader::frame::{self, SPOT_EVENT};
+use mahspeccy_bridge::ctrader::wire::ProtoOaSpotEvent;
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::sim::{AccountSpec, Builder, PositionSpec, Side, Simulator, raw};
 use prost::Message as _;
@@ -36,12 +37,7 @@ fn quote(symbol_id: i64, step: u64) -> Bytes {
         ask: Some(15_000_010 + step),
         ..ProtoOaSpotEvent::default()
     };
-    let envelope = ProtoMessage {
-        payload_type: (ProtoOaPayloadType::ProtoOaSpotEvent as i32).cast_unsigned(),
-        payload: Some(spot.encode_to_vec().into()),
-        client_msg_id: None,
-    };
-    envelope.encode_to_vec().into()
+    frame::encode(SPOT_EVENT, spot.encode_to_vec().into(), None)
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! into the statement's buffer: nothing is copied twice, and no name is looked at for what to escape.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{OrderRow, PositionRow};
+use super::{OrderRow, PositionRow, storable};
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::{OrderId, PositionId, SymbolId};
 
@@ -89,24 +90,19 @@ impl ToJson for str {
             out.extend_from_slice(self.as_bytes());
             out.push(b'"');
         } else {
-            // `jsonb` has no U+0000, which labels and comments of the wire might.
-            let text = self.replace('\0', "\u{fffd}");
             // A vector takes all that it is given.
-            let _ = serde_json::to_writer(out, &text);
+            let _ = serde_json::to_writer(out, &storable(self));
         }
     }
 }
 
-impl<T: AsRef<str>> ToJson for Text<'_, T> {
+impl ToJson for &str {
     fn to_json(&self, out: &mut Vec<u8>) {
-        self.0.as_ref().map(AsRef::as_ref).to_json(out);
+        (**self).to_json(out);
     }
 }
 
-/// A text that may be absent.
-struct Text<'a, T>(&'a Option<T>);
-
-impl ToJson for &str {
+impl ToJson for Arc<str> {
     fn to_json(&self, out: &mut Vec<u8>) {
         (**self).to_json(out);
     }
@@ -130,7 +126,7 @@ impl ToJson for PositionRow {
     fn to_json(&self, out: &mut Vec<u8>) {
         object!(out,
             "positionId": self.position_id,
-            "symbol": Text(&self.symbol),
+            "symbol": self.symbol,
             "symbolId": self.symbol_id,
             "side": self.side,
             "volume": self.volume,
@@ -145,8 +141,8 @@ impl ToJson for PositionRow {
             "netProfit": self.net_profit,
             "usedMargin": self.used_margin,
             "openedAt": self.opened_at,
-            "label": Text(&self.label),
-            "comment": Text(&self.comment),
+            "label": self.label,
+            "comment": self.comment,
         );
     }
 }
@@ -156,7 +152,7 @@ impl ToJson for OrderRow {
         object!(out,
             "orderId": self.order_id,
             "positionId": self.position_id,
-            "symbol": Text(&self.symbol),
+            "symbol": self.symbol,
             "symbolId": self.symbol_id,
             "side": self.side,
             "type": self.order_type,
@@ -168,8 +164,8 @@ impl ToJson for OrderRow {
             "takeProfit": self.take_profit,
             "expiresAt": self.expires_at,
             "createdAt": self.created_at,
-            "label": Text(&self.label),
-            "comment": Text(&self.comment),
+            "label": self.label,
+            "comment": self.comment,
         );
     }
 }
