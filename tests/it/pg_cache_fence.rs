@@ -8,7 +8,7 @@ use mahspeccy_bridge::domain::status::Status;
 use mahspeccy_bridge::pg::cache::write;
 use sqlx::postgres::{PgConnection, PgPool};
 
-use crate::pg_rows::{batch, counts, full, many, one, row, state, text, written};
+use crate::pg_rows::{account, batch, counts, full, many, one, row, state, text, written};
 use crate::pg_support::{claim, lease, soon, user};
 use crate::support::wait::eventually;
 
@@ -215,4 +215,56 @@ async fn owners_that_write_at_once_leave_one_of_them_in_the_row() {
     }
     let lowest = text(database.pool(), "select min(seq)::text from ctrader_cache").await;
     assert_eq!(lowest, "29");
+}
+
+#[tokio::test]
+async fn a_state_is_told_although_a_command_changed_its_session_meanwhile() {
+    for content in [
+        RowContent::State(state(Status::Stopped)),
+        RowContent::Full {
+            state: state(Status::Stopped),
+            connected: false,
+            account: Box::new(account()),
+        },
+    ] {
+        let (database, key) = one().await;
+        assert_eq!(
+            counts(&written(&database, &[row(&key, 1, 1, full())]).await),
+            (1, 0, 0, 0, 0)
+        );
+        // As the consumer does that applies a stop.
+        let mut command = database.pool().begin().await.expect("a transaction");
+        sqlx::query(
+            "update bridge.sessions set desired = 'stopped', command_id = gen_random_uuid()",
+        )
+        .execute(&mut *command)
+        .await
+        .expect("a command");
+        let mut conn = lease(&database).await;
+        let writes = [row(&key, 1, 2, content)];
+        let writing = tokio::spawn(async move { write(&mut conn, &writes, "a").await });
+        eventually("the row to stand in line", DEADLINE, async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database()
+                and wait_event_type = 'Lock' and query like '-- cache.write%'",
+            )
+            .fetch_one(database.pool())
+            .await
+            .expect("a look");
+            waiting == 1
+        })
+        .await;
+        command.commit().await.expect("a commit");
+        let report = soon("the write", writing).await.expect("no panic");
+        assert_eq!(counts(&report), (1, 0, 0, 0, 0));
+        assert_eq!(
+            text(
+                database.pool(),
+                "select s.desired || ' ' || s.status || ' ' || c.status
+                from bridge.sessions s, ctrader_cache c"
+            )
+            .await,
+            "stopped stopped stopped"
+        );
+    }
 }
