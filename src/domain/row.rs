@@ -141,6 +141,15 @@ impl SessionState {
         }
     }
 
+    /// After another state, in the environment of that unless another one is known.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self {
+            is_demo: self.is_demo.or(before.is_demo),
+            ..self
+        }
+    }
+
     /// With a reason, fit to show a user.
     #[must_use]
     pub fn because(self, reason: impl Into<String>) -> Self {

@@ -27,6 +27,8 @@ pub(super) struct Look {
     pub(super) fleet: bool,
     /// These sessions, which stand by, are as far as they get.
     pub(super) settled: Vec<SessionKey>,
+    /// Of these sessions a link has let go.
+    pub(super) left: Vec<SessionKey>,
 }
 
 /// Gathers hints.
@@ -50,6 +52,12 @@ impl HintBox {
     /// Sessions that stand by are as far as they get.
     pub(super) fn settled(&self, keys: Vec<SessionKey>) {
         self.lock().settled.extend(keys);
+        self.wake.notify_one();
+    }
+
+    /// A link has let go of a session, after its last words.
+    pub(super) fn left(&self, key: SessionKey) {
+        self.lock().left.push(key);
         self.wake.notify_one();
     }
 

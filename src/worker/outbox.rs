@@ -30,6 +30,15 @@ pub(super) struct Fence {
 impl Fence {
     /// The epoch of who has no claim: slots begin at 1 with their first owner.
     pub(super) const NONE: i64 = 0;
+
+    /// The right to write a session's row under this epoch of its slot.
+    pub(super) fn of(key: &SessionKey, epoch: i64) -> Self {
+        Self {
+            slot: key.user.slot(),
+            key: key.clone(),
+            epoch,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -204,11 +213,14 @@ fn merge(row: &mut RowWrite, newer: RowWrite) {
         // Still so: the older content is what is so.
         (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
         // The figures were not written yet, and nothing newer is known of them.
-        (RowContent::Full { account, .. }, RowContent::State(state)) => RowContent::Full {
-            state,
+        (RowContent::Full { state, account, .. }, RowContent::State(newer)) => RowContent::Full {
+            state: newer.after(&state),
             connected: false,
             account,
         },
+        (RowContent::State(state), RowContent::State(newer)) => {
+            RowContent::State(newer.after(&state))
+        }
         (_, content) => content,
     };
     *row = RowWrite { content, ..newer };

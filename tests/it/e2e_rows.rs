@@ -124,6 +124,22 @@ async fn demo_and_live_accounts_are_streamed_each_from_their_own_host() {
         .await
         .expect("the credentials can be corrected");
     fleet.until_live(other, 2001).await;
+
+    // The figures of the last moment and the stop are written as one row, and it stays a live account's.
+    fleet.sim.with(|broker| broker.deposit(2001, 777));
+    fleet.stop(USER, Some(2001)).await;
+    fleet
+        .until_row("the row to say stopped", DEADLINE, USER, 2001, |row| {
+            row.status == "stopped"
+        })
+        .await;
+    let is_demo: Vec<bool> = sqlx::query_scalar(
+        "select is_demo from public.ctrader_cache where account_id = 2001 order by user_key",
+    )
+    .fetch_all(fleet.db.pool())
+    .await
+    .expect("the cache can be read");
+    assert_eq!(is_demo, [false, false]);
     worker.drain().await;
 }
 

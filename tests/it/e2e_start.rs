@@ -277,6 +277,16 @@ async fn a_stop_ends_the_stream_within_two_seconds_and_the_row_says_so() {
         Some(("stopped".to_owned(), "stopped".to_owned()))
     );
 
+    // Whoever else writes into the table, the session stays what it is.
+    sqlx::query("update bridge.sessions set status = 'failed'")
+        .execute(fleet.db.pool())
+        .await
+        .expect("the table can be written");
+    eventually("it to be said again", DEADLINE, async || {
+        fleet.session(USER, 1001).await == Some(("stopped".to_owned(), "stopped".to_owned()))
+    })
+    .await;
+
     fleet.start(USER, None).await;
     fleet.until_live(USER, 1001).await;
     worker.drain().await;

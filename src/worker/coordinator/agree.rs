@@ -2,9 +2,11 @@
 //! carries. Of a slot that another worker still has, they begin standing by.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{Coordinator, Running, SWEEPS_PER_FULL_LOOK};
 use crate::domain::ids::{SessionKey, Slot};
@@ -18,6 +20,17 @@ use crate::worker::link::LinkCommand;
 use crate::worker::outbox::Fence;
 use crate::worker::refresher::{RefreshRequest, Why, ends_soon};
 use crate::worker::roster::Assignment;
+
+/// How long what was said may take until its row says so.
+const COUNTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What was said of a session that no link carries.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Under which epoch, after which command, and what.
+    words: (i64, Uuid, SessionState),
+    pub(super) at: Instant,
+}
 
 /// By what right a session runs here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +64,9 @@ impl Coordinator {
             .map(|(key, _)| key.clone())
             .collect();
         for key in vanished {
-            let claimed = self.state.held.contains_key(&key.user.slot());
-            let state = claimed.then(|| SessionState::of(Status::Stopped));
-            self.stop(&key, state).await;
+            let epoch = self.state.held.get(&key.user.slot()).copied();
+            let words = epoch.map(|epoch| (epoch, SessionState::of(Status::Stopped)));
+            self.stop(&key, words).await;
         }
         let baselines = match self.baselines(&records).await {
             Ok(baselines) => {
@@ -107,13 +120,17 @@ impl Coordinator {
             .collect())
     }
 
-    async fn agree_on(
+    pub(super) async fn agree_on(
         &mut self,
         record: SessionRecord,
         right: Right,
         baselines: &BTreeMap<SessionKey, Baseline>,
     ) {
         let key = record.key.clone();
+        if let Some(asked) = self.state.leaving.get_mut(&key) {
+            *asked = true;
+            return;
+        }
         match (record.desired, &record.credentials) {
             // What is to be said of it is its owner's to say.
             (Desired::Stopped, _) | (_, None) if right == Right::Offer => {
@@ -194,10 +211,13 @@ impl Coordinator {
             Some(known) if known.is_as(&running) => return,
             Some(known) if known.link != link => {
                 // It begins anew on the other link with the next look, which learns what is known.
-                let pending = SessionState::of(Status::Pending);
-                let state = (right != Right::Offer).then_some(pending);
-                self.stop(&key, state).await;
-                self.hints.slot(record.slot);
+                let pending = (right.epoch(), SessionState::of(Status::Pending));
+                self.stop(&key, (right != Right::Offer).then_some(pending))
+                    .await;
+                match self.state.leaving.get_mut(&key) {
+                    Some(asked) => *asked = true,
+                    None => self.hints.slot(record.slot),
+                }
                 return;
             }
             // What a session that begins must know could not be read.
@@ -205,11 +225,7 @@ impl Coordinator {
             Some(_) | None => {}
         }
         self.state.said.remove(&key);
-        let fence = Fence {
-            key: key.clone(),
-            slot: record.slot,
-            epoch: right.epoch(),
-        };
+        let fence = Fence::of(&key, right.epoch());
         let assignment = Assignment {
             fence,
             is_demo: !credentials.is_live,
@@ -238,15 +254,33 @@ impl Coordinator {
         }
     }
 
-    /// Lets a session go, saying this of it if it is ours to say; whether there was one.
-    pub(super) async fn stop(&mut self, key: &SessionKey, state: Option<SessionState>) -> bool {
-        match self.state.running.remove(key) {
-            Some(running) => {
-                self.tell(running.link, LinkCommand::Stop(key.clone(), state))
-                    .await
-            }
-            None => false,
+    /// Lets a session go, saying this of it under this epoch if it is ours to say; whether there was one.
+    ///
+    /// Whatever is to be said or done of it next waits until the link has let go of it: the last words of
+    /// a link that is busy would come later, and count.
+    pub(super) async fn stop(
+        &mut self,
+        key: &SessionKey,
+        words: Option<(i64, SessionState)>,
+    ) -> bool {
+        let Some(running) = self.state.running.remove(key) else {
+            return false;
+        };
+        let speaks = words.is_some();
+        let words = words.map(|(epoch, state)| (Fence::of(key, epoch), state));
+        let told = self
+            .tell(running.link, LinkCommand::Stop(key.clone(), words))
+            .await;
+        if told && speaks {
+            self.state.leaving.insert(key.clone(), false);
         }
+        told
+    }
+
+    /// A link has let go of a session, and has nothing more to say of it; answers whether it is to be
+    /// looked at.
+    pub(super) fn has_left(&mut self, key: &SessionKey) -> bool {
+        self.state.leaving.remove(key) == Some(true)
     }
 
     pub(super) async fn tell(&self, link: usize, command: LinkCommand) -> bool {
@@ -257,27 +291,32 @@ impl Coordinator {
         }
     }
 
-    /// Says a state of a session that no link shall carry, once.
+    /// Says a state of a session that no link shall carry: once, and again if its row says something else
+    /// after a while.
     async fn say(&mut self, record: &SessionRecord, right: Right, state: SessionState) {
         let epoch = match right {
             Right::Claim(epoch) => epoch,
             Right::Offer => return,
         };
-        let saying = (epoch, record.command_id, state);
-        if self.state.said.get(&record.key) == Some(&saying) {
+        let words = (epoch, record.command_id, state.clone());
+        let said = self.state.said.get(&record.key);
+        let is_said = said.is_some_and(|said| {
+            let counts = record.status == said.words.2.status || said.at.elapsed() < COUNTS_WITHIN;
+            counts && said.words == words
+        });
+        if is_said {
             return;
         }
         // If a link has it, the link says it: after the last of what it has to say itself.
-        if !self.stop(&record.key, Some(saying.2.clone())).await {
-            let fence = Fence {
-                key: record.key.clone(),
-                slot: record.slot,
-                epoch,
-            };
-            self.outbox.put(&fence, RowContent::State(saying.2.clone()));
+        if !self.stop(&record.key, Some((epoch, state.clone()))).await {
+            let fence = Fence::of(&record.key, epoch);
+            self.outbox.put(&fence, RowContent::State(state));
             self.outbox.wake();
         }
-        self.state.said.insert(record.key.clone(), saying);
+        let at = Instant::now();
+        self.state
+            .said
+            .insert(record.key.clone(), Said { words, at });
     }
 }
 

@@ -201,6 +201,9 @@ impl Coordinator {
         self.state
             .said
             .retain(|key, _| !slots.contains(&key.user.slot()));
+        self.state
+            .leaving
+            .retain(|key, _| !slots.contains(&key.user.slot()));
         self.tell_sessions();
         info!(slots = slots.len(), "slots handed over");
         // The keeper is gone only when the claims are lost, and then nothing is to release.

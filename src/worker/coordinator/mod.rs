@@ -29,13 +29,12 @@ use super::tokens::TokenKey;
 use super::writer::Finding;
 use crate::amqp::consumer::ConsumerHandle;
 use crate::domain::ids::{SessionKey, Slot};
-use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::pg::PgError;
 use crate::pg::connect::Database;
 use crate::pg::fleet::Fleet;
 use crate::pg::sessions;
-use agree::Right;
+use agree::{Right, Said};
 use handover::Warm;
 
 /// How often slots with work and without an owner are looked for.
@@ -99,7 +98,10 @@ pub(super) struct State {
     warm: BTreeMap<Slot, Warm>,
     running: BTreeMap<SessionKey, Running>,
     /// What was said last of sessions that no link carries.
-    said: BTreeMap<SessionKey, (i64, Uuid, SessionState)>,
+    said: BTreeMap<SessionKey, Said>,
+    /// Sessions that a link was told to let go of and has not yet, and whether something else is to be done
+    /// about them.
+    leaving: BTreeMap<SessionKey, bool>,
     idle_since: BTreeMap<Slot, Instant>,
     sweeps: u32,
     /// The slots with work, and how many sessions, as of the last look at them.
@@ -249,6 +251,11 @@ impl Coordinator {
                 running.settled = true;
             }
         }
+        for key in std::mem::take(&mut look.left) {
+            if self.has_left(&key) {
+                look.slots.insert(key.user.slot());
+            }
+        }
         if look.fleet || !look.settled.is_empty() {
             let before = self.state.fleet.members.len();
             let taken_over = self.hand_over_and_take_over().await?;
@@ -370,6 +377,8 @@ impl Coordinator {
             self.stop(&key, None).await;
         }
         self.state.said.retain(|key, _| key.user.slot() != slot);
+        // What the links still say of them, the epoch refuses.
+        self.state.leaving.retain(|key, _| key.user.slot() != slot);
     }
 
     /// The sessions of these slots that links carry.
@@ -396,3 +405,6 @@ impl Coordinator {
         self.status.set_sessions(claimed.count());
     }
 }
+
+#[cfg(test)]
+mod tests;

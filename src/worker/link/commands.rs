@@ -10,6 +10,7 @@ use crate::ctrader::error::Refusal;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
+use crate::worker::outbox::Fence;
 use crate::worker::roster::{Assignment, Held, Roster};
 
 /// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
@@ -18,9 +19,9 @@ use crate::worker::roster::{Assignment, Held, Roster};
 pub(in crate::worker) enum LinkCommand {
     /// Run a session, or take over its new token, epoch or command.
     Start(Box<Assignment>),
-    /// Let a session go; its row says this from then on, and nothing looks live. `None`: the row is another
-    /// worker's to write.
-    Stop(SessionKey, Option<SessionState>),
+    /// Let a session go, and tell; its row says this from then on, and nothing looks live. `None`: the row is
+    /// another worker's to write.
+    Stop(SessionKey, Option<(Fence, SessionState)>),
     /// Write the rows of these once more as they are, and let them go: another worker streams them already.
     HandOver(Vec<SessionKey>, oneshot::Sender<()>),
     /// Go on streaming and write nothing until started anew: the claims are in doubt.
@@ -58,11 +59,11 @@ impl Link {
                 roster.start(*assignment, connection, now);
                 self.put_released(roster);
             }
-            LinkCommand::Stop(key, state) => {
-                if let Some(fence) = roster.stop(&key, connection, now)
-                    && let Some(state) = state
-                {
+            LinkCommand::Stop(key, words) => {
+                roster.stop(&key, connection, now);
+                if let Some((fence, state)) = words {
                     self.put_state(&fence, state);
+                    self.hints.left(key);
                 }
             }
             LinkCommand::HandOver(keys, asker) => {

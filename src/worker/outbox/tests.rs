@@ -84,6 +84,33 @@ fn figures_that_were_not_written_survive_a_disconnection() {
     assert_eq!(only(&outbox).content, expected);
 }
 
+/// Of a session that is let go nobody knows the environment, and the table would take it for a demo one.
+#[test]
+fn a_state_without_an_environment_leaves_it_as_it_was() {
+    let on_live = state(Status::Live).on(false);
+    let befores = [
+        RowContent::State(on_live.clone()),
+        RowContent::Full {
+            state: on_live,
+            connected: true,
+            account: figures(7),
+        },
+    ];
+    for before in befores {
+        let outbox = Outbox::default();
+        outbox.put(&fence(1), before);
+        outbox.put(
+            &fence(1),
+            RowContent::State(SessionState::of(Status::Stopped)),
+        );
+        let stopped = SessionState::of(Status::Stopped).on(false);
+        match only(&outbox).content {
+            RowContent::Full { state, .. } | RowContent::State(state) => assert_eq!(state, stopped),
+            RowContent::Heartbeat => panic!("a state"),
+        }
+    }
+}
+
 #[test]
 fn what_is_put_back_gives_way_to_what_came_since() {
     let outbox = Outbox::default();
