@@ -242,7 +242,7 @@ async fn a_state_is_told_although_a_command_changed_its_session_meanwhile() {
         .expect("a command");
         let mut conn = lease(&database).await;
         let writes = [row(&key, 1, 2, content)];
-        let writing = tokio::spawn(async move { write(&mut conn, &writes, "a").await });
+        let told = tokio::spawn(async move { write(&mut conn, &writes, "a").await });
         eventually("the row to stand in line", DEADLINE, async || {
             let waiting: i64 = sqlx::query_scalar(
                 "select count(*) from pg_stat_activity where datname = current_database()
@@ -255,7 +255,7 @@ async fn a_state_is_told_although_a_command_changed_its_session_meanwhile() {
         })
         .await;
         command.commit().await.expect("a commit");
-        let report = soon("the write", writing).await.expect("no panic");
+        let report = soon("the write", told).await.expect("no panic");
         assert_eq!(counts(&report), (1, 0, 0, 0, 0));
         assert_eq!(
             text(
