@@ -387,6 +387,11 @@ fn the_image_fits_fly_and_needs_no_shell() {
         dockerfile.matches("cargo build --locked --release").count(),
         2
     );
+    // Where the dependencies are built alone, cargo looks for no target whose path it was given.
+    let manifest = read("Cargo.toml");
+    for target in manifest.split("\n[[").skip(1) {
+        assert!(target.contains("\npath = "), "[[{target}");
+    }
     let channel = read("rust-toolchain.toml");
     let version = channel
         .split('"')
