@@ -27,9 +27,19 @@ const COUNTS_WITHIN: Duration = Duration::from_secs(5);
 /// What was said of a session that no link carries.
 #[derive(Debug)]
 pub(super) struct Said {
-    /// Under which epoch, after which command, and what.
-    words: (i64, Uuid, SessionState),
-    pub(super) at: Instant,
+    epoch: i64,
+    /// After which command.
+    command: Uuid,
+    state: SessionState,
+    at: Instant,
+}
+
+impl Said {
+    /// Whether it is the same, and the row says so or soon will.
+    fn counts(&self, now: &Self, status: Status) -> bool {
+        (self.epoch, self.command, &self.state) == (now.epoch, now.command, &now.state)
+            && (status == self.state.status || self.at.elapsed() < COUNTS_WITHIN)
+    }
 }
 
 /// By what right a session runs here.
@@ -120,7 +130,7 @@ impl Coordinator {
             .collect())
     }
 
-    pub(super) async fn agree_on(
+    async fn agree_on(
         &mut self,
         record: SessionRecord,
         right: Right,
@@ -214,10 +224,7 @@ impl Coordinator {
                 let pending = (right.epoch(), SessionState::of(Status::Pending));
                 self.stop(&key, (right != Right::Offer).then_some(pending))
                     .await;
-                match self.state.leaving.get_mut(&key) {
-                    Some(asked) => *asked = true,
-                    None => self.hints.slot(record.slot),
-                }
+                self.hints.slot(record.slot);
                 return;
             }
             // What a session that begins must know could not be read.
@@ -298,13 +305,14 @@ impl Coordinator {
             Right::Claim(epoch) => epoch,
             Right::Offer => return,
         };
-        let words = (epoch, record.command_id, state.clone());
+        let saying = Said {
+            epoch,
+            command: record.command_id,
+            state: state.clone(),
+            at: Instant::now(),
+        };
         let said = self.state.said.get(&record.key);
-        let is_said = said.is_some_and(|said| {
-            let counts = record.status == said.words.2.status || said.at.elapsed() < COUNTS_WITHIN;
-            counts && said.words == words
-        });
-        if is_said {
+        if said.is_some_and(|said| said.counts(&saying, record.status)) {
             return;
         }
         // If a link has it, the link says it: after the last of what it has to say itself.
@@ -313,13 +321,13 @@ impl Coordinator {
             self.outbox.put(&fence, RowContent::State(state));
             self.outbox.wake();
         }
-        let at = Instant::now();
-        self.state
-            .said
-            .insert(record.key.clone(), Said { words, at });
+        self.state.said.insert(record.key.clone(), saying);
     }
 }
 
 fn milliseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,23 +184,24 @@ impl Coordinator {
             .idle_since
             .retain(|slot, _| !active.contains_key(slot) && !busy.contains(slot));
         let now = Instant::now();
-        let mut idle = Vec::new();
+        let mut idle = BTreeSet::new();
         for slot in state.held.keys() {
             if active.contains_key(slot) || busy.contains(slot) {
                 continue;
             }
             if *state.idle_since.entry(*slot).or_insert(now) + IDLE_SLOT_AFTER <= now {
-                idle.push(*slot);
+                idle.insert(*slot);
             }
         }
         for slot in &idle {
             state.held.remove(slot);
             state.idle_since.remove(slot);
-            state.said.retain(|key, _| key.user.slot() != *slot);
         }
         if !idle.is_empty() {
+            state.forget_words(&idle);
             debug!(slots = idle.len(), "idle slots released");
             // The keeper is gone only when the claims are lost, and then nothing is to release.
+            let idle = idle.into_iter().collect();
             let _ = self.claims.send(ClaimRequest::Release(idle)).await;
         }
     }

@@ -198,12 +198,7 @@ impl Coordinator {
             self.state.idle_since.remove(slot);
             self.state.offered.remove(slot);
         }
-        self.state
-            .said
-            .retain(|key, _| !slots.contains(&key.user.slot()));
-        self.state
-            .leaving
-            .retain(|key, _| !slots.contains(&key.user.slot()));
+        self.state.forget_words(&slots);
         self.tell_sessions();
         info!(slots = slots.len(), "slots handed over");
         // The keeper is gone only when the claims are lost, and then nothing is to release.

@@ -120,6 +120,16 @@ pub(super) struct State {
     draining: bool,
 }
 
+impl State {
+    /// What is said of the sessions of these slots is no longer ours to say: the epoch refuses what the links
+    /// still do.
+    fn forget_words(&mut self, slots: &BTreeSet<Slot>) {
+        self.said.retain(|key, _| !slots.contains(&key.user.slot()));
+        self.leaving
+            .retain(|key, _| !slots.contains(&key.user.slot()));
+    }
+}
+
 /// What a look is to cover.
 #[derive(Debug, Default)]
 struct Scope {
@@ -376,9 +386,7 @@ impl Coordinator {
         for key in self.keys_of(&BTreeSet::from([slot])) {
             self.stop(&key, None).await;
         }
-        self.state.said.retain(|key, _| key.user.slot() != slot);
-        // What the links still say of them, the epoch refuses.
-        self.state.leaving.retain(|key, _| key.user.slot() != slot);
+        self.state.forget_words(&BTreeSet::from([slot]));
     }
 
     /// The sessions of these slots that links carry.
@@ -405,6 +413,3 @@ impl Coordinator {
         self.status.set_sessions(claimed.count());
     }
 }
-
-#[cfg(test)]
-mod tests;

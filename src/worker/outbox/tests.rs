@@ -7,16 +7,11 @@ use crate::domain::row::{AccountRow, SessionState};
 use crate::domain::status::Status;
 
 fn fence(epoch: i64) -> Fence {
-    let user = UserId::new("u").expect("valid");
-    let slot = user.slot();
-    Fence {
-        key: SessionKey {
-            user,
-            account: AccountId(1),
-        },
-        slot,
-        epoch,
-    }
+    let key = SessionKey {
+        user: UserId::new("u").expect("valid"),
+        account: AccountId(1),
+    };
+    Fence::of(&key, epoch)
 }
 
 fn state(status: Status) -> SessionState {

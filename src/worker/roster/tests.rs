@@ -19,18 +19,12 @@ const POLICY: RetryPolicy = RetryPolicy {
 };
 
 fn assignment(user: &str, token: &str) -> Assignment {
-    let user = UserId::new(user).expect("valid");
-    let slot = user.slot();
     let key = SessionKey {
-        user,
+        user: UserId::new(user).expect("valid"),
         account: ACCOUNT,
     };
     Assignment {
-        fence: Fence {
-            key,
-            slot,
-            epoch: 1,
-        },
+        fence: Fence::of(&key, 1),
         is_demo: true,
         token: Secret::new(token),
         through_ms: None,

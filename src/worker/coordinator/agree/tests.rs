@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use super::super::*;
 use super::*;
 use crate::amqp::AmqpSettings;
 use crate::amqp::consumer::Consumer;
