@@ -12,8 +12,8 @@ use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
-use crate::worker::outbox::Fence;
-use crate::worker::roster::{LiveSession, Roster};
+use crate::worker::link::roster::{LiveSession, Roster};
+use crate::worker::writing::outbox::Fence;
 
 impl Link {
     /// A regular round: every live row is written, whole if it changed.
