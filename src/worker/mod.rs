@@ -30,10 +30,8 @@ mod serving;
 mod setup;
 mod status;
 mod tally;
-mod tokens;
 mod writer;
 
 pub use gauges::metrics;
 pub use run::run;
 pub use setup::{StartError, WorkerConfig};
-pub use tokens::{KEY_BYTES, TokenError, TokenKey};

@@ -199,7 +199,7 @@ impl Coordinator {
             return;
         }
         let key = record.key.clone();
-        let token = match self.token_key.open(&key.user, &credentials.access_token) {
+        let token = match self.token_cipher.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
             Err(unusable) => {
                 let failed = SessionState::of(Status::Failed).because(unusable.to_string());

@@ -25,7 +25,6 @@ use super::links::Links;
 use super::outbox::Outbox;
 use super::refresher::RefreshRequest;
 use super::status::WorkerStatus;
-use super::tokens::TokenKey;
 use super::writer::Finding;
 use crate::amqp::consumer::ConsumerHandle;
 use crate::domain::ids::{SessionKey, Slot};
@@ -34,6 +33,7 @@ use crate::pg::PgError;
 use crate::pg::connect::Database;
 use crate::pg::fleet::Fleet;
 use crate::pg::sessions;
+use crate::token_cipher::TokenCipher;
 use agree::{Right, Said};
 use handover::Warm;
 
@@ -83,7 +83,7 @@ pub(super) struct Coordinator {
     pub(super) findings: mpsc::Receiver<Finding>,
     pub(super) status: Arc<WorkerStatus>,
     pub(super) sessions_max: usize,
-    pub(super) token_key: TokenKey,
+    pub(super) token_cipher: TokenCipher,
     /// A full one loses nothing: a token that ends soon is asked for again with the next look.
     pub(super) refresher: mpsc::Sender<RefreshRequest>,
     pub(super) state: State,

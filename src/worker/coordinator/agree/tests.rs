@@ -66,7 +66,7 @@ impl Bench {
                 watch::channel(HealthSnapshot::default()).0,
             )),
             sessions_max: 10,
-            token_key: TokenKey::default(),
+            token_cipher: TokenCipher::default(),
             refresher,
             state: State {
                 membership: Some(membership),
