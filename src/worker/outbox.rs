@@ -11,35 +11,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::roster::HistoryMark;
+use crate::domain::fence::{Fence, HistoryMark};
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, RowWrite};
 use crate::pg::deals::DealWrite;
 
 /// Deals that may wait for a database that is away; history fetches what did not fit.
 const DEALS_MAX: usize = 100_000;
-
-/// Who may write which session's row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fence {
-    pub(super) key: SessionKey,
-    pub(super) slot: Slot,
-    pub(super) epoch: i64,
-}
-
-impl Fence {
-    /// The epoch of who has no claim: slots begin at 1 with their first owner.
-    pub(super) const NONE: i64 = 0;
-
-    /// The right to write a session's row under this epoch of its slot.
-    pub(super) fn of(key: &SessionKey, epoch: i64) -> Self {
-        Self {
-            slot: key.user.slot(),
-            key: key.clone(),
-            epoch,
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -79,18 +57,15 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
     pub(super) fn put(&self, fence: &Fence, content: RowContent) {
-        let Fence { key, slot, epoch } = fence.clone();
         // Under the lock: what is put later has the higher number.
         let mut waiting = self.lock();
         let seq = self.next_seq();
         let newer = RowWrite {
-            key,
-            slot,
-            epoch,
+            fence: fence.clone(),
             seq,
             content,
         };
-        match waiting.rows.entry(newer.key.clone()) {
+        match waiting.rows.entry(newer.fence.key.clone()) {
             Entry::Occupied(mut older) => merge(older.get_mut(), newer),
             Entry::Vacant(place) => {
                 place.insert(newer);
@@ -146,8 +121,8 @@ impl Outbox {
     pub(super) fn refence(&self, claimed: &[(Slot, i64)]) {
         let epochs: BTreeMap<Slot, i64> = claimed.iter().copied().collect();
         for deal in &mut self.lock().deals {
-            if let Some(epoch) = epochs.get(&deal.slot) {
-                deal.epoch = *epoch;
+            if let Some(epoch) = epochs.get(&deal.fence.slot) {
+                deal.fence.epoch = *epoch;
             }
         }
     }
@@ -163,7 +138,7 @@ impl Outbox {
         } = taken;
         let mut waiting = self.lock();
         for older in rows {
-            match waiting.rows.entry(older.key.clone()) {
+            match waiting.rows.entry(older.fence.key.clone()) {
                 Entry::Occupied(mut place) => {
                     let newer = std::mem::replace(place.get_mut(), older);
                     merge(place.get_mut(), newer);
@@ -201,10 +176,10 @@ impl Outbox {
 
 /// Puts the newer row in place of the older one, with what that said and the newer does not say again.
 fn merge(row: &mut RowWrite, newer: RowWrite) {
-    if row.epoch > newer.epoch {
+    if row.fence.epoch > newer.fence.epoch {
         return;
     }
-    if row.epoch != newer.epoch {
+    if row.fence.epoch != newer.fence.epoch {
         *row = newer;
         return;
     }

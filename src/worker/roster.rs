@@ -15,14 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ctrader::connection::{Connection, Down};
+use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::ledger::Known;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 
-use super::outbox::Fence;
 use entry::{Entry, Stage, state};
-pub(super) use look::HistoryMark;
 pub(super) use standby::Held;
 use token::Question;
 pub(super) use token::Want;
