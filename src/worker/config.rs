@@ -8,7 +8,7 @@ use crate::amqp::AmqpSettings;
 use crate::config::Config;
 use crate::ctrader::connection::ConnectionConfig;
 use crate::pg::connect::PgConfig;
-use crate::worker::tokens::TokenKey;
+use crate::token_cipher::TokenCipher;
 use crate::ws::dial::TlsError;
 
 /// What a worker needs to know.
@@ -23,7 +23,7 @@ pub struct WorkerConfig {
     /// The Open API application and our own request rates.
     pub connection: ConnectionConfig,
     /// Opens stored tokens.
-    pub token_key: TokenKey,
+    pub token_cipher: TokenCipher,
     /// The endpoint of demo accounts.
     pub demo_url: String,
     /// The endpoint of live accounts.
@@ -71,7 +71,7 @@ impl From<Config> for WorkerConfig {
                 request_rate: ctrader.request_rate,
                 history_rate: ctrader.history_rate,
             },
-            token_key: TokenKey::new(key.map(crate::config::TokenKey::expose)),
+            token_cipher: TokenCipher::new(key.map(crate::config::TokenKey::expose)),
             demo_url: ctrader.demo_url.into(),
             live_url: ctrader.live_url.into(),
             extra_roots: ctrader.extra_roots,

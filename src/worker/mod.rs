@@ -21,10 +21,8 @@ mod health;
 mod lifecycle;
 mod link;
 mod ownership;
-mod tokens;
 mod writing;
 
 pub use config::{StartError, WorkerConfig};
 pub use health::gauges::metrics;
 pub use lifecycle::run;
-pub use tokens::{KEY_BYTES, TokenError, TokenKey};

@@ -26,9 +26,9 @@ use crate::metrics::{Metrics, RefreshOutcome};
 use crate::pg::PgError;
 use crate::pg::connect::Database;
 use crate::pg::tokens::{self, Lease, Rotation, Stored};
+use crate::token_cipher::{TokenCipher, TokenError};
 use crate::worker::handles::links::Links;
 use crate::worker::link::LinkCommand;
-use crate::worker::tokens::{TokenError, TokenKey};
 
 /// Renewals at the same time, so that a day on which many end does not take all connections.
 const AT_ONCE: usize = 8;
@@ -80,7 +80,7 @@ pub(in crate::worker) struct RefreshRequest {
 pub(in crate::worker) struct Refresher {
     pub(in crate::worker) database: Database,
     pub(in crate::worker) worker_id: String,
-    pub(in crate::worker) token_key: TokenKey,
+    pub(in crate::worker) token_cipher: TokenCipher,
     pub(in crate::worker) links: Links,
     pub(in crate::worker) metrics: Arc<Metrics>,
 }
@@ -169,8 +169,8 @@ impl Refresher {
                 expires_at,
             } => {
                 let pair = TokenPair {
-                    access: self.token_key.open_for(&grant.hash, &access_token)?,
-                    refresh: self.token_key.open_for(&grant.hash, &refresh_token)?,
+                    access: self.token_cipher.open_for(&grant.hash, &access_token)?,
+                    refresh: self.token_cipher.open_for(&grant.hash, &refresh_token)?,
                     expires_in_secs: 0,
                 };
                 self.commit(&grant, &pair, expires_at).await;
@@ -341,7 +341,7 @@ impl Refresher {
         for row in siblings {
             // A row of another grant, or one that this worker cannot open.
             if self
-                .token_key
+                .token_cipher
                 .open(&row.user, &row.refresh_token)
                 .ok()
                 .as_ref()
@@ -350,15 +350,15 @@ impl Refresher {
                 continue;
             }
             rotations.push(Rotation {
-                access_token: self.token_key.seal(&row.user, &pair.access)?,
-                refresh_token: self.token_key.seal(&row.user, &pair.refresh)?,
+                access_token: self.token_cipher.seal(&row.user, &pair.access)?,
+                refresh_token: self.token_cipher.seal(&row.user, &pair.refresh)?,
                 user: row.user,
                 account: row.account,
                 old_refresh_token: row.refresh_token,
             });
         }
-        let access = self.token_key.seal_for(&grant.hash, &pair.access)?;
-        let refresh = self.token_key.seal_for(&grant.hash, &pair.refresh)?;
+        let access = self.token_cipher.seal_for(&grant.hash, &pair.access)?;
+        let refresh = self.token_cipher.seal_for(&grant.hash, &pair.refresh)?;
         Ok(self
             .database
             .run(async |conn| {
@@ -377,8 +377,10 @@ impl Refresher {
         let Some(stored) = stored else {
             return Ok(None);
         };
-        let access = self.token_key.open(&stored.user, &stored.access_token)?;
-        let refresh = self.token_key.open(&stored.user, &stored.refresh_token)?;
+        let access = self.token_cipher.open(&stored.user, &stored.access_token)?;
+        let refresh = self
+            .token_cipher
+            .open(&stored.user, &stored.refresh_token)?;
         let hash = hex::encode(Sha256::digest(refresh.expose().as_bytes()));
         Ok(Some(Grant {
             stored,

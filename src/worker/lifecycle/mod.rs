@@ -187,7 +187,7 @@ async fn work(
     let refresher = Refresher {
         database: commands_database.clone(),
         worker_id: config.worker_id.clone(),
-        token_key: config.token_key.clone(),
+        token_cipher: config.token_cipher.clone(),
         links: links.clone(),
         metrics: Arc::clone(&metrics),
     };
@@ -237,7 +237,7 @@ async fn work(
         findings,
         status: Arc::clone(&status),
         sessions_max: config.sessions_max,
-        token_key: config.token_key.clone(),
+        token_cipher: config.token_cipher.clone(),
         refresher: wanted,
         state: State::default(),
     };

@@ -27,13 +27,13 @@ use crate::pg::PgError;
 use crate::pg::connect::Database;
 use crate::pg::fleet::Fleet;
 use crate::pg::sessions;
+use crate::token_cipher::TokenCipher;
 use crate::worker::credentials::refresher::RefreshRequest;
 use crate::worker::handles::links::Links;
 use crate::worker::handles::wakeups::{HintBox, Look};
 use crate::worker::health::status::WorkerStatus;
 use crate::worker::link::LinkCommand;
 use crate::worker::ownership::lock_keeper::{ClaimRequest, ClaimState, Membership};
-use crate::worker::tokens::TokenKey;
 use crate::worker::writing::outbox::Outbox;
 use crate::worker::writing::writer::Finding;
 use handover::Warm;
@@ -85,7 +85,7 @@ pub(in crate::worker) struct Coordinator {
     pub(in crate::worker) findings: mpsc::Receiver<Finding>,
     pub(in crate::worker) status: Arc<WorkerStatus>,
     pub(in crate::worker) sessions_max: usize,
-    pub(in crate::worker) token_key: TokenKey,
+    pub(in crate::worker) token_cipher: TokenCipher,
     /// A full one loses nothing: a token that ends soon is asked for again with the next look.
     pub(in crate::worker) refresher: mpsc::Sender<RefreshRequest>,
     pub(in crate::worker) state: State,

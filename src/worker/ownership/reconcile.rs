@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{Coordinator, Running, SWEEPS_PER_FULL_LOOK};
+use crate::domain::fence::Fence;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, SessionState};
 use crate::domain::status::{Desired, Status};
@@ -19,7 +20,6 @@ use crate::worker::credentials::refresher::{RefreshRequest, Why, ends_soon};
 use crate::worker::link::LinkCommand;
 use crate::worker::link::roster::Assignment;
 use crate::worker::ownership::lock_keeper::ClaimState;
-use crate::worker::writing::outbox::Fence;
 
 /// How long what was said may take until its row says so.
 const COUNTS_WITHIN: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ impl Right {
     pub(super) const fn epoch(self) -> i64 {
         match self {
             Self::Claim(epoch) => epoch,
-            Self::Offer => Fence::NONE,
+            Self::Offer => Fence::UNCLAIMED_EPOCH,
         }
     }
 }
@@ -199,7 +199,7 @@ impl Coordinator {
             return;
         }
         let key = record.key.clone();
-        let token = match self.token_key.open(&key.user, &credentials.access_token) {
+        let token = match self.token_cipher.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
             Err(unusable) => {
                 let failed = SessionState::of(Status::Failed).because(unusable.to_string());
@@ -232,7 +232,7 @@ impl Coordinator {
             Some(_) | None => {}
         }
         self.state.said.remove(&key);
-        let fence = Fence::of(&key, right.epoch());
+        let fence = Fence::new(&key, right.epoch());
         let assignment = Assignment {
             fence,
             is_demo: !credentials.is_live,
@@ -274,7 +274,7 @@ impl Coordinator {
             return false;
         };
         let speaks = words.is_some();
-        let words = words.map(|(epoch, state)| (Fence::of(key, epoch), state));
+        let words = words.map(|(epoch, state)| (Fence::new(key, epoch), state));
         let told = self
             .tell(running.link, LinkCommand::Stop(key.clone(), words))
             .await;
@@ -317,7 +317,7 @@ impl Coordinator {
         }
         // If a link has it, the link says it: after the last of what it has to say itself.
         if !self.stop(&record.key, Some((epoch, state.clone()))).await {
-            let fence = Fence::of(&record.key, epoch);
+            let fence = Fence::new(&record.key, epoch);
             self.outbox.put(&fence, RowContent::State(state));
             self.outbox.wake();
         }

@@ -11,35 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::domain::fence::Fence;
+use crate::domain::fence::HistoryMark;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::{RowContent, RowWrite};
 use crate::pg::deals::DealWrite;
-use crate::worker::link::roster::HistoryMark;
 
 /// Deals that may wait for a database that is away; history fetches what did not fit.
 const DEALS_MAX: usize = 100_000;
-
-/// Who may write which session's row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) struct Fence {
-    pub(in crate::worker) key: SessionKey,
-    pub(in crate::worker) slot: Slot,
-    pub(in crate::worker) epoch: i64,
-}
-
-impl Fence {
-    /// The epoch of who has no claim: slots begin at 1 with their first owner.
-    pub(in crate::worker) const NONE: i64 = 0;
-
-    /// The right to write a session's row under this epoch of its slot.
-    pub(in crate::worker) fn of(key: &SessionKey, epoch: i64) -> Self {
-        Self {
-            slot: key.user.slot(),
-            key: key.clone(),
-            epoch,
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -79,18 +58,15 @@ pub(in crate::worker) struct Outbox {
 impl Outbox {
     /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
     pub(in crate::worker) fn put(&self, fence: &Fence, content: RowContent) {
-        let Fence { key, slot, epoch } = fence.clone();
         // Under the lock: what is put later has the higher number.
         let mut waiting = self.lock();
         let seq = self.next_seq();
         let newer = RowWrite {
-            key,
-            slot,
-            epoch,
+            fence: fence.clone(),
             seq,
             content,
         };
-        match waiting.rows.entry(newer.key.clone()) {
+        match waiting.rows.entry(newer.fence.key.clone()) {
             Entry::Occupied(mut older) => merge(older.get_mut(), newer),
             Entry::Vacant(place) => {
                 place.insert(newer);
@@ -146,8 +122,8 @@ impl Outbox {
     pub(in crate::worker) fn refence(&self, claimed: &[(Slot, i64)]) {
         let epochs: BTreeMap<Slot, i64> = claimed.iter().copied().collect();
         for deal in &mut self.lock().deals {
-            if let Some(epoch) = epochs.get(&deal.slot) {
-                deal.epoch = *epoch;
+            if let Some(epoch) = epochs.get(&deal.fence.slot) {
+                deal.fence.epoch = *epoch;
             }
         }
     }
@@ -163,7 +139,7 @@ impl Outbox {
         } = taken;
         let mut waiting = self.lock();
         for older in rows {
-            match waiting.rows.entry(older.key.clone()) {
+            match waiting.rows.entry(older.fence.key.clone()) {
                 Entry::Occupied(mut place) => {
                     let newer = std::mem::replace(place.get_mut(), older);
                     merge(place.get_mut(), newer);
@@ -201,10 +177,10 @@ impl Outbox {
 
 /// Puts the newer row in place of the older one, with what that said and the newer does not say again.
 fn merge(row: &mut RowWrite, newer: RowWrite) {
-    if row.epoch > newer.epoch {
+    if row.fence.epoch > newer.fence.epoch {
         return;
     }
-    if row.epoch != newer.epoch {
+    if row.fence.epoch != newer.fence.epoch {
         *row = newer;
         return;
     }

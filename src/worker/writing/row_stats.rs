@@ -50,7 +50,10 @@ impl Tally {
         let unwritten: BTreeSet<&SessionKey> = failed.chain(refused).collect();
         let (now, wall) = (Instant::now(), OffsetDateTime::now_utc());
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        for write in batch.iter().filter(|write| !unwritten.contains(&write.key)) {
+        for write in batch
+            .iter()
+            .filter(|write| !unwritten.contains(&write.fence.key))
+        {
             if let Some(after) = note(&mut rows, write, now, wall) {
                 metrics.event_shown(after);
             }
@@ -93,7 +96,7 @@ fn note(
 ) -> Option<Duration> {
     let (status, connected, event_at) = match &write.content {
         RowContent::Heartbeat => {
-            if let Some(row) = rows.get_mut(&write.key) {
+            if let Some(row) = rows.get_mut(&write.fence.key) {
                 row.at = now;
             }
             return None;
@@ -107,17 +110,17 @@ fn note(
     };
     // Let go of, or stopped: nobody's, or not this worker's for long.
     if matches!(status, Status::Pending | Status::Stopped) {
-        rows.remove(&write.key);
+        rows.remove(&write.fence.key);
         return None;
     }
     let mut row = Written {
-        slot: write.slot,
+        slot: write.fence.slot,
         status,
         connected,
         at: now,
         event_at,
     };
-    let before = match rows.entry(write.key.clone()) {
+    let before = match rows.entry(write.fence.key.clone()) {
         Entry::Occupied(mut before) => {
             row.event_at = event_at.or(before.get().event_at);
             Some(before.insert(row))
@@ -136,18 +139,17 @@ fn note(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::fence::Fence;
     use crate::domain::ids::{AccountId, UserId};
     use crate::domain::row::SessionState;
 
     fn write(user: &str, status: Status) -> RowWrite {
-        let user = UserId::new(user).expect("valid");
+        let key = SessionKey {
+            user: UserId::new(user).expect("valid"),
+            account: AccountId(1),
+        };
         RowWrite {
-            slot: user.slot(),
-            key: SessionKey {
-                user,
-                account: AccountId(1),
-            },
-            epoch: 1,
+            fence: Fence::new(&key, 1),
             seq: 1,
             content: RowContent::State(SessionState::of(status)),
         }
@@ -160,7 +162,10 @@ mod tests {
         let batch = [write("a", Status::Connecting), write("b", Status::Failed)];
         tally.wrote(&batch, &report, Duration::ZERO, &metrics);
         assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
-        let held = [write("a", Status::Live).slot, write("b", Status::Live).slot];
+        let held = [
+            write("a", Status::Live).fence.slot,
+            write("b", Status::Live).fence.slot,
+        ];
         tally.keep(&held.into_iter().collect());
         assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
         let batch = [write("a", Status::Stopped)];
@@ -175,7 +180,7 @@ mod tests {
             &metrics,
         );
         let report = WriteReport {
-            fenced: vec![write("b", Status::Failed).key],
+            fenced: vec![write("b", Status::Failed).fence.key],
             ..WriteReport::default()
         };
         tally.wrote(&[], &report, Duration::ZERO, &metrics);

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+use crate::domain::fence::HistoryMark;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
 use crate::metrics::Metrics;
@@ -20,7 +20,6 @@ use crate::pg::cache::{self, Failure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
 use crate::pg::history;
-use crate::worker::link::roster::HistoryMark;
 use crate::worker::writing::outbox::{Outbox, Taken};
 use crate::worker::writing::row_stats::Tally;
 
@@ -202,10 +201,9 @@ impl Writer {
         if marks.is_empty() {
             return Ok(());
         }
-        let marks: Vec<history::HistoryMark> = marks.iter().filter_map(mark).collect();
         let report = self
             .database
-            .run(async |conn| history::mark(conn, &marks).await)
+            .run(async |conn| history::mark(conn, marks).await)
             .await?;
         debug!(
             marked = report.marked,
@@ -222,8 +220,10 @@ impl Writer {
                 "rows were fenced: their slots have another epoch"
             );
             let fenced: BTreeSet<&SessionKey> = report.fenced.iter().collect();
-            let fenced = rows.iter().filter(|row| fenced.contains(&row.key));
-            let fenced = fenced.map(|row| (row.key.clone(), row.epoch)).collect();
+            let fenced = rows.iter().filter(|row| fenced.contains(&row.fence.key));
+            let fenced = fenced
+                .map(|row| (row.fence.key.clone(), row.fence.epoch))
+                .collect();
             // See the field.
             let _ = self.findings.try_send(Finding::Fenced(fenced));
         }
@@ -250,17 +250,7 @@ fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgE
     }
     let rows = rows
         .into_iter()
-        .filter(|row| again.contains(&row.key))
+        .filter(|row| again.contains(&row.fence.key))
         .collect();
     (rows, why)
-}
-
-fn mark(mark: &HistoryMark) -> Option<history::HistoryMark> {
-    let nanos = i128::from(mark.through_ms) * 1_000_000;
-    Some(history::HistoryMark {
-        key: mark.fence.key.clone(),
-        slot: mark.fence.slot,
-        epoch: mark.fence.epoch,
-        through: OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?,
-    })
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{Roster, Stage};
 use crate::ctrader::connection::{Connection, HistoryReport};
+use crate::domain::fence::HistoryMark;
 use crate::domain::ids::AccountId;
-use crate::worker::writing::outbox::Fence;
 
 /// How far a first look goes back.
 const FIRST_LOOK_MS: i64 = 7 * 24 * 3_600_000;
@@ -19,13 +19,6 @@ const LOOK_EVERY: Duration = Duration::from_hours(1);
 
 /// A look that did not tell all is repeated after that.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_mins(10);
-
-/// All deals of a session up to a time have been told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) struct HistoryMark {
-    pub(in crate::worker) fence: Fence,
-    pub(in crate::worker) through_ms: i64,
-}
 
 impl Roster {
     /// Looks for the deals of a live account since the earliest time that one of its sessions needs.
@@ -78,10 +71,8 @@ impl Roster {
             let through_ms = report.through_ms.max(from);
             entry.assignment.through_ms = Some(through_ms);
             entry.history_at = Some(now + LOOK_EVERY);
-            marks.push(HistoryMark {
-                fence: entry.assignment.fence.clone(),
-                through_ms,
-            });
+            let fence = entry.assignment.fence.clone();
+            marks.extend(HistoryMark::at_ms(fence, through_ms));
         }
         marks
     }

@@ -15,13 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ctrader::connection::{Connection, Down};
+use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::ledger::Known;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 
-use crate::worker::writing::outbox::Fence;
-pub(in crate::worker) use history::HistoryMark;
 pub(in crate::worker) use retry::{Remedy, remedy_of};
 use retry::{for_user, remedy};
 use session::{Entry, Stage, state};

@@ -8,6 +8,7 @@ use crate::ctrader::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountDisconnectEvent, ProtoOaApplicationAuthRes,
     ProtoOaGetAccountListByAccessTokenReq, ProtoOaPayloadType as Type,
 };
+use crate::domain::fence::HistoryMark;
 use crate::domain::ids::UserId;
 use crate::domain::status::Status;
 
@@ -24,7 +25,7 @@ fn assignment(user: &str, token: &str) -> Assignment {
         account: ACCOUNT,
     };
     Assignment {
-        fence: Fence::of(&key, 1),
+        fence: Fence::new(&key, 1),
         is_demo: true,
         token: Secret::new(token),
         through_ms: None,

@@ -10,6 +10,7 @@ use super::super::*;
 use super::*;
 use crate::amqp::AmqpSettings;
 use crate::amqp::consumer::Consumer;
+use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, UserId};
 use crate::domain::ledger::Known;
 use crate::domain::row::RowContent;
@@ -18,7 +19,6 @@ use crate::http::HealthSnapshot;
 use crate::pg::connect::PgConfig;
 use crate::pg::history::Baseline;
 use crate::pg::sessions::{Credentials, SessionRecord};
-use crate::worker::writing::outbox::Fence;
 
 const EPOCH: i64 = 3;
 
@@ -66,7 +66,7 @@ impl Bench {
                 watch::channel(HealthSnapshot::default()).0,
             )),
             sessions_max: 10,
-            token_key: TokenKey::default(),
+            token_cipher: TokenCipher::default(),
             refresher,
             state: State {
                 membership: Some(membership),
@@ -152,7 +152,7 @@ impl Bench {
 async fn the_next_word_of_a_session_waits_for_the_last_one_of_its_link() {
     let mut bench = Bench::new().carried();
     bench.look(Desired::Running, Status::Live).await;
-    let fence = Fence::of(&bench.key, EPOCH);
+    let fence = Fence::new(&bench.key, EPOCH);
     assert_eq!(bench.stopped(), (fence, Status::Failed));
     bench.look(Desired::Stopped, Status::Live).await;
     assert_eq!(bench.said(), [], "the link may still have its word to say");
@@ -216,7 +216,7 @@ async fn last_words_are_said_under_the_epoch_of_today() {
     let slot = bench.key.user.slot();
     bench.coordinator.state.held = BTreeMap::from([(slot, EPOCH + 1)]);
     bench.look(Desired::Stopped, Status::Live).await;
-    let fence = Fence::of(&bench.key, EPOCH + 1);
+    let fence = Fence::new(&bench.key, EPOCH + 1);
     assert_eq!(bench.stopped(), (fence, Status::Stopped));
 }
 

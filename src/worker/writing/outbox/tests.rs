@@ -11,7 +11,7 @@ fn fence(epoch: i64) -> Fence {
         user: UserId::new("u").expect("valid"),
         account: AccountId(1),
     };
-    Fence::of(&key, epoch)
+    Fence::new(&key, epoch)
 }
 
 fn state(status: Status) -> SessionState {
@@ -124,7 +124,7 @@ fn another_epoch_owes_the_older_one_nothing() {
     outbox.put(&fence(2), RowContent::State(state(Status::Connecting)));
     let row = only(&outbox);
     assert_eq!(
-        (row.epoch, row.content),
+        (row.fence.epoch, row.content),
         (2, RowContent::State(state(Status::Connecting)))
     );
 }
@@ -135,5 +135,5 @@ fn a_lower_epoch_never_replaces_a_higher_one() {
     outbox.put(&fence(2), full(2));
     outbox.put(&fence(1), RowContent::State(state(Status::Pending)));
     let row = only(&outbox);
-    assert_eq!((row.epoch, row.content), (2, full(2)));
+    assert_eq!((row.fence.epoch, row.content), (2, full(2)));
 }
