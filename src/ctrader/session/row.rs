@@ -1,62 +1,17 @@
 //! What a live session's row says.
 
-use std::time::Instant;
-
 use time::OffsetDateTime;
 
-use super::connection::Connection;
-use super::convert::{display_price, lots, time_ms};
-use super::session::Session;
+use super::Session;
+use crate::ctrader::convert::{display_price, lots, time_ms};
 use crate::domain::decimal::Decimal;
 use crate::domain::equity::{self, PositionValue};
-use crate::domain::ids::AccountId;
 use crate::domain::position::{Order, Position, VOLUME_SCALE};
 use crate::domain::row::{AccountRow, OrderRow, PositionRow};
 
-impl Connection {
-    /// The row of a live account as it is now. It stays as due as it was: others may share it.
-    #[must_use]
-    pub fn peek_row(
-        &self,
-        account: AccountId,
-        wall: impl Fn(Instant) -> OffsetDateTime,
-    ) -> Option<AccountRow> {
-        let session = self.live(account)?;
-        session.row(wall(session.event_at))
-    }
-
-    /// Whether an account follows the stream.
-    #[must_use]
-    pub fn is_live(&self, account: AccountId) -> bool {
-        self.live(account).is_some()
-    }
-
-    /// Whether an account follows the stream, and each of its positions is valued by quotes.
-    #[must_use]
-    pub fn is_valued(&self, account: AccountId) -> bool {
-        self.live(account).is_some_and(Session::is_valued)
-    }
-
-    /// The row of a live account, if it says something else than when it was last taken, or if
-    /// `always`. `wall` tells what time it was at an instant.
-    pub fn take_row(
-        &mut self,
-        account: AccountId,
-        always: bool,
-        wall: impl Fn(Instant) -> OffsetDateTime,
-    ) -> Option<AccountRow> {
-        let session = self.live_session(account)?;
-        if !session.changed && !always {
-            return None;
-        }
-        session.changed = false;
-        session.row(wall(session.event_at))
-    }
-}
-
 impl Session {
     /// Whether quotes value all of the account's positions.
-    pub(super) fn is_valued(&self) -> bool {
+    pub(in crate::ctrader) fn is_valued(&self) -> bool {
         self.account.as_ref().is_some_and(|account| {
             account
                 .positions()
@@ -64,7 +19,7 @@ impl Session {
         })
     }
 
-    fn row(&self, event_at: OffsetDateTime) -> Option<AccountRow> {
+    pub(in crate::ctrader) fn row(&self, event_at: OffsetDateTime) -> Option<AccountRow> {
         let account = self.account.as_ref()?;
         let trader = account.trader();
         let value = equity::value_with(account, &self.market, &self.checks.stand_ins);

@@ -3,12 +3,13 @@
 //! Events flow from the moment of authorisation, before the snapshot is complete: they are kept
 //! and replayed over it, and their versions tell which of them it already has. A version that was
 //! jumped over is an event that was lost: the account is read anew then. `prices` has what it takes
-//! to value the account, `history` the deals that no event told of, `check` the looks at whether
+//! to value the account, `history` the deals that no event told of, `verify` the looks at whether
 //! what is shown is so.
 
-mod check;
 mod history;
 mod prices;
+mod row;
+mod verify;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
 
-use super::catalog::{Catalog, Known};
-use super::convert::{self, Malformed};
-use super::request::{Ask, Request, of_account};
-use super::wire::{
+use crate::ctrader::catalog::{Catalog, Known};
+use crate::ctrader::convert::{self, Malformed};
+use crate::ctrader::request::{Ask, Request, of_account};
+use crate::ctrader::wire::{
     ProtoOaExecutionEvent, ProtoOaMarginChangedEvent, ProtoOaReconcileRes, ProtoOaTrader,
     ProtoOaTrailingSlChangedEvent,
 };
@@ -31,10 +32,10 @@ use crate::domain::ledger::{self, Ledger, Positions};
 use crate::domain::market::Market;
 use crate::domain::position::VOLUME_SCALE;
 use crate::domain::secret::Secret;
-pub use check::Audit;
-pub(super) use check::Checks;
 pub use history::HistoryReport;
 pub(super) use history::{History, pause as history_pause};
+pub use verify::Audit;
+pub(super) use verify::Checks;
 
 /// How long a version that was jumped over may still come: events of one account may overtake each
 /// other by that.

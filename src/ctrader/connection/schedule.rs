@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::tally::RequestEnd;
+use super::stats::RequestEnd;
 use super::{Connection, Pending, REQUEST_DEADLINE, Transmit, has_deadline};
 use crate::ctrader::frame::{self, HEARTBEAT_EVENT};
 
