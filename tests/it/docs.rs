@@ -40,7 +40,13 @@ fn read(path: &str) -> String {
 /// Every file of the repository, as paths from its root: what is tracked, and what would be after `git add`.
 fn files() -> BTreeSet<String> {
     let output = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
         .current_dir(root())
         .output()
         .expect("git runs");
@@ -168,7 +174,7 @@ fn has_name(text: &str, name: &str) -> bool {
 #[test]
 fn every_relative_link_of_every_page_leads_somewhere() {
     let files = files();
-    let mut seen = 0;
+    let (mut seen, mut wrong) = (0, Vec::new());
     for page in pages(&files) {
         for (label, target) in links(&read(page)) {
             if target.contains("://") || target.starts_with("mailto:") {
@@ -184,53 +190,55 @@ fn every_relative_link_of_every_page_leads_somewhere() {
             } else {
                 resolve(page, path)
             };
-            assert!(exists(&files, &path), "{page}: [{label}]({target})");
-            if let Some(anchor) = anchor {
-                assert!(path.ends_with(".md"), "{page}: {target} is no page");
-                assert!(
-                    anchors(&read(&path)).contains(anchor),
-                    "{page}: {path} has no #{anchor}"
-                );
+            let leads = exists(&files, &path)
+                && anchor.is_none_or(|anchor| {
+                    path.ends_with(".md") && anchors(&read(&path)).contains(anchor)
+                });
+            if !leads {
+                wrong.push(format!("{page}: [{label}]({target})"));
             }
         }
     }
+    assert!(wrong.is_empty(), "lead nowhere:\n{}", wrong.join("\n"));
     assert!(seen >= 100, "{seen} links");
 }
 
 #[test]
 fn what_a_link_to_code_is_called_stands_in_that_file() {
     let files = files();
-    let mut seen = 0;
+    let (mut seen, mut wrong) = (0, Vec::new());
     for page in pages(&files) {
         for (label, target) in links(&read(page)) {
             let code = [".rs", ".ts", ".sql", ".mjs"];
             if target.contains("://") || !code.iter().any(|kind| target.ends_with(kind)) {
                 continue;
             }
-            let path = resolve(page, &target);
-            let Some(name) = label.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else {
+            let quoted = label.strip_prefix('`');
+            let Some(name) = quoted.and_then(|rest| rest.strip_suffix('`')) else {
                 continue;
             };
             seen += 1;
-            // A path, or the end of one.
-            if name.contains('.') {
-                assert!(path.ends_with(name), "{page}: [{label}]({target})");
-                continue;
+            let path = resolve(page, &target);
+            let is_there = if name.contains('.') {
+                // A path, or the end of one.
+                path.ends_with(name)
+            } else {
+                let name = name.rsplit("::").next().expect("a name");
+                files.contains(&path) && has_name(&read(&path), name)
+            };
+            if !is_there {
+                wrong.push(format!("{page}: [{label}]({target})"));
             }
-            let name = name.trim_end_matches("()");
-            let name = name.rsplit("::").next().expect("a name");
-            assert!(
-                has_name(&read(&path), name),
-                "{page}: {path} has no {name}"
-            );
         }
     }
+    assert!(wrong.is_empty(), "are not there:\n{}", wrong.join("\n"));
     assert!(seen >= 50, "{seen} names");
 }
 
 #[test]
 fn every_path_that_a_page_names_exists() {
     let files = files();
+    let mut wrong = Vec::new();
     for page in pages(&files) {
         // It tells of the past.
         if page == "CHANGELOG.md" {
@@ -241,11 +249,12 @@ fn every_path_that_a_page_names_exists() {
             let is_path = path.split_once('/').is_some_and(|(folder, inside)| {
                 FOLDERS.contains(&folder) && inside.chars().all(|c| is_word(c) || "/.-".contains(c))
             });
-            if is_path && !MADE_BY_RUNS.contains(&path) {
-                assert!(exists(&files, path), "{page}: `{quoted}`");
+            if is_path && !MADE_BY_RUNS.contains(&path) && !exists(&files, path) {
+                wrong.push(format!("{page}: `{quoted}`"));
             }
         }
     }
+    assert!(wrong.is_empty(), "do not exist:\n{}", wrong.join("\n"));
 }
 
 #[test]

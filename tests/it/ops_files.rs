@@ -78,6 +78,14 @@ fn exists(expression: &str, exposed: &BTreeMap<String, BTreeSet<String>>) -> usi
     found.len()
 }
 
+/// The metric that a series belongs to: a histogram has three series for each.
+fn family(name: &str) -> String {
+    let stem = ["_bucket", "_count", "_sum"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end));
+    stem.unwrap_or(name).to_owned()
+}
+
 #[test]
 fn every_metric_of_the_alerts_exists_and_every_alert_has_its_runbook() {
     let (exposed, runbook) = (exposed(), read("docs/runbook.md"));
@@ -113,12 +121,6 @@ fn every_metric_of_the_dashboard_exists_and_every_metric_is_on_it() {
             shown.extend(named(expression).into_iter().map(|(name, _)| name));
         }
     }
-    let family = |name: &str| {
-        let stem = ["_bucket", "_count", "_sum"]
-            .iter()
-            .find_map(|end| name.strip_suffix(end));
-        stem.unwrap_or(name).to_owned()
-    };
     let shown: BTreeSet<String> = shown.iter().map(|name| family(name)).collect();
     for name in exposed.keys().filter(|name| name.starts_with("bridge_")) {
         assert!(shown.contains(&family(name)), "{name} is on no panel");
@@ -128,12 +130,6 @@ fn every_metric_of_the_dashboard_exists_and_every_metric_is_on_it() {
 #[test]
 fn every_metric_of_the_page_exists_and_every_metric_is_on_it() {
     let exposed = exposed();
-    let family = |name: &str| {
-        let stem = ["_bucket", "_count", "_sum"]
-            .iter()
-            .find_map(|end| name.strip_suffix(end));
-        stem.unwrap_or(name).to_owned()
-    };
     let families: BTreeSet<String> = exposed.keys().map(|name| family(name)).collect();
     let page = read("docs/metrics.md");
     let rows = page.lines().filter(|line| line.starts_with("| `bridge_"));
