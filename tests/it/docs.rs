@@ -2,7 +2,7 @@
 //! leads to, and README and ARCHITECTURE.md keep the shape that a newcomer relies on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Lines of the README, beyond which it is a manual and no front door any more.
@@ -60,8 +60,12 @@ fn files() -> BTreeSet<String> {
         .collect()
 }
 
+fn is_page(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|kind| kind == "md")
+}
+
 fn pages(files: &BTreeSet<String>) -> Vec<&String> {
-    let pages: Vec<_> = files.iter().filter(|name| name.ends_with(".md")).collect();
+    let pages: Vec<_> = files.iter().filter(|name| is_page(name)).collect();
     assert!(pages.len() >= 10, "{} pages", pages.len());
     pages
 }
@@ -191,9 +195,8 @@ fn every_relative_link_of_every_page_leads_somewhere() {
                 resolve(page, path)
             };
             let leads = exists(&files, &path)
-                && anchor.is_none_or(|anchor| {
-                    path.ends_with(".md") && anchors(&read(&path)).contains(anchor)
-                });
+                && anchor
+                    .is_none_or(|anchor| is_page(&path) && anchors(&read(&path)).contains(anchor));
             if !leads {
                 wrong.push(format!("{page}: [{label}]({target})"));
             }
