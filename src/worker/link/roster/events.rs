@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Roster;
+use super::account::AccountStream;
 use super::retry::{Outage, decide_retry, session_error_text};
 use super::session::Stage;
 use crate::ctrader::connection::{Connection, Down};
@@ -19,6 +20,8 @@ impl Roster {
         wall_ms: i64,
     ) {
         self.wall = (now, wall_ms);
+        // A connection that carried no sessions any more may have been closed before cTrader confirmed all log-outs.
+        self.reset_streams();
         self.open_all(connection, now);
     }
 
@@ -40,19 +43,25 @@ impl Roster {
             error: error.to_owned(),
         });
         self.token_checks.cancel_all();
-        for stream in self.accounts.values_mut() {
-            stream.reset();
-            for session in stream.sessions_mut() {
-                if matches!(session.stage, Stage::Waiting(_)) {
-                    continue;
-                }
-                session.stage = Stage::Ready;
-                session.attempts = count(session.attempts);
-                session.error = Some(error.to_owned());
-                self.status_updates.extend(session.status_update(policy));
+        self.reset_streams();
+        let sessions = self.accounts.values_mut();
+        for session in sessions.flat_map(AccountStream::sessions_mut) {
+            if matches!(session.stage, Stage::Waiting(_)) {
+                continue;
             }
+            session.stage = Stage::Ready;
+            session.attempts = count(session.attempts);
+            session.error = Some(error.to_owned());
+            self.status_updates.extend(session.status_update(policy));
         }
-        self.accounts.retain(|_, stream| !stream.is_unused());
+    }
+
+    /// Forgets what the last connection knew of all accounts.
+    fn reset_streams(&mut self) {
+        self.accounts.retain(|_, stream| {
+            stream.reset();
+            !stream.is_unused()
+        });
     }
 
     /// The socket went silent, or is heard again (`is_following`).

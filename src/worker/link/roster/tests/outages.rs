@@ -72,3 +72,19 @@ fn a_gap_is_published_until_the_account_is_live_again() {
     roster.handle_live(ACCOUNT, &mut connection, now);
     assert_eq!(live_users(&roster), [key("a")]);
 }
+
+#[test]
+fn a_log_out_that_was_not_confirmed_ends_with_its_connection() {
+    let now = Instant::now();
+    let (mut roster, mut first) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    roster.start(assignment("a", "token-a"), Some(&mut first), now);
+    roster.handle_live(ACCOUNT, &mut first, now);
+    roster.stop(&key("a"), Some(&mut first), now);
+    assert!(roster.is_logging_out());
+    // The link closed the connection, as it had no sessions; the next session needs another one.
+    roster.start(assignment("a", "token-a"), None, now);
+    let mut next = connection(now);
+    roster.handle_connected(&mut next, now, WALL_MS);
+    assert!(!roster.is_logging_out());
+    assert_eq!(sent(&mut next), owned(&[("authorise", "token-a")]));
+}
