@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,17 +27,17 @@ use crate::pg::PgError;
 use crate::pg::connect::Database;
 use crate::pg::tokens::{self, Lease, Rotation, Stored};
 use crate::token_cipher::{TokenCipher, TokenError};
-use crate::worker::handles::links::Links;
-use crate::worker::link::LinkCommand;
+use crate::worker::handles::link::{LinkCommand, LinkHandle, Links};
+use crate::worker::handles::renewals::{RenewalReason, RenewalRequest, expires_soon};
 
 /// Renewals at the same time, so that a day on which many end does not take all connections.
-const AT_ONCE: usize = 8;
+const RENEWALS_IN_FLIGHT_MAX: usize = 8;
 
 /// From the lease to the word that it is sent. Nothing but two statements happens in it.
 const LEASE_FOR: Duration = Duration::from_secs(30);
 
 /// An answer is awaited that long before others have their turn. It still counts after that.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A token that was sent so long ago and has no answer will get none.
 const LOST_AFTER: Duration = Duration::from_mins(2);
@@ -50,30 +50,6 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a user reads whose token was spent for a pair that nobody knows.
 const LOST: &str = "the cTrader authorisation was lost while it was renewed: connect cTrader again";
-
-/// A token is renewed that long before it ends.
-const RENEW_AHEAD: Duration = Duration::from_hours(24);
-
-/// Why a token is to be renewed.
-#[derive(Debug, Clone)]
-pub(in crate::worker) enum Why {
-    /// It ends soon.
-    EndsSoon,
-    /// cTrader refused this access token.
-    Refused(Secret),
-}
-
-/// Whether a token that ends then is to be renewed ahead of it.
-pub(in crate::worker) fn ends_soon(expires_at: Option<OffsetDateTime>) -> bool {
-    expires_at.is_some_and(|ends| ends <= OffsetDateTime::now_utc() + RENEW_AHEAD)
-}
-
-/// A session whose token is to be renewed.
-#[derive(Debug, Clone)]
-pub(in crate::worker) struct RefreshRequest {
-    pub(in crate::worker) key: SessionKey,
-    pub(in crate::worker) why: Why,
-}
 
 /// Renews tokens.
 #[derive(Clone)]
@@ -106,10 +82,10 @@ impl Refresher {
     /// Runs until `stop`, and then until what was begun is committed.
     pub(in crate::worker) async fn run(
         self,
-        mut requests: mpsc::Receiver<RefreshRequest>,
+        mut requests: mpsc::Receiver<RenewalRequest>,
         stop: CancellationToken,
     ) {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(RENEWALS_IN_FLIGHT_MAX));
         let mut ahead: BTreeMap<SessionKey, Instant> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -122,7 +98,7 @@ impl Refresher {
                     None => break,
                 },
             };
-            if matches!(request.why, Why::EndsSoon) {
+            if matches!(request.reason, RenewalReason::ExpiresSoon) {
                 let now = Instant::now();
                 ahead.retain(|_, at| *at + AHEAD_EVERY > now);
                 if ahead.contains_key(&request.key) {
@@ -130,12 +106,12 @@ impl Refresher {
                 }
                 ahead.insert(request.key.clone(), now);
             }
-            let (refresher, places) = (self.clone(), Arc::clone(&places));
+            let (refresher, permits) = (self.clone(), Arc::clone(&permits));
             tasks.spawn(async move {
                 // Never closed.
-                let Ok(place) = places.acquire_owned().await else { return };
+                let Ok(permit) = permits.acquire_owned().await else { return };
                 let key = request.key.clone();
-                if let Err(trouble) = refresher.renew(request, place).await {
+                if let Err(trouble) = refresher.renew(request, permit).await {
                     refresher.metrics.refreshed(RefreshOutcome::Deferred);
                     warn!(account = %key.account, user = ?key.user, error = %trouble, "a token was not renewed");
                 }
@@ -146,22 +122,22 @@ impl Refresher {
 
     async fn renew(
         &self,
-        request: RefreshRequest,
-        place: tokio::sync::OwnedSemaphorePermit,
+        request: RenewalRequest,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
         let Some(grant) = self.grant(&request.key).await? else {
             return Ok(());
         };
         // A newer one is stored already, and its session hears of it by the table's hint.
-        let is_done = match &request.why {
-            Why::Refused(token) => *token != grant.access,
-            Why::EndsSoon => !ends_soon(grant.stored.expires_at),
+        let is_done = match &request.reason {
+            RenewalReason::Refused(token) => *token != grant.access,
+            RenewalReason::ExpiresSoon => !expires_soon(grant.stored.expires_at),
         };
         if is_done {
             return Ok(());
         }
         match self.lease(&grant.hash).await? {
-            Lease::Granted => self.spend(&request, grant, place).await,
+            Lease::Granted => self.spend(&request, grant, permit).await,
             Lease::Busy => Ok(()),
             Lease::Done {
                 access_token,
@@ -178,32 +154,32 @@ impl Refresher {
                 Ok(())
             }
             Lease::Refused { reason } => {
-                self.tell(&request, &grant, reason).await;
+                self.report_failure(&request, &grant, reason).await;
                 Ok(())
             }
-            Lease::Sent { at } => self.handle_sent(&request, grant, at, place).await,
+            Lease::Sent { at } => self.handle_sent(&request, grant, at, permit).await,
         }
     }
 
     /// Somebody sent it, and no answer is known.
     async fn handle_sent(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: Grant,
         at: OffsetDateTime,
-        place: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
         if OffsetDateTime::now_utc() - at < LOST_AFTER {
             return Ok(());
         }
-        match request.why {
+        match request.reason {
             // The old pair is dead, and so it was spent.
-            Why::Refused(_) => {
+            RenewalReason::Refused(_) => {
                 self.metrics.refreshed(RefreshOutcome::Lost);
-                self.tell(request, &grant, LOST.to_owned()).await;
+                self.report_failure(request, &grant, LOST.to_owned()).await;
                 Ok(())
             }
-            Why::EndsSoon => {
+            RenewalReason::ExpiresSoon => {
                 if !self.is_alive(&grant).await {
                     return Ok(());
                 }
@@ -212,7 +188,7 @@ impl Refresher {
                     .run(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
                     .await?;
                 if released && self.lease(&grant.hash).await? == Lease::Granted {
-                    return self.spend(request, grant, place).await;
+                    return self.spend(request, grant, permit).await;
                 }
                 Ok(())
             }
@@ -222,35 +198,40 @@ impl Refresher {
     /// Sends a leased token, and commits what it was spent for.
     async fn spend(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: Grant,
-        place: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
-        let said = self
+        let marked = self
             .database
             .run(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
             .await;
-        let said = match said {
-            Ok(said) => said,
+        let marked = match marked {
+            Ok(marked) => marked,
             Err(error) => {
-                // It may be said all the same, and surely was not sent.
+                // The mark may be there all the same. The token surely was not sent.
                 self.release(&grant).await?;
                 return Err(error.into());
             }
         };
-        if !said {
+        if !marked {
             return Ok(());
         }
-        let (asker, mut answer) = oneshot::channel();
-        let command = LinkCommand::Refresh(grant.refresh.clone(), asker);
-        let refreshed = if self.link(&grant).send(command).await.is_err() {
-            Refreshed::Unsent
-        } else if let Ok(answered) = timeout(ANSWER_WITHIN, &mut answer).await {
-            answered.unwrap_or(Refreshed::Lost)
-        } else {
-            warn!(account = %request.key.account, "cTrader does not answer to a refresh token: its answer still counts");
-            drop(place);
-            answer.await.unwrap_or(Refreshed::Lost)
+        let reply = match self.link(&grant) {
+            Some(link) => link.refresh(grant.refresh.clone()).await,
+            None => None,
+        };
+        let refreshed = match reply {
+            None => Refreshed::Unsent,
+            Some(mut reply) => {
+                if let Ok(replied) = timeout(REPLY_TIMEOUT, &mut reply).await {
+                    replied.unwrap_or(Refreshed::Lost)
+                } else {
+                    warn!(account = %request.key.account, "cTrader has not answered to a refresh token yet: its answer still counts");
+                    drop(permit);
+                    reply.await.unwrap_or(Refreshed::Lost)
+                }
+            }
         };
         match refreshed {
             Refreshed::Pair(pair) => {
@@ -274,7 +255,7 @@ impl Refresher {
 
     async fn handle_refused(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: &Grant,
         refusal: &Refusal,
     ) -> Result<(), Trouble> {
@@ -302,7 +283,7 @@ impl Refresher {
             .await?;
         warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
         self.metrics.refreshed(RefreshOutcome::Refused);
-        self.tell(request, grant, reason).await;
+        self.report_failure(request, grant, reason).await;
         Ok(())
     }
 
@@ -392,22 +373,29 @@ impl Refresher {
 
     /// Whether cTrader still takes a grant's access token.
     async fn is_alive(&self, grant: &Grant) -> bool {
-        let (asker, answer) = oneshot::channel();
-        let command = LinkCommand::Verify(grant.access.clone(), asker);
-        if self.link(grant).send(command).await.is_err() {
+        let Some(link) = self.link(grant) else {
             return false;
+        };
+        let Some(reply) = link.verify(grant.access.clone()).await else {
+            return false;
+        };
+        matches!(timeout(REPLY_TIMEOUT, reply).await, Ok(Ok(Ok(_))))
+    }
+
+    /// Tells the session's link that its token cannot be renewed: its row will say so, and what streams goes on.
+    async fn report_failure(&self, request: &RenewalRequest, grant: &Grant, reason: String) {
+        let command = LinkCommand::RenewalFailed {
+            key: request.key.clone(),
+            token: grant.access.clone(),
+            reason,
+        };
+        if let Some(link) = self.link(grant) {
+            // It has ended only when the worker stops.
+            let _ = link.send(command).await;
         }
-        matches!(timeout(ANSWER_WITHIN, answer).await, Ok(Ok(Ok(_))))
     }
 
-    /// There is nothing more to be had: the session says so, and what streams goes on.
-    async fn tell(&self, request: &RefreshRequest, grant: &Grant, reason: String) {
-        let command = LinkCommand::Unrenewable(request.key.clone(), grant.access.clone(), reason);
-        // It is gone only when the worker stops.
-        let _ = self.link(grant).send(command).await;
-    }
-
-    fn link(&self, grant: &Grant) -> mpsc::Sender<LinkCommand> {
+    fn link(&self, grant: &Grant) -> Option<&LinkHandle> {
         self.links.of_token(grant.stored.is_live, &grant.access)
     }
 

@@ -19,18 +19,18 @@ pub(in crate::worker) struct Permits {
     /// Links that may have a connection.
     links: BTreeSet<usize>,
     /// Whether there is one at least.
-    able: watch::Sender<bool>,
-    said: bool,
+    has_permit: watch::Sender<bool>,
+    reported: bool,
 }
 
 impl Permits {
-    pub(in crate::worker) fn new(limit: u32, able: watch::Sender<bool>) -> Self {
+    pub(in crate::worker) fn new(limit: u32, has_permit: watch::Sender<bool>) -> Self {
         Self {
             limit,
             numbers: Vec::new(),
             links: BTreeSet::new(),
-            able,
-            said: false,
+            has_permit,
+            reported: false,
         }
     }
 
@@ -46,7 +46,7 @@ impl Permits {
             };
             self.numbers.push(number);
         }
-        self.say();
+        self.report();
         let mut without = Vec::new();
         while self.links.len() > self.numbers.len() {
             without.extend(self.links.pop_last());
@@ -62,7 +62,7 @@ impl Permits {
         if self.numbers.is_empty() {
             let first = connection.take_permit(self.limit).await?;
             self.numbers.extend(first);
-            self.say();
+            self.report();
         }
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Permits {
                 return Ok(false);
             };
             self.numbers.push(number);
-            self.say();
+            self.report();
         }
         self.links.insert(link);
         Ok(true)
@@ -99,20 +99,20 @@ impl Permits {
         Ok(())
     }
 
-    fn say(&mut self) {
-        let able = !self.numbers.is_empty();
-        let changed = self.able.send_if_modified(|before| {
-            let changed = *before != able;
-            *before = able;
+    fn report(&mut self) {
+        let has_permit = !self.numbers.is_empty();
+        let changed = self.has_permit.send_if_modified(|before| {
+            let changed = *before != has_permit;
+            *before = has_permit;
             changed
         });
-        if !able && (changed || !self.said) {
-            self.said = true;
+        if !has_permit && (changed || !self.reported) {
+            self.reported = true;
             warn!(
                 limit = self.limit,
                 "all connections to cTrader are taken: this worker claims nothing until one is free"
             );
-        } else if able && changed {
+        } else if has_permit && changed {
             info!(limit = self.limit, "a connection to cTrader is permitted");
         }
     }

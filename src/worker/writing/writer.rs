@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -20,8 +20,9 @@ use crate::pg::cache::{self, Failure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
 use crate::pg::history;
+use crate::worker::handles::findings::{Finding, Findings};
 use crate::worker::writing::outbox::{Outbox, Taken};
-use crate::worker::writing::row_stats::Tally;
+use crate::worker::writing::row_stats::RowStats;
 
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -29,24 +30,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last rows are tried; the caller's grace may end it sooner.
 const LAST_TRIES: Duration = Duration::from_secs(30);
 
-/// What a write found out about its sessions.
-#[derive(Debug)]
-pub(in crate::worker) enum Finding {
-    /// Another worker has the slots of these sessions, which were written under these epochs.
-    Fenced(Vec<(SessionKey, i64)>),
-    /// The row is gone: it must be written whole.
-    Missing(Vec<SessionKey>),
-}
-
 /// Writes rows and deals.
 pub(in crate::worker) struct Writer {
     pub(in crate::worker) database: Database,
     pub(in crate::worker) outbox: Arc<Outbox>,
     pub(in crate::worker) worker_id: String,
     pub(in crate::worker) metrics: Arc<Metrics>,
-    pub(in crate::worker) tally: Arc<Tally>,
-    /// A full channel drops findings: the next write of the same session finds the same.
-    pub(in crate::worker) findings: mpsc::Sender<Finding>,
+    pub(in crate::worker) row_stats: Arc<RowStats>,
+    pub(in crate::worker) findings: Findings,
     /// Why rows cannot be written, if they can't.
     pub(in crate::worker) trouble: watch::Sender<Option<String>>,
 }
@@ -150,7 +141,7 @@ impl Writer {
         .await;
         match lease.settle(written) {
             Ok(report) => {
-                self.tally
+                self.row_stats
                     .wrote(&rows, &report, began.elapsed(), &self.metrics);
                 self.tell(&rows, &report);
                 again(rows, report)
@@ -224,13 +215,11 @@ impl Writer {
             let fenced = fenced
                 .map(|row| (row.fence.key.clone(), row.fence.epoch))
                 .collect();
-            // See the field.
-            let _ = self.findings.try_send(Finding::Fenced(fenced));
+            self.findings.report(Finding::Fenced(fenced));
         }
         if !report.missing.is_empty() {
-            let _ = self
-                .findings
-                .try_send(Finding::Missing(report.missing.clone()));
+            self.findings
+                .report(Finding::Missing(report.missing.clone()));
         }
     }
 }
