@@ -26,7 +26,7 @@ use super::setup::{StartError, WorkerConfig};
 use super::status::{LinkStatus, WorkerStatus};
 use super::tally::Tally;
 use super::writer::Writer;
-use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
+use crate::amqp::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
 use crate::domain::command::{Command, CommandKind};
 use crate::domain::ids::SLOT_COUNT;
 use crate::failure::with_causes;
