@@ -13,7 +13,7 @@ use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
-use crate::worker::roster::{LiveSession, Roster};
+use crate::worker::link::roster::{LiveSession, Roster};
 
 impl Link {
     /// A regular round: every live row is written, whole if it changed.
