@@ -381,9 +381,9 @@ fn handler(
                 account: command.account,
                 issued_at: command.issued_at,
             };
-            let mut lease = database.lease().await.map_err(later)?;
-            let applied = within(database.reply_timeout(), commands::apply(&mut lease, &row)).await;
-            match lease.settle(applied) {
+            let mut conn = database.acquire().await.map_err(later)?;
+            let applied = within(database.reply_timeout(), commands::apply(&mut conn, &row)).await;
+            match conn.release(applied) {
                 Ok(applied) => {
                     let outcome = match applied {
                         Applied::Now(_) => "applied",
