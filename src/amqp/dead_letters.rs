@@ -273,7 +273,7 @@ impl DeadLetterQueue {
 }
 
 fn is_not_found(error: &lapin::Error) -> bool {
-    matches!(error.kind(), lapin::ErrorKind::ProtocolError(answer) if answer.get_id() == NOT_FOUND)
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == NOT_FOUND)
 }
 
 fn dead_letter(delivery: &Delivery) -> DeadLetter {

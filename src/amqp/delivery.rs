@@ -61,8 +61,8 @@ impl<H: Handler> DeliveryContext<H> {
     /// Handles a delivery until it is acknowledged, or cannot be any more.
     ///
     /// # Errors
-    /// When the broker does not take an acknowledgement or a copy. The connection is of no use then, and the broker
-    /// delivers the message again.
+    /// When the broker does not take an acknowledgement or a copy. The connection cannot be used any more, and the
+    /// broker delivers the message again.
     pub(super) async fn handle(self: Arc<Self>, delivery: Delivery) -> Result<(), AmqpError> {
         match Command::parse(&delivery.data) {
             Ok(command) => self.apply(command, &delivery).await,

@@ -111,13 +111,13 @@ async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Resu
 const PRECONDITION_FAILED: u16 = 406;
 
 fn conflict(what: &'static str, name: &str, err: lapin::Error) -> AmqpError {
-    if let ErrorKind::ProtocolError(answer) = err.kind()
-        && answer.get_id() == PRECONDITION_FAILED
+    if let ErrorKind::ProtocolError(reply) = err.kind()
+        && reply.get_id() == PRECONDITION_FAILED
     {
         return AmqpError::Topology {
             what,
             name: name.to_owned(),
-            detail: answer.get_message().to_string(),
+            detail: reply.get_message().to_string(),
         };
     }
     AmqpError::from(err)

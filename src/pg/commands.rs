@@ -278,15 +278,15 @@ async fn stop_all(
         return Ok(Applied::Stale);
     }
     store_user_command(tx, command).await?;
-    let older: Vec<AccountId> = state
+    let running: Vec<AccountId> = state
         .sessions
         .iter()
         .filter(|session| session.desired == Desired::Running && session.order < order)
         .map(|session| session.account)
         .collect();
-    set_stopped(tx, command, &older).await?;
+    set_stopped(tx, command, &running).await?;
     Ok(Applied::Now(
-        older
+        running
             .into_iter()
             .map(|account| session(command, account))
             .collect(),

@@ -126,7 +126,7 @@ pub(super) async fn update(
         updates.iter().map(of).collect()
     }
     let accounts: Vec<i64> = updates.iter().map(|update| update.key.account.0).collect();
-    let updated = sqlx::query(
+    let result = sqlx::query(
         "-- credentials.update
         update bridge.credentials c set
             access_token = r.access_token,
@@ -145,5 +145,5 @@ pub(super) async fn update(
     .bind(expires_at)
     .execute(conn)
     .await?;
-    Ok(updated.rows_affected())
+    Ok(result.rows_affected())
 }

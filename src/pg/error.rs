@@ -185,7 +185,7 @@ impl From<sqlx::Error> for PgError {
                 Kind::Refused => Self::Refused(err),
                 Kind::Internal => Self::Internal(err),
             },
-            // A server that ends in the middle of a message looks like a breach of the protocol.
+            // If the server stops in the middle of a message, sqlx reports an error of the protocol.
             sqlx::Error::Io(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
@@ -253,7 +253,7 @@ mod tests {
             ("53300", true, false),  // too_many_connections
             ("40P01", true, false),  // deadlock_detected
             ("55P03", true, false),  // lock_not_available
-            ("XX000", true, false),  // whatever a pooler has to say
+            ("XX000", true, false),  // any error of a pooler
             ("28P01", false, true),  // invalid_password
             ("3D000", false, true),  // no such database
             ("42501", false, true),  // insufficient_privilege

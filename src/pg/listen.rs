@@ -66,8 +66,9 @@ impl NotificationListener {
     /// Dropped while it waits, it loses no notification.
     pub async fn next(&mut self) -> Result<Notification, PgError> {
         loop {
-            match within(QUIET, async { Ok(self.listener.try_recv().await?) }).await {
-                Ok(Some(notification)) => {
+            // Not `within`: a quiet connection is no failure.
+            match tokio::time::timeout(QUIET, self.listener.try_recv()).await {
+                Ok(Ok(Some(notification))) => {
                     // The bridge sends nothing but numbers.
                     if let Ok(number) = notification.payload().parse() {
                         return Ok(if notification.channel() == FLEET_CHANNEL {
@@ -77,8 +78,9 @@ impl NotificationListener {
                         });
                     }
                 }
-                Ok(None) => return Err(PgError::Unavailable(sqlx::Error::PoolClosed)),
-                Err(PgError::TimedOut(_)) => {
+                Ok(Ok(None)) => return Err(PgError::Unavailable(sqlx::Error::PoolClosed)),
+                Ok(Err(err)) => return Err(err.into()),
+                Err(_) => {
                     within(PING_TIMEOUT, async {
                         sqlx::raw_sql("-- listen.ping\nselect 1")
                             .execute(&mut self.listener)
@@ -87,7 +89,6 @@ impl NotificationListener {
                     })
                     .await?;
                 }
-                Err(err) => return Err(err),
             }
         }
     }

@@ -263,7 +263,7 @@ pub async fn complete(
     .bind(expires_at)
     .execute(&mut *tx)
     .await?;
-    let updated = credentials::update(&mut tx, updates, expires_at).await?;
+    let rows = credentials::update(&mut tx, updates, expires_at).await?;
     tx.commit().await?;
-    Ok(updated)
+    Ok(rows)
 }

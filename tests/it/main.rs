@@ -13,7 +13,7 @@ mod support;
 mod amqp_consumer;
 mod amqp_poison;
 mod amqp_publisher;
-mod amqp_rig;
+mod amqp_support;
 mod amqp_topology;
 mod bindings;
 mod cli_check;

@@ -187,7 +187,7 @@ async fn a_lost_connection_is_lost_for_good() {
 }
 
 #[tokio::test]
-async fn a_call_given_up_in_the_middle_leaves_the_claims_in_doubt() {
+async fn a_call_that_is_dropped_poisons_the_connection() {
     let database = migrated().await;
     let mut a = connect(&database).await;
     let mut tx = database.pool().begin().await.expect("a transaction");
