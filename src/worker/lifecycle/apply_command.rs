@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::amqp::consumer::ApplyError;
+use crate::amqp::ApplyError;
 use crate::domain::command::{Command, CommandKind};
 use crate::pg::PgError;
 use crate::pg::commands::{self, Applied, CommandRow};
@@ -32,9 +32,9 @@ pub(super) fn handler(
                 account: command.account,
                 issued_at: command.issued_at,
             };
-            let mut lease = database.lease().await.map_err(later)?;
-            let applied = within(database.reply_timeout(), commands::apply(&mut lease, &row)).await;
-            match lease.settle(applied) {
+            let mut conn = database.acquire().await.map_err(later)?;
+            let applied = within(database.reply_timeout(), commands::apply(&mut conn, &row)).await;
+            match conn.release(applied) {
                 Ok(applied) => {
                     let outcome = match applied {
                         Applied::Now(_) => "applied",

@@ -78,7 +78,7 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
 /// Warns if this machine's clock and that of Postgres differ: commands are ordered by the app's clock, and tokens
 /// expire by ours. It stops nobody, since nobody can tell which of them is wrong.
 async fn compare_clocks(conn: &mut PgConnection) {
-    match probe::skew(conn).await {
+    match probe::clock_skew(conn).await {
         Ok(skew) if skew.is_wrong() => warn!(
             ahead_secs = skew.ahead_secs,
             limit_secs = SKEW_SECS_MAX,

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tracing::{error, info};
 
-use crate::amqp::consumer::{ConnectionState, ConsumerHandle};
+use crate::amqp::{ConnectionState, ConsumerHandle};
 use crate::shutdown::Stages;
 use crate::worker::config::{START_DEADLINE, StartError, WorkerConfig};
 use crate::worker::handles::locks::{ClaimState, LockHandle};

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply_command::handler;
 use super::supervise::Supervisor;
-use crate::amqp::consumer::Consumer;
+use crate::amqp::Consumer;
 use crate::metrics::Metrics;
 use crate::pg::claims::LockConnection;
 use crate::pg::connect::Database;

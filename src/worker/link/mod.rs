@@ -184,7 +184,7 @@ impl Link {
         let pause = if fatal || self.failures >= policy.attempts_max {
             policy.failed_pause
         } else {
-            backoff::pause(self.failures, rand::random())
+            backoff::CTRADER.pause(self.failures, rand::random())
         };
         // Not the whole fleet in the same moment, when a maintenance ends.
         Ok(Some(pause.max(

@@ -35,9 +35,9 @@ impl Coordinator {
         let fleet = self
             .database
             .run(async |conn| {
-                let fleet = table::look(conn).await?;
+                let fleet = table::load(conn).await?;
                 if !fleet.dead.is_empty() {
-                    table::bury(conn, &fleet.dead).await?;
+                    table::delete_dead_members(conn, &fleet.dead).await?;
                 }
                 Ok(fleet)
             })
@@ -73,15 +73,15 @@ impl Coordinator {
             .run(async |conn| table::offer(conn, me, &offers).await)
             .await?;
         info!(slots = offers.len(), "slots offered to other workers");
-        for (slot, _, taker, _) in offers {
-            self.state.offered.insert(slot, taker);
+        for offer in offers {
+            self.state.offered.insert(offer.slot, offer.taker);
         }
         // They count as under way from now on; the next poll reads them as they are.
         self.wakeups.wake_fleet();
         Ok(())
     }
 
-    fn plan_offers(&self) -> Vec<(Slot, i64, i32, usize)> {
+    fn plan_offers(&self) -> Vec<table::Offer> {
         let mine: Vec<(Slot, usize)> = self
             .state
             .held
@@ -103,7 +103,12 @@ impl Coordinator {
         fleet::offers(&self.this_member(), &members, &mine, handovers, total)
             .into_iter()
             .filter_map(|(slot, taker, sessions)| {
-                Some((slot, *self.state.held.get(&slot)?, taker, sessions))
+                Some(table::Offer {
+                    slot,
+                    epoch: *self.state.held.get(&slot)?,
+                    taker,
+                    sessions,
+                })
             })
             .collect()
     }
@@ -255,7 +260,7 @@ impl Coordinator {
         }
         if !ready.is_empty() {
             self.database
-                .run(async |conn| table::ready(conn, me, &ready).await)
+                .run(async |conn| table::mark_ready(conn, me, &ready).await)
                 .await?;
             for slot in &ready {
                 if let Some(incoming) = self.state.incoming.get_mut(slot) {

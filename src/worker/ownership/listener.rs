@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::pg::PgError;
 use crate::pg::connect::PgConfig;
-use crate::pg::listen::{Hint, Hints};
+use crate::pg::listen::{Notification, NotificationListener};
 use crate::worker::handles::wakeups::Wakeups;
 
 /// The pause before listening again.
@@ -37,14 +37,14 @@ pub(in crate::worker) async fn listen(
 
 /// Forwards notifications until the connection is lost.
 async fn forward(config: &PgConfig, wakeups: &Wakeups) -> Result<Infallible, PgError> {
-    let mut hints = Hints::connect(config).await?;
+    let mut listener = NotificationListener::connect(config).await?;
     debug!("listening for notifications");
     // What happened before is unknown.
     wakeups.wake_all();
     loop {
-        match hints.next().await? {
-            Hint::Slot(slot) => wakeups.wake_slot(slot),
-            Hint::Fleet(number) => wakeups.wake_fleet_of(number),
+        match listener.next().await? {
+            Notification::Slot(slot) => wakeups.wake_slot(slot),
+            Notification::Fleet(number) => wakeups.wake_fleet_of(number),
         }
     }
 }

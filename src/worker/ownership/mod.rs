@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::amqp::consumer::ConsumerHandle;
+use crate::amqp::ConsumerHandle;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::PgError;
 use crate::pg::connect::Database;
-use crate::pg::sessions;
+use crate::pg::{placeholders, sessions};
 use crate::token_cipher::TokenCipher;
 use crate::worker::handles::findings::Finding;
 use crate::worker::handles::link::{LinkCommand, Links};
@@ -256,7 +256,7 @@ impl Coordinator {
             return Ok(());
         }
         self.database
-            .run(async |conn| sessions::resolve_primary(conn, &held).await)
+            .run(async |conn| placeholders::resolve_primary(conn, &held).await)
             .await?;
         for slots in slots.chunks(SLOTS_PER_READ) {
             let records = self

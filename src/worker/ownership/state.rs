@@ -11,7 +11,7 @@ use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::domain::status::Status;
-use crate::pg::fleet::Fleet;
+use crate::pg::fleet::FleetView;
 use crate::worker::handles::locks::Membership;
 
 /// How long a row may take to show a status that was published.
@@ -108,7 +108,7 @@ pub(in crate::worker) struct State {
     pub(super) sweeps: u32,
     /// The slots with wanted sessions, and how many, as of the last sweep.
     pub(super) wanted: BTreeMap<Slot, usize>,
-    pub(super) fleet: Fleet,
+    pub(super) fleet: FleetView,
     /// Slots that were free with the last poll, and another worker's to claim first.
     pub(super) unclaimed_since_last_poll: BTreeSet<Slot>,
     /// Nothing else is claimed until then: after an outage other workers come back as well, for what they had.

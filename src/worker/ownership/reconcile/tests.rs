@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::*;
 use super::*;
 use crate::amqp::AmqpSettings;
-use crate::amqp::consumer::Consumer;
+use crate::amqp::Consumer;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, UserId};
 use crate::domain::ledger::Known;
@@ -18,8 +18,9 @@ use crate::domain::secret::Secret;
 use crate::domain::status::{Desired, Status};
 use crate::http::HealthSnapshot;
 use crate::pg::connect::PgConfig;
+use crate::pg::credentials::Credentials;
 use crate::pg::history::Baseline;
-use crate::pg::sessions::{Credentials, SessionRecord};
+use crate::pg::sessions::SessionRecord;
 use crate::worker::handles::findings::Findings;
 use crate::worker::handles::link::LinkHandle;
 use crate::worker::handles::locks::Membership;
@@ -186,6 +187,7 @@ async fn a_session_starts_on_its_next_link_when_the_previous_one_has_released_it
         .find(|token| rig.coordinator.links.number_of(false, token) == 1)
         .expect("there are many");
     let credentials = Credentials {
+        key: rig.key.clone(),
         is_live: false,
         refresh_token: token.clone(),
         access_token: token,
