@@ -7,7 +7,7 @@ use super::screen::{Cell, Tone, colours, is_terminal, print, printable, table};
 use super::{CallError, StatusArguments};
 use crate::pg::PgError;
 use crate::pg::connect::{Database, PgConfig};
-use crate::pg::overview::{self, Overview};
+use crate::pg::overview::{self, SessionOverview};
 use crate::pg::probe::diagnose;
 
 /// Between two looks of `--watch`: rows are written that often.
@@ -41,7 +41,7 @@ pub async fn run(config: &PgConfig, arguments: &StatusArguments) -> Result<(), C
 }
 
 async fn watch(
-    look: impl AsyncFn() -> Result<Vec<Overview>, PgError>,
+    look: impl AsyncFn() -> Result<Vec<SessionOverview>, PgError>,
     arguments: &StatusArguments,
     unavailable: impl Fn(PgError) -> CallError,
 ) {
@@ -60,7 +60,7 @@ async fn watch(
 }
 
 /// Whether anybody still reads.
-fn show(sessions: &[Overview], arguments: &StatusArguments) -> bool {
+fn show(sessions: &[SessionOverview], arguments: &StatusArguments) -> bool {
     if arguments.json {
         // There is nothing in it that JSON could not say.
         let json = serde_json::to_string(sessions).unwrap_or_default();
@@ -92,7 +92,7 @@ const HEAD: [&str; 11] = [
     "WHY",
 ];
 
-fn row(session: &Overview) -> Vec<Cell> {
+fn row(session: &SessionOverview) -> Vec<Cell> {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let amount = |amount: &Option<String>| match (amount, &session.currency) {
         (Some(amount), Some(currency)) => format!("{amount} {currency}"),
@@ -150,7 +150,7 @@ fn age(seconds: f64) -> String {
     format!("{:.1} s", seconds.max(0.0))
 }
 
-fn summary(sessions: &[Overview], user: Option<&str>) -> String {
+fn summary(sessions: &[SessionOverview], user: Option<&str>) -> String {
     if sessions.is_empty() {
         return match user {
             Some(user) => format!("no session of {}\n", printable(user, 320)),

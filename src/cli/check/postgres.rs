@@ -7,7 +7,7 @@ use crate::failure::Diagnosis;
 use crate::pg::PgError;
 use crate::pg::connect::PgConfig;
 use crate::pg::pooler;
-use crate::pg::probe::{Probe, Skew, diagnose};
+use crate::pg::probe::{ClockSkew, DatabaseProbe, diagnose};
 
 /// Locks that must be free: one a slot, and what a few hundred statements at once may take.
 const LOCKS_NEEDED: i64 = 1_024 + 512;
@@ -18,7 +18,7 @@ const AFTER: [&str; 5] = ["pooler", "schema", "rights", "locks", "clock"];
 pub(super) async fn lines(url: Secret) -> Vec<Line> {
     let config = PgConfig::new(url, "mahspeccy-bridge check");
     let bad = |what, error: &PgError| Line::bad(what, diagnose(error, &config));
-    let mut probe = match Probe::connect(&config).await {
+    let mut probe = match DatabaseProbe::connect(&config).await {
         Ok(probe) => probe,
         Err(error) => {
             let skipped = AFTER.map(|what| Line::skipped(what, "Postgres cannot be asked"));
@@ -60,7 +60,7 @@ pub(super) async fn lines(url: Secret) -> Vec<Line> {
         Ok((room, held)) => locks(room, held),
         Err(error) => bad("locks", &error),
     });
-    lines.push(match probe.skew().await {
+    lines.push(match probe.clock_skew().await {
         Ok(skew) => clock(skew),
         Err(error) => bad("clock", &error),
     });
@@ -100,7 +100,7 @@ fn locks(room: i64, held: i64) -> Line {
     )
 }
 
-fn clock(skew: Skew) -> Line {
+fn clock(skew: ClockSkew) -> Line {
     let ahead_secs = skew.ahead_secs;
     let side = if ahead_secs < 0.0 {
         "behind"
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_clock_is_wrong_beyond_what_the_measurement_may_be() {
         let line = |ahead_secs, error_secs| {
-            clock(Skew {
+            clock(ClockSkew {
                 ahead_secs,
                 error_secs,
             })

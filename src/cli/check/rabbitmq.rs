@@ -2,10 +2,10 @@
 
 use super::Line;
 use crate::amqp::AmqpSettings;
-use crate::amqp::probe::{Probe, diagnose};
+use crate::amqp::probe::{BrokerProbe, diagnose};
 
 pub(super) async fn lines(settings: &AmqpSettings) -> Vec<Line> {
-    let probe = match Probe::connect(settings).await {
+    let probe = match BrokerProbe::connect(settings).await {
         Ok(probe) => probe,
         Err(error) => {
             return vec![
@@ -14,11 +14,11 @@ pub(super) async fn lines(settings: &AmqpSettings) -> Vec<Line> {
             ];
         }
     };
-    let queues = match probe.rights().await {
+    let queues = match probe.check_rights().await {
         Ok(()) => Line::good("queues", "declared; publishing and reading are allowed"),
         Err(error) => Line::bad("queues", diagnose(&error, settings)),
     };
-    let place = probe.place().to_owned();
+    let endpoint = probe.endpoint().to_owned();
     probe.close().await;
-    vec![Line::good("RabbitMQ", place), queues]
+    vec![Line::good("RabbitMQ", endpoint), queues]
 }

@@ -24,12 +24,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const EXIT_INTERNAL: i32 = 70;
 
 /// The server's thread.
-pub(in crate::worker) struct Serving {
+pub(in crate::worker) struct HealthThread {
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
 
-impl Serving {
+impl HealthThread {
     /// Listens, and answers from now on.
     pub(in crate::worker) async fn start(port: u16, health: Health) -> Result<Self, StartError> {
         let stop = CancellationToken::new();

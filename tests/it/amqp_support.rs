@@ -36,10 +36,10 @@ pub(crate) enum Mode {
     Panic,
 }
 
-/// A consumer that runs, and what it applied.
-pub(crate) struct Rig {
+/// A running consumer, and the commands that it applied.
+pub(crate) struct TestConsumer {
     pub(crate) mode: watch::Sender<Mode>,
-    /// Ids in the order of their application; an id that was applied twice is there twice.
+    /// Ids in the order of their application; the id of a command that was applied twice is there twice.
     pub(crate) applied: Arc<Mutex<Vec<Uuid>>>,
     /// How often the handler was called.
     pub(crate) calls: watch::Receiver<usize>,
@@ -48,7 +48,7 @@ pub(crate) struct Rig {
     task: JoinHandle<()>,
 }
 
-impl Rig {
+impl TestConsumer {
     pub(crate) fn start(url: &str) -> Self {
         let mode = watch::Sender::new(Mode::Apply);
         let applied = Arc::new(Mutex::new(Vec::new()));
@@ -62,7 +62,7 @@ impl Rig {
                 let mode = *mode
                     .wait_for(|mode| *mode != Mode::Hang)
                     .await
-                    .expect("the sender is in the rig");
+                    .expect("the test consumer keeps the sender");
                 match mode {
                     Mode::Apply | Mode::Hang => {
                         applied.lock().expect("applied").push(command.id);
@@ -112,7 +112,7 @@ impl Rig {
         applied.iter().copied().collect()
     }
 
-    /// Until every one of these commands was applied.
+    /// Waits until every one of these commands was applied.
     pub(crate) async fn all_applied(&self, commands: &[Command]) {
         eventually("all commands to be applied", DEADLINE, async || {
             let applied = self.applied();
@@ -126,13 +126,13 @@ impl Rig {
         .await;
     }
 
-    /// Until the handler was called so often.
+    /// Waits until the handler was called this often.
     pub(crate) async fn called(&self, times: usize) {
         let mut calls = self.calls.clone();
         tokio::time::timeout(DEADLINE, calls.wait_for(|calls| *calls >= times))
             .await
             .expect("the handler is called")
-            .expect("the rig has the sender");
+            .expect("the handler keeps the sender");
     }
 
     /// Asks the consumer to stop.
@@ -140,7 +140,7 @@ impl Rig {
         self.stop.cancel();
     }
 
-    /// Stops the consumer, and comes back when it has stopped.
+    /// Stops the consumer, and waits until it has stopped.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(DEADLINE, self.task)
@@ -157,7 +157,7 @@ pub(crate) fn settings(url: &str) -> AmqpSettings {
     }
 }
 
-/// Different commands, half of them to start.
+/// Different commands, half of them starts.
 pub(crate) fn commands(count: i64) -> Vec<Command> {
     (1..=count)
         .map(|n| Command {
@@ -193,7 +193,7 @@ pub(crate) async fn send(vhost: &TestVhost, commands: &[Command]) {
     }
 }
 
-/// Until so many messages wait in a queue.
+/// Waits until a queue has this many messages.
 pub(crate) async fn depth(vhost: &TestVhost, queue: &str, count: u32) {
     let what = format!("{queue} to hold {count}");
     eventually(&what, DEADLINE, async || {
@@ -211,7 +211,7 @@ pub(crate) async fn nothing_left(vhost: &TestVhost) {
     depth(vhost, topology::DEAD_QUEUE, 0).await;
 }
 
-/// Asks the management API about something of the vhost.
+/// Reads an object of the vhost from the management API.
 pub(crate) async fn management(vhost: &TestVhost, kind: &str, name: &str) -> Value {
     let url = services::management_url()
         .join(&format!("/api/{kind}/{}/{name}", vhost.name()))
