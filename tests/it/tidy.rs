@@ -1,8 +1,12 @@
 //! What the code must not grow into, held by a test: who may depend on whom, how long a file may
 //! become, that each file says what it is, and that the documents name every variable.
 
+mod imports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use imports::Imports;
 
 /// Which of our modules a layer may name, besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -52,8 +56,75 @@ const BANNED: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Which of the rooms of `worker` a room may import from, besides itself. A file beside the rooms is one by
+/// its name. `handles` is the ground floor, and only `lifecycle` knows all.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("mod", &["lifecycle", "config", "health"]),
+    (
+        "lifecycle",
+        &[
+            "config",
+            "ownership",
+            "credentials",
+            "link",
+            "writing",
+            "health",
+            "handles",
+        ],
+    ),
+    ("ownership", &["handles"]),
+    ("credentials", &["handles"]),
+    ("link", &["handles"]),
+    ("writing", &["handles"]),
+    ("health", &["handles"]),
+    ("handles", &[]),
+    ("config", &[]),
+];
+
+/// TEMPORARY, must become empty: folders (or files) whose circles are being opened. A circle is let pass if
+/// all its files lie in one of these.
+const CIRCLES_LEFT: &[&str] = &[
+    "src/amqp/",
+    "src/cli/",
+    "src/config",
+    "src/ctrader/",
+    "src/domain/",
+    "src/pg/",
+    "src/sim/",
+    "src/worker/",
+];
+
+/// TEMPORARY, must become empty: files and folders of `worker` that stand in no room yet.
+const ROOMLESS: &[&str] = &[
+    "clock",
+    "coordinator",
+    "drain",
+    "gauges",
+    "hints",
+    "keeper",
+    "link",
+    "links",
+    "outbox",
+    "refresher",
+    "roster",
+    "run",
+    "serving",
+    "setup",
+    "status",
+    "tally",
+    "tokens",
+    "writer",
+];
+
+/// TEMPORARY, must become empty: files that are too long and are being split.
+const LONG_FILES_LEFT: &[&str] = &["src/worker/run.rs"];
+
 /// Lines of a file, beyond which it has more than one subject.
-const LINES_MAX: usize = 520;
+const LINES_MAX: usize = 500;
+
+/// The median of the lines of the files of `worker`, tests included, stays below this.
+/// TEMPORARY: 150 once they are split.
+const WORKER_MEDIAN_BELOW: usize = 170;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -135,6 +206,88 @@ fn every_layer_names_only_those_below_it() {
     }
 }
 
+/// A path as reports name it: from the root, with `/`.
+fn relative(path: &Path) -> String {
+    let inside = path.strip_prefix(root()).expect("of this package");
+    inside.to_string_lossy().replace('\\', "/")
+}
+
+/// Every import between two files of `src`; tests are no part of it, nor is what is generated.
+fn imports() -> Imports {
+    let files = rust_files(&root().join("src")).into_iter();
+    let files = files.map(|path| (relative(&path), path));
+    let code = files.filter(|(name, _)| !name.ends_with("/tests.rs") && !name.contains("/tests/"));
+    let texts = code.map(|(name, path)| (name, std::fs::read_to_string(path).expect("text")));
+    Imports::of(&texts.collect())
+}
+
+#[test]
+fn no_circle_of_imports_is_left_in_src() {
+    let imports = imports();
+    let mut used = BTreeSet::new();
+    let mut found = String::new();
+    for circle in imports.circles() {
+        let left = CIRCLES_LEFT
+            .iter()
+            .find(|left| circle.iter().all(|file| file.starts_with(**left)));
+        match left {
+            Some(left) => drop(used.insert(*left)),
+            None => found += &imports.describe(&circle),
+        }
+    }
+    assert!(found.is_empty(), "{found}");
+    for left in CIRCLES_LEFT {
+        assert!(used.contains(left), "{left} has no circle: take it off");
+    }
+}
+
+#[test]
+fn every_room_of_the_worker_imports_only_from_those_below_it() {
+    let room = |file: &str| {
+        let inside = file.strip_prefix("src/worker/")?;
+        let name = inside.split('/').next().expect("a name");
+        Some(name.trim_end_matches(".rs").to_owned())
+    };
+    let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
+    let mut wrong = String::new();
+    let mut seen = BTreeSet::new();
+    for (from, to, line) in imports().edges() {
+        let (Some(from_room), Some(to_room)) = (room(from), room(to)) else {
+            continue;
+        };
+        seen.extend([from_room.clone(), to_room.clone()]);
+        if [&from_room, &to_room]
+            .iter()
+            .any(|room| ROOMLESS.contains(&room.as_str()))
+        {
+            continue;
+        }
+        let may = allowed
+            .get(from_room.as_str())
+            .unwrap_or_else(|| panic!("{from} stands in no room"));
+        if from_room != to_room && !may.contains(&to_room.as_str()) {
+            wrong += &format!("{from}:{line} must not import {to}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    for room in ROOMLESS {
+        // Gone, or moved into a room.
+        assert!(seen.contains(*room), "worker/{room} is gone: take it off");
+    }
+}
+
+#[test]
+fn the_files_of_the_worker_are_short() {
+    let files = rust_files(&root().join("src/worker"));
+    let mut lines: Vec<usize> = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).expect("text").lines().count())
+        .collect();
+    lines.sort_unstable();
+    let median = lines[lines.len() / 2];
+    assert!(median < WORKER_MEDIAN_BELOW, "the median is {median} lines");
+}
+
 #[test]
 fn every_file_says_what_it_is_and_has_one_subject() {
     for folder in ["src", "tests", "examples"] {
@@ -150,7 +303,13 @@ fn every_file_says_what_it_is_and_has_one_subject() {
                 path.display()
             );
             let lines = text.lines().count();
-            assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
+            let left = LONG_FILES_LEFT.contains(&relative(&path).as_str());
+            assert_eq!(
+                lines > LINES_MAX,
+                left,
+                "{} has {lines} lines",
+                path.display()
+            );
         }
     }
 }
