@@ -1,102 +1,23 @@
-//! The environment, validated. The only place that knows the variables' names.
+//! The configuration: environment variables, typed and checked. No other module knows their names.
 //!
-//! [`Env`] is what was set, as text; [`Config`] and its smaller siblings are what a subcommand
-//! needs, typed and checked. All problems are found at once, and none repeats a value: any of them
-//! may be a secret that went into the wrong variable.
+//! [`Env`] holds the variables as text. [`Config`], [`MigrateConfig`] and [`PublishConfig`] hold what a
+//! subcommand needs. All problems are reported at once, and none repeats a value: it may be a secret that
+//! was put into the wrong variable.
 
-mod read;
+mod env;
+mod reader;
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use serde::Deserialize;
 use url::Url;
 
 use crate::amqp::AmqpSettings;
 use crate::domain::secret::Secret;
 use crate::telemetry::LogSettings;
-use read::{Reader, Scheme};
-
-macro_rules! env {
-    ($($field:ident $name:literal)+) => {
-        /// The variables as they are set. An empty one counts as one that is not.
-        #[derive(Clone, Default, Deserialize)]
-        pub struct Env {
-            $($field: Option<String>,)+
-        }
-
-        impl Env {
-            /// Every variable that is read.
-            pub const NAMES: &[&str] = &[$($name),+];
-
-            fn get(&self, name: &str) -> Option<&str> {
-                let value = match name {
-                    $($name => self.$field.as_deref(),)+
-                    _ => unreachable!("{name} is not in the list above"),
-                };
-                value.map(str::trim).filter(|value| !value.is_empty())
-            }
-        }
-    };
-}
-
-env! {
-    database_url "DATABASE_URL"
-    amqp_url "AMQP_URL"
-    ctrader_client_id "CTRADER_CLIENT_ID"
-    ctrader_client_secret "CTRADER_CLIENT_SECRET"
-    ctrader_demo_url "CTRADER_DEMO_URL"
-    ctrader_live_url "CTRADER_LIVE_URL"
-    ctrader_ca_file "CTRADER_CA_FILE"
-    ctrader_connections "CTRADER_CONNECTIONS"
-    ctrader_connection_limit "CTRADER_CONNECTION_LIMIT"
-    ctrader_request_rate "CTRADER_REQUEST_RATE"
-    ctrader_history_rate "CTRADER_HISTORY_RATE"
-    port "PORT"
-    worker_id "WORKER_ID"
-    fly_machine_id "FLY_MACHINE_ID"
-    max_sessions "MAX_SESSIONS"
-    cache_write_interval_ms "CACHE_WRITE_INTERVAL_MS"
-    reconnect_max_attempts "RECONNECT_MAX_ATTEMPTS"
-    failed_retry_secs "FAILED_RETRY_SECS"
-    shutdown_grace_secs "SHUTDOWN_GRACE_SECS"
-    idle_exit_secs "IDLE_EXIT_SECS"
-    token_encryption_key "TOKEN_ENCRYPTION_KEY"
-    log_format "LOG_FORMAT"
-    rust_log "RUST_LOG"
-}
-
-impl fmt::Debug for Env {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = Self::NAMES.iter().filter(|name| self.get(name).is_some());
-        f.debug_set().entries(set).finish()
-    }
-}
-
-/// One thing that is wrong with the environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable, or `.env`.
-    pub variable: &'static str,
-    /// What is wrong with it, without its value.
-    pub what: String,
-}
-
-/// Everything that is wrong with the environment, one line each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "\n" };
-            write!(f, "{separator}{} {}", problem.variable, problem.what)?;
-        }
-        Ok(())
-    }
-}
+pub use env::{Env, Problem, Problems};
+use reader::{Reader, Scheme};
 
 /// All that a worker needs.
 #[derive(Debug, Clone)]
@@ -202,25 +123,6 @@ const PUBLISHER_NAME: &str = "mahspeccy-bridge";
 const REQUEST_RATE_MAX: u32 = 50;
 const HISTORY_RATE_MAX: u32 = 5;
 const SECS_OF_A_DAY: u64 = 24 * 60 * 60;
-
-impl Env {
-    /// The process's environment over the file `.env` of a directory, which need not exist.
-    ///
-    /// # Errors
-    /// When the file or a variable of ours cannot be read.
-    pub fn load(directory: &Path) -> Result<Self, Problems> {
-        read::load(&directory.join(".env"), std::env::vars_os())
-    }
-
-    /// From pairs of name and value. Names that are not ours are passed over.
-    pub fn from_pairs<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Self
-    where
-        K: Into<String>,
-        V: Into<String>,
-    {
-        read::from_pairs(pairs.into_iter().map(|(k, v)| (k.into(), v.into())))
-    }
-}
 
 impl Config {
     /// What `worker` and `check` need.

@@ -1,12 +1,8 @@
-//! How variables are read: from where, and into which types.
+//! Turns the text of variables into types, and collects what is wrong with it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -16,67 +12,13 @@ use rustls::pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::{Env, Problem, Problems};
+use super::env::{Env, Problem, Problems};
 use crate::amqp;
 use crate::domain::secret::Secret;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat, LogSettings};
 
 /// Rows, logs and the broker show a worker's id.
 const WORKER_ID_CHARS_MAX: usize = 128;
-
-/// The file's variables, and over them the process's, even where they are empty.
-pub(super) fn load(
-    file: &Path,
-    process: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Env, Problems> {
-    let mut problems = Vec::new();
-    let mut pairs = BTreeMap::new();
-    match dotenvy::from_path_iter(file) {
-        Ok(entries) => {
-            for (at, entry) in entries.enumerate() {
-                match entry {
-                    Ok((name, value)) => drop(pairs.insert(name, value)),
-                    // The error repeats the line.
-                    Err(_) => problems.push(Problem {
-                        variable: ".env",
-                        what: format!("has an entry that cannot be read, the {}. one", at + 1),
-                    }),
-                }
-            }
-        }
-        Err(dotenvy::Error::Io(err)) if err.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => problems.push(Problem {
-            variable: ".env",
-            what: "cannot be read".to_owned(),
-        }),
-    }
-    for (name, value) in process {
-        let Some(name) = Env::NAMES.iter().find(|known| name == **known) else {
-            continue;
-        };
-        match value.into_string() {
-            Ok(value) => drop(pairs.insert((*name).to_owned(), value)),
-            Err(_) => problems.push(Problem {
-                variable: name,
-                what: "is not UTF-8".to_owned(),
-            }),
-        }
-    }
-    if problems.is_empty() {
-        Ok(from_pairs(pairs))
-    } else {
-        Err(Problems(problems))
-    }
-}
-
-/// envy matches names without regard to case, so that what is not ours is kept from it.
-pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Env {
-    let known: BTreeMap<String, String> = pairs
-        .into_iter()
-        .filter(|(name, _)| Env::NAMES.contains(&name.as_str()))
-        .collect();
-    envy::from_iter(known).expect("text of distinct names is what the fields are")
-}
 
 /// A URL's scheme.
 pub(super) struct Scheme(pub(super) &'static str);
