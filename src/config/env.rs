@@ -10,14 +10,14 @@ use serde::Deserialize;
 
 macro_rules! env {
     ($($field:ident $name:literal)+) => {
-        /// The variables as they are set. An empty one counts as one that is not.
+        /// The variables as they are set. An empty one counts as not set.
         #[derive(Clone, Default, Deserialize)]
         pub struct Env {
             $($field: Option<String>,)+
         }
 
         impl Env {
-            /// Every variable that is read.
+            /// The names of all variables that are read.
             pub const NAMES: &[&str] = &[$($name),+];
 
             pub(super) fn get(&self, name: &str) -> Option<&str> {
@@ -65,15 +65,15 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// The process's environment over the file `.env` of a directory, which need not exist.
+    /// Reads the file `.env` of a directory, if there is one, and the process's environment, which wins.
     ///
     /// # Errors
-    /// When the file or a variable of ours cannot be read.
+    /// When the file or one of our variables cannot be read.
     pub fn load(directory: &Path) -> Result<Self, Problems> {
         load(&directory.join(".env"), std::env::vars_os())
     }
 
-    /// From pairs of name and value. Names that are not ours are passed over.
+    /// Takes pairs of name and value. Names that are not ours are ignored.
     pub fn from_pairs<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Self
     where
         K: Into<String>,
@@ -92,7 +92,7 @@ pub struct Problem {
     pub what: String,
 }
 
-/// Everything that is wrong with the environment, one line each.
+/// Everything that is wrong with the environment, one line per problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -106,7 +106,7 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The file's variables, and over them the process's, even where they are empty.
+/// Reads the file's variables; those of the process replace them, even if they are empty.
 fn load(file: &Path, process: impl Iterator<Item = (OsString, OsString)>) -> Result<Env, Problems> {
     let mut problems = Vec::new();
     let mut pairs = BTreeMap::new();
@@ -115,7 +115,7 @@ fn load(file: &Path, process: impl Iterator<Item = (OsString, OsString)>) -> Res
             for (at, entry) in entries.enumerate() {
                 match entry {
                     Ok((name, value)) => drop(pairs.insert(name, value)),
-                    // The error repeats the line.
+                    // The error would repeat the line, which may have a secret.
                     Err(_) => problems.push(Problem {
                         variable: ".env",
                         what: format!("has an entry that cannot be read, the {}. one", at + 1),
@@ -148,7 +148,7 @@ fn load(file: &Path, process: impl Iterator<Item = (OsString, OsString)>) -> Res
     }
 }
 
-/// envy matches names without regard to case, so that what is not ours is kept from it.
+/// envy ignores the case of names, so that it gets only those that are exactly ours.
 fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Env {
     let known: BTreeMap<String, String> = pairs
         .into_iter()

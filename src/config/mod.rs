@@ -19,10 +19,10 @@ use crate::telemetry::LogSettings;
 pub use env::{Env, Problem, Problems};
 use reader::{Reader, Scheme};
 
-/// All that a worker needs.
+/// What a worker needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This worker's name in rows, logs and the broker's list of connections.
+    /// The worker's name in rows, logs and the broker's list of connections.
     pub worker_id: String,
     /// Postgres.
     pub database_url: Secret,
@@ -32,51 +32,51 @@ pub struct Config {
     pub ctrader: CtraderSettings,
     /// The worker itself.
     pub worker: WorkerSettings,
-    /// Of the health server.
+    /// The port of the health server.
     pub port: u16,
     /// The log.
     pub log: LogSettings,
 }
 
-/// The Open API application, its hosts and our use of them.
+/// The Open API application, its hosts and our limits.
 #[derive(Debug, Clone)]
 pub struct CtraderSettings {
-    /// The application.
+    /// The id of the application.
     pub client_id: String,
-    /// Its secret.
+    /// The secret of the application.
     pub client_secret: Secret,
-    /// Where demo accounts live.
+    /// The host of demo accounts.
     pub demo_url: Url,
-    /// Where live accounts live.
+    /// The host of live accounts.
     pub live_url: Url,
-    /// Roots to trust besides the public ones.
+    /// Roots that are trusted besides the public ones.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Connections of this worker per environment.
     pub connections: usize,
-    /// Connections of the whole fleet.
+    /// Connections of the whole fleet to the application.
     pub connection_limit: u32,
     /// Requests per second and connection, of all kinds.
     pub request_rate: u32,
-    /// The same of historical requests.
+    /// Historical requests per second and connection.
     pub history_rate: u32,
 }
 
-/// How much the worker takes on and how patient it is.
+/// The worker's limits and intervals.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
-    /// Sessions it takes.
+    /// The most sessions that it takes.
     pub max_sessions: usize,
-    /// Between two writes of a session's row.
+    /// The time between two writes of a session's row.
     pub cache_write_interval: Duration,
     /// Consecutive failures before a session is `failed`.
     pub reconnect_max_attempts: u32,
-    /// After which it is tried again.
+    /// The time after which a failed session is tried again.
     pub failed_retry: Duration,
-    /// For draining.
+    /// The time that draining may take.
     pub shutdown_grace: Duration,
-    /// Without a session and a command, before the worker ends.
+    /// The time without a session and a command after which the worker exits; `None`: never.
     pub idle_exit: Option<Duration>,
-    /// Opens stored tokens.
+    /// The key that stored tokens are encrypted with.
     pub token_key: Option<TokenKey>,
 }
 
@@ -85,7 +85,7 @@ pub struct WorkerSettings {
 pub struct TokenKey([u8; 32]);
 
 impl TokenKey {
-    /// The key itself, for the cipher.
+    /// Returns the key itself, for the cipher.
     #[must_use]
     pub const fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -98,7 +98,7 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// All that subcommands need which only use Postgres.
+/// What subcommands need that only use Postgres.
 #[derive(Debug, Clone)]
 pub struct MigrateConfig {
     /// Postgres.
@@ -107,7 +107,7 @@ pub struct MigrateConfig {
     pub log: LogSettings,
 }
 
-/// All that subcommands need which only use RabbitMQ.
+/// What subcommands need that only use RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct PublishConfig {
     /// RabbitMQ.
@@ -116,19 +116,19 @@ pub struct PublishConfig {
     pub log: LogSettings,
 }
 
-/// What the broker's list of connections shows for a subcommand that is not a worker.
+/// The name of a subcommand other than `worker` in the broker's list of connections.
 const PUBLISHER_NAME: &str = "mahspeccy-bridge";
 
-/// cTrader refuses more requests a second on one connection; of historical ones, more than 5.
+/// cTrader refuses more than 50 requests per second and connection, and more than 5 historical ones.
 const REQUEST_RATE_MAX: u32 = 50;
 const HISTORY_RATE_MAX: u32 = 5;
 const SECS_OF_A_DAY: u64 = 24 * 60 * 60;
 
 impl Config {
-    /// What `worker` and `check` need.
+    /// Reads what `worker` and `check` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_worker(env: &Env) -> Result<Self, Problems> {
         let mut read = Reader::new(env);
         let database_url = read.database_url();
@@ -155,10 +155,10 @@ impl Config {
         })
     }
 
-    /// What `migrate` and `status` need.
+    /// Reads what `migrate` and `status` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_migrate(env: &Env) -> Result<MigrateConfig, Problems> {
         let mut read = Reader::new(env);
         let database_url = read.database_url();
@@ -171,10 +171,10 @@ impl Config {
         })
     }
 
-    /// What `start`, `stop` and `dead` need.
+    /// Reads what `start`, `stop` and `dead` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_publish(env: &Env) -> Result<PublishConfig, Problems> {
         let mut read = Reader::new(env);
         let amqp_url = read.amqp_url();

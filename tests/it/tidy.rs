@@ -41,7 +41,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["amqp", "config", "ctrader", "domain", "failure", "pg", "ws"],
+        &[
+            "amqp",
+            "config",
+            "ctrader",
+            "domain",
+            "failure",
+            "pg",
+            "shutdown",
+            "telemetry",
+            "worker",
+            "ws",
+        ],
     ),
     // Of the other end's code it may use the generated messages alone: no mistake is shared.
     ("sim", &["ctrader"]),
@@ -77,26 +88,34 @@ const ROOMS: &[(&str, &[&str])] = &[
             "ownership",
             "credentials",
             "link",
-            "writing",
             "health",
+            "writing",
             "handles",
         ],
     ),
-    ("ownership", &["handles"]),
+    ("ownership", &["health", "writing", "handles"]),
     ("credentials", &["handles"]),
-    ("link", &["handles"]),
+    ("link", &["health", "writing", "handles"]),
+    ("health", &["config", "writing", "handles"]),
     ("writing", &["handles"]),
-    ("health", &["handles"]),
     ("handles", &[]),
     ("config", &[]),
+];
+
+/// TEMPORARY, must become empty: imports between rooms that are being undone.
+const ROOM_IMPORTS_LEFT: &[(&str, &str)] = &[
+    ("credentials", "link"),
+    ("handles", "link"),
+    ("link", "credentials"),
+    ("link", "ownership"),
+    ("ownership", "credentials"),
+    ("ownership", "link"),
 ];
 
 /// TEMPORARY, must become empty: folders (or files) whose circles are being opened. A circle is let pass if
 /// all its files lie in one of these.
 const CIRCLES_LEFT: &[&str] = &[
     "src/amqp/",
-    "src/cli/",
-    "src/config",
     "src/ctrader/",
     "src/domain/",
     "src/pg/",
@@ -104,37 +123,14 @@ const CIRCLES_LEFT: &[&str] = &[
     "src/worker/",
 ];
 
-/// TEMPORARY, must become empty: files and folders of `worker` that stand in no room yet.
-const ROOMLESS: &[&str] = &[
-    "clock",
-    "coordinator",
-    "drain",
-    "gauges",
-    "hints",
-    "keeper",
-    "link",
-    "links",
-    "outbox",
-    "refresher",
-    "roster",
-    "run",
-    "serving",
-    "setup",
-    "status",
-    "tally",
-    "tokens",
-    "writer",
-];
-
 /// TEMPORARY, must become empty: files that are too long and are being split.
-const LONG_FILES_LEFT: &[&str] = &["src/worker/run.rs"];
+const LONG_FILES_LEFT: &[&str] = &["src/worker/lifecycle/mod.rs"];
 
 /// Lines of a file, beyond which it has more than one subject.
 const LINES_MAX: usize = 500;
 
 /// The median of the lines of the files of `worker`, tests included, stays below this.
-/// TEMPORARY: 150 once they are split.
-const WORKER_MEDIAN_BELOW: usize = 170;
+const WORKER_MEDIAN_BELOW: usize = 150;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -260,29 +256,27 @@ fn every_room_of_the_worker_imports_only_from_those_below_it() {
     };
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     let mut wrong = String::new();
-    let mut seen = BTreeSet::new();
+    let mut left = BTreeSet::new();
     for (from, to, line) in imports().edges() {
         let (Some(from_room), Some(to_room)) = (room(from), room(to)) else {
             continue;
         };
-        seen.extend([from_room.clone(), to_room.clone()]);
-        if [&from_room, &to_room]
-            .iter()
-            .any(|room| ROOMLESS.contains(&room.as_str()))
-        {
-            continue;
-        }
         let may = allowed
             .get(from_room.as_str())
             .unwrap_or_else(|| panic!("{from} stands in no room"));
-        if from_room != to_room && !may.contains(&to_room.as_str()) {
-            wrong += &format!("{from}:{line} must not import {to}\n");
+        if from_room == to_room || may.contains(&to_room.as_str()) {
+            continue;
+        }
+        let pair = (from_room.as_str(), to_room.as_str());
+        match ROOM_IMPORTS_LEFT.iter().find(|left| **left == pair) {
+            Some(pair) => drop(left.insert(*pair)),
+            None => wrong += &format!("{from}:{line} must not import {to}\n"),
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    for room in ROOMLESS {
-        // Gone, or moved into a room.
-        assert!(seen.contains(*room), "worker/{room} is gone: take it off");
+    for (from, to) in ROOM_IMPORTS_LEFT {
+        let is_left = left.contains(&(*from, *to));
+        assert!(is_left, "{from} imports nothing of {to}: take it off");
     }
 }
 

@@ -24,11 +24,11 @@ struct Written {
 
 /// Which file imports which, with the lines that do it.
 #[derive(Default)]
-pub struct Imports(BTreeMap<(String, String), BTreeSet<usize>>);
+pub(super) struct Imports(BTreeMap<(String, String), BTreeSet<usize>>);
 
 impl Imports {
     /// Reads files, given by their paths inside the crate (`src/a/b.rs`) and their texts.
-    pub fn of(files: &BTreeMap<String, String>) -> Self {
+    pub(super) fn of(files: &BTreeMap<String, String>) -> Self {
         let mut modules: BTreeMap<Module, &str> = BTreeMap::new();
         let mut written: BTreeMap<&str, Vec<Written>> = BTreeMap::new();
         for (file, text) in files {
@@ -63,7 +63,7 @@ impl Imports {
     }
 
     /// Every import: from, to, and the first line of it.
-    pub fn edges(&self) -> impl Iterator<Item = (&str, &str, usize)> {
+    pub(super) fn edges(&self) -> impl Iterator<Item = (&str, &str, usize)> {
         self.0.iter().map(|((from, to), lines)| {
             let line = lines.first().copied().unwrap_or_default();
             (from.as_str(), to.as_str(), line)
@@ -71,7 +71,7 @@ impl Imports {
     }
 
     /// The circles: sets of files each of which reaches all the others by imports.
-    pub fn circles(&self) -> Vec<Vec<&str>> {
+    pub(super) fn circles(&self) -> Vec<Vec<&str>> {
         let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (from, to, _) in self.edges() {
             next.entry(from).or_default().push(to);
@@ -103,7 +103,7 @@ impl Imports {
     }
 
     /// A circle for people: each import in it with its lines.
-    pub fn describe(&self, circle: &[&str]) -> String {
+    pub(super) fn describe(&self, circle: &[&str]) -> String {
         let mut text = format!("a circle of {} files:\n", circle.len());
         for ((from, to), lines) in &self.0 {
             if circle.contains(&from.as_str()) && circle.contains(&to.as_str()) {
