@@ -165,7 +165,7 @@ impl HealthServer {
     /// Returns the address that it listens on.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system does not return it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }

@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no errors. If they cannot be printed, there is nobody to tell.
+            // Help and version are no errors. If they cannot be printed, nothing else can be.
             let _ = error.print();
             return if error.use_stderr() {
                 ExitCode::from(EXIT_USAGE)

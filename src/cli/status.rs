@@ -69,7 +69,7 @@ async fn watch(
 /// Prints the sessions, and returns whether anybody still reads.
 fn show(sessions: &[Overview], arguments: &StatusArguments) -> bool {
     if arguments.json {
-        // There is nothing in it that JSON could not say.
+        // It has nothing that JSON cannot represent.
         let json = serde_json::to_string(sessions).unwrap_or_default();
         return print(&(json + "\n"));
     }

@@ -41,7 +41,7 @@ pub(super) async fn check(
         Err(_) => Check::failed(
             name,
             Diagnosis::new(
-                format!("{endpoint} takes the connection and answers nothing"),
+                format!("{endpoint} accepts the connection and does not reply"),
                 format!("wait and try again; if it stays so, correct {variable}"),
             ),
         ),
