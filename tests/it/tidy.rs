@@ -255,7 +255,7 @@ fn every_room_of_the_worker_imports_only_from_those_below_it() {
         Some(name.trim_end_matches(".rs").to_owned())
     };
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     let mut left = BTreeSet::new();
     for (from, to, line) in imports().edges() {
         let (Some(from_room), Some(to_room)) = (room(from), room(to)) else {
@@ -270,10 +270,10 @@ fn every_room_of_the_worker_imports_only_from_those_below_it() {
         let pair = (from_room.as_str(), to_room.as_str());
         match ROOM_IMPORTS_LEFT.iter().find(|left| **left == pair) {
             Some(pair) => drop(left.insert(*pair)),
-            None => wrong += &format!("{from}:{line} must not import {to}\n"),
+            None => wrong.push(format!("{from}:{line} must not import {to}")),
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     for (from, to) in ROOM_IMPORTS_LEFT {
         let is_left = left.contains(&(*from, *to));
         assert!(is_left, "{from} imports nothing of {to}: take it off");

@@ -104,14 +104,21 @@ impl Imports {
 
     /// A circle for people: each import in it with its lines.
     pub(super) fn describe(&self, circle: &[&str]) -> String {
-        let mut text = format!("a circle of {} files:\n", circle.len());
-        for ((from, to), lines) in &self.0 {
-            if circle.contains(&from.as_str()) && circle.contains(&to.as_str()) {
-                let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
-                text += &format!("  {from}:{} imports {to}\n", lines.join(","));
-            }
-        }
-        text
+        let inside = |file: &String| circle.contains(&file.as_str());
+        let edges = self
+            .0
+            .iter()
+            .filter(|((from, to), _)| inside(from) && inside(to));
+        let lines = edges.map(|((from, to), lines)| {
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            format!("  {from}:{} imports {to}", lines.join(","))
+        });
+        let lines: Vec<String> = lines.collect();
+        format!(
+            "a circle of {} files:\n{}\n",
+            circle.len(),
+            lines.join("\n")
+        )
     }
 }
 
