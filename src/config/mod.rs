@@ -1,107 +1,28 @@
-//! The environment, validated. The only place that knows the variables' names.
+//! The configuration: environment variables, typed and checked. No other module knows their names.
 //!
-//! [`Env`] is what was set, as text; [`Config`] and its smaller siblings are what a subcommand
-//! needs, typed and checked. All problems are found at once, and none repeats a value: any of them
-//! may be a secret that went into the wrong variable.
+//! [`Env`] holds the variables as text. [`Config`], [`MigrateConfig`] and [`PublishConfig`] hold what a
+//! subcommand needs. All problems are reported at once, and none repeats a value: it may be a secret that
+//! was put into the wrong variable.
 
-mod read;
+mod env;
+mod reader;
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use serde::Deserialize;
 use url::Url;
 
 use crate::amqp::AmqpSettings;
 use crate::domain::secret::Secret;
 use crate::telemetry::LogSettings;
-use read::{Reader, Scheme};
+pub use env::{Env, Problem, Problems};
+use reader::{Reader, Scheme};
 
-macro_rules! env {
-    ($($field:ident $name:literal)+) => {
-        /// The variables as they are set. An empty one counts as one that is not.
-        #[derive(Clone, Default, Deserialize)]
-        pub struct Env {
-            $($field: Option<String>,)+
-        }
-
-        impl Env {
-            /// Every variable that is read.
-            pub const NAMES: &[&str] = &[$($name),+];
-
-            fn get(&self, name: &str) -> Option<&str> {
-                let value = match name {
-                    $($name => self.$field.as_deref(),)+
-                    _ => unreachable!("{name} is not in the list above"),
-                };
-                value.map(str::trim).filter(|value| !value.is_empty())
-            }
-        }
-    };
-}
-
-env! {
-    database_url "DATABASE_URL"
-    amqp_url "AMQP_URL"
-    ctrader_client_id "CTRADER_CLIENT_ID"
-    ctrader_client_secret "CTRADER_CLIENT_SECRET"
-    ctrader_demo_url "CTRADER_DEMO_URL"
-    ctrader_live_url "CTRADER_LIVE_URL"
-    ctrader_ca_file "CTRADER_CA_FILE"
-    ctrader_connections "CTRADER_CONNECTIONS"
-    ctrader_connection_limit "CTRADER_CONNECTION_LIMIT"
-    ctrader_request_rate "CTRADER_REQUEST_RATE"
-    ctrader_history_rate "CTRADER_HISTORY_RATE"
-    port "PORT"
-    worker_id "WORKER_ID"
-    fly_machine_id "FLY_MACHINE_ID"
-    max_sessions "MAX_SESSIONS"
-    cache_write_interval_ms "CACHE_WRITE_INTERVAL_MS"
-    reconnect_max_attempts "RECONNECT_MAX_ATTEMPTS"
-    failed_retry_secs "FAILED_RETRY_SECS"
-    shutdown_grace_secs "SHUTDOWN_GRACE_SECS"
-    idle_exit_secs "IDLE_EXIT_SECS"
-    token_encryption_key "TOKEN_ENCRYPTION_KEY"
-    log_format "LOG_FORMAT"
-    rust_log "RUST_LOG"
-}
-
-impl fmt::Debug for Env {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = Self::NAMES.iter().filter(|name| self.get(name).is_some());
-        f.debug_set().entries(set).finish()
-    }
-}
-
-/// One thing that is wrong with the environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable, or `.env`.
-    pub variable: &'static str,
-    /// What is wrong with it, without its value.
-    pub what: String,
-}
-
-/// Everything that is wrong with the environment, one line each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "\n" };
-            write!(f, "{separator}{} {}", problem.variable, problem.what)?;
-        }
-        Ok(())
-    }
-}
-
-/// All that a worker needs.
+/// What a worker needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This worker's name in rows, logs and the broker's list of connections.
+    /// The worker's name in rows, logs and the broker's list of connections.
     pub worker_id: String,
     /// Postgres.
     pub database_url: Secret,
@@ -111,51 +32,51 @@ pub struct Config {
     pub ctrader: CtraderSettings,
     /// The worker itself.
     pub worker: WorkerSettings,
-    /// Of the health server.
+    /// The port of the health server.
     pub port: u16,
     /// The log.
     pub log: LogSettings,
 }
 
-/// The Open API application, its hosts and our use of them.
+/// The Open API application, its hosts and our limits.
 #[derive(Debug, Clone)]
 pub struct CtraderSettings {
-    /// The application.
+    /// The id of the application.
     pub client_id: String,
-    /// Its secret.
+    /// The secret of the application.
     pub client_secret: Secret,
-    /// Where demo accounts live.
+    /// The host of demo accounts.
     pub demo_url: Url,
-    /// Where live accounts live.
+    /// The host of live accounts.
     pub live_url: Url,
-    /// Roots to trust besides the public ones.
+    /// Roots that are trusted besides the public ones.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Connections of this worker per environment.
     pub connections: usize,
-    /// Connections of the whole fleet.
+    /// Connections of the whole fleet to the application.
     pub connection_limit: u32,
     /// Requests per second and connection, of all kinds.
     pub request_rate: u32,
-    /// The same of historical requests.
+    /// Historical requests per second and connection.
     pub history_rate: u32,
 }
 
-/// How much the worker takes on and how patient it is.
+/// The worker's limits and intervals.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
-    /// Sessions it takes.
+    /// The most sessions that it takes.
     pub max_sessions: usize,
-    /// Between two writes of a session's row.
+    /// The time between two writes of a session's row.
     pub cache_write_interval: Duration,
     /// Consecutive failures before a session is `failed`.
     pub reconnect_max_attempts: u32,
-    /// After which it is tried again.
+    /// The time after which a failed session is tried again.
     pub failed_retry: Duration,
-    /// For draining.
+    /// The time that draining may take.
     pub shutdown_grace: Duration,
-    /// Without a session and a command, before the worker ends.
+    /// The time without a session and a command after which the worker exits; `None`: never.
     pub idle_exit: Option<Duration>,
-    /// Opens stored tokens.
+    /// The key that stored tokens are encrypted with.
     pub token_key: Option<TokenKey>,
 }
 
@@ -164,7 +85,7 @@ pub struct WorkerSettings {
 pub struct TokenKey([u8; 32]);
 
 impl TokenKey {
-    /// The key itself, for the cipher.
+    /// Returns the key itself, for the cipher.
     #[must_use]
     pub const fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -177,7 +98,7 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// All that subcommands need which only use Postgres.
+/// What subcommands need that only use Postgres.
 #[derive(Debug, Clone)]
 pub struct MigrateConfig {
     /// Postgres.
@@ -186,7 +107,7 @@ pub struct MigrateConfig {
     pub log: LogSettings,
 }
 
-/// All that subcommands need which only use RabbitMQ.
+/// What subcommands need that only use RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct PublishConfig {
     /// RabbitMQ.
@@ -195,38 +116,19 @@ pub struct PublishConfig {
     pub log: LogSettings,
 }
 
-/// What the broker's list of connections shows for a subcommand that is not a worker.
+/// The name of a subcommand other than `worker` in the broker's list of connections.
 const PUBLISHER_NAME: &str = "mahspeccy-bridge";
 
-/// cTrader refuses more requests a second on one connection; of historical ones, more than 5.
+/// cTrader refuses more than 50 requests per second and connection, and more than 5 historical ones.
 const REQUEST_RATE_MAX: u32 = 50;
 const HISTORY_RATE_MAX: u32 = 5;
 const SECS_OF_A_DAY: u64 = 24 * 60 * 60;
 
-impl Env {
-    /// The process's environment over the file `.env` of a directory, which need not exist.
-    ///
-    /// # Errors
-    /// When the file or a variable of ours cannot be read.
-    pub fn load(directory: &Path) -> Result<Self, Problems> {
-        read::load(&directory.join(".env"), std::env::vars_os())
-    }
-
-    /// From pairs of name and value. Names that are not ours are passed over.
-    pub fn from_pairs<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Self
-    where
-        K: Into<String>,
-        V: Into<String>,
-    {
-        read::from_pairs(pairs.into_iter().map(|(k, v)| (k.into(), v.into())))
-    }
-}
-
 impl Config {
-    /// What `worker` and `check` need.
+    /// Reads what `worker` and `check` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_worker(env: &Env) -> Result<Self, Problems> {
         let mut read = Reader::new(env);
         let database_url = read.database_url();
@@ -253,10 +155,10 @@ impl Config {
         })
     }
 
-    /// What `migrate` and `status` need.
+    /// Reads what `migrate` and `status` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_migrate(env: &Env) -> Result<MigrateConfig, Problems> {
         let mut read = Reader::new(env);
         let database_url = read.database_url();
@@ -269,10 +171,10 @@ impl Config {
         })
     }
 
-    /// What `start`, `stop` and `dead` need.
+    /// Reads what `start`, `stop` and `dead` need.
     ///
     /// # Errors
-    /// With everything that is wrong.
+    /// With all problems.
     pub fn for_publish(env: &Env) -> Result<PublishConfig, Problems> {
         let mut read = Reader::new(env);
         let amqp_url = read.amqp_url();

@@ -1,12 +1,8 @@
-//! How variables are read: from where, and into which types.
+//! Turns the text of variables into types, and collects what is wrong with it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -16,73 +12,19 @@ use rustls::pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::{Env, Problem, Problems};
+use super::env::{Env, Problem, Problems};
 use crate::amqp;
 use crate::domain::secret::Secret;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat, LogSettings};
 
-/// Rows, logs and the broker show a worker's id.
+/// A worker's id is shown in rows, logs and the broker's list of connections.
 const WORKER_ID_CHARS_MAX: usize = 128;
-
-/// The file's variables, and over them the process's, even where they are empty.
-pub(super) fn load(
-    file: &Path,
-    process: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Env, Problems> {
-    let mut problems = Vec::new();
-    let mut pairs = BTreeMap::new();
-    match dotenvy::from_path_iter(file) {
-        Ok(entries) => {
-            for (at, entry) in entries.enumerate() {
-                match entry {
-                    Ok((name, value)) => drop(pairs.insert(name, value)),
-                    // The error repeats the line.
-                    Err(_) => problems.push(Problem {
-                        variable: ".env",
-                        what: format!("has an entry that cannot be read, the {}. one", at + 1),
-                    }),
-                }
-            }
-        }
-        Err(dotenvy::Error::Io(err)) if err.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => problems.push(Problem {
-            variable: ".env",
-            what: "cannot be read".to_owned(),
-        }),
-    }
-    for (name, value) in process {
-        let Some(name) = Env::NAMES.iter().find(|known| name == **known) else {
-            continue;
-        };
-        match value.into_string() {
-            Ok(value) => drop(pairs.insert((*name).to_owned(), value)),
-            Err(_) => problems.push(Problem {
-                variable: name,
-                what: "is not UTF-8".to_owned(),
-            }),
-        }
-    }
-    if problems.is_empty() {
-        Ok(from_pairs(pairs))
-    } else {
-        Err(Problems(problems))
-    }
-}
-
-/// envy matches names without regard to case, so that what is not ours is kept from it.
-pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Env {
-    let known: BTreeMap<String, String> = pairs
-        .into_iter()
-        .filter(|(name, _)| Env::NAMES.contains(&name.as_str()))
-        .collect();
-    envy::from_iter(known).expect("text of distinct names is what the fields are")
-}
 
 /// A URL's scheme.
 pub(super) struct Scheme(pub(super) &'static str);
 
-/// Reads variables one after the other and collects what is wrong. A getter that answers `None`
-/// has left a problem.
+/// Reads variables one after the other and collects the problems. A getter that returns `None` has added a
+/// problem.
 pub(super) struct Reader<'a> {
     env: &'a Env,
     problems: Vec<Problem>,
@@ -96,10 +38,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What was read, if nothing was wrong.
+    /// Returns the value, or all problems if there are any.
     pub(super) fn finish<T>(self, value: impl FnOnce() -> Option<T>) -> Result<T, Problems> {
         if self.problems.is_empty() {
-            Ok(value().expect("what could not be read left a problem"))
+            Ok(value().expect("a getter that returned `None` has added a problem"))
         } else {
             Err(Problems(self.problems))
         }
@@ -125,7 +67,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A whole number in a range, or the default.
+    /// Reads a whole number in a range, or returns the default.
     pub(super) fn number<T>(
         &mut self,
         name: &'static str,
@@ -139,10 +81,10 @@ impl<'a> Reader<'a> {
             .map(|number| number.unwrap_or(default))
     }
 
-    /// A whole number in a range, or none.
+    /// Reads a whole number in a range, if it is set.
     #[expect(
         clippy::option_option,
-        reason = "the outer one says that something is wrong, the inner one that nothing is set"
+        reason = "the outer `None` is a problem, the inner one is a variable that is not set"
     )]
     pub(super) fn optional_number<T>(
         &mut self,
@@ -167,7 +109,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A URL with a password in it, of one of two schemes.
+    /// Reads a URL that may have a password, of one of two schemes.
     pub(super) fn secret_url(
         &mut self,
         name: &'static str,
@@ -190,7 +132,7 @@ impl<'a> Reader<'a> {
         Some(Secret::new(text))
     }
 
-    /// The broker's URL, with parameters that the client can read.
+    /// Reads the broker's URL, with parameters that the client understands.
     pub(super) fn broker_url(&mut self, name: &'static str) -> Option<Secret> {
         let url = self.secret_url(name, [Scheme("amqp"), Scheme("amqps")])?;
         if amqp::is_url(&url) {
@@ -200,7 +142,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A WebSocket URL; unencrypted on this machine only.
+    /// Reads a WebSocket URL; an unencrypted one only for this machine.
     pub(super) fn socket_url(&mut self, name: &'static str, default: &str) -> Option<Url> {
         let text = self.env.get(name).unwrap_or(default);
         let Ok(url) = Url::parse(text) else {
@@ -217,7 +159,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The certificates of a PEM file; none if no file is named.
+    /// Reads the certificates of a PEM file; none if no file is named.
     pub(super) fn certificates(
         &mut self,
         name: &'static str,
@@ -238,10 +180,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// 32 bytes in base64, or none.
+    /// Reads 32 bytes in base64, if they are set.
     #[expect(
         clippy::option_option,
-        reason = "the outer one says that something is wrong, the inner one that nothing is set"
+        reason = "the outer `None` is a problem, the inner one is a variable that is not set"
     )]
     pub(super) fn key(&mut self, name: &'static str) -> Option<Option<[u8; 32]>> {
         let Some(text) = self.env.get(name) else {
@@ -257,8 +199,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `WORKER_ID`, else Fly's name of the machine, else the host's with something random, since
-    /// two workers may run on one host.
+    /// Returns `WORKER_ID`, else Fly's name of the machine, else the host's name with a random suffix, since two
+    /// workers may run on one host.
     pub(super) fn worker_id(&mut self) -> Option<String> {
         for name in ["WORKER_ID", "FLY_MACHINE_ID"] {
             if let Some(id) = self.env.get(name) {
@@ -308,7 +250,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The machine's name, of characters that an id may have.
+/// Returns the machine's name without characters that an id may not have.
 fn host_name() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name: String = name

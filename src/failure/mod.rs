@@ -1,20 +1,21 @@
-//! Errors as one line for people: the error and its causes. None of ours shows a URL or a secret.
+//! Errors for people: as one line with their causes, or as a cause and a fix. None of our errors shows a URL
+//! or a secret.
 
 pub mod network;
 
 use std::error::Error;
 
-/// What went wrong and what to do about it, for an operator: a clause each, without a secret.
+/// What went wrong and how to fix it, for an operator: one clause each, without a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// What is the case.
+    /// What is wrong.
     pub cause: String,
-    /// What mends it.
+    /// What the operator can do.
     pub fix: String,
 }
 
 impl Diagnosis {
-    /// Of two clauses.
+    /// A diagnosis of two clauses.
     pub fn new(cause: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             cause: cause.into(),
@@ -25,11 +26,11 @@ impl Diagnosis {
 
 impl std::fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}. To mend it: {}", self.cause, self.fix)
+        write!(f, "{}. To fix it: {}", self.cause, self.fix)
     }
 }
 
-/// An error and what caused it.
+/// Returns an error and its causes as one line.
 #[must_use]
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
