@@ -83,7 +83,6 @@ pub(super) struct Account {
     pub(super) closed: BTreeSet<i64>,
     /// Working and protective orders.
     pub(super) orders: BTreeMap<i64, wire::ProtoOaOrder>,
-    pub(super) ended: Vec<wire::ProtoOaOrder>,
     pub(super) deals: Vec<wire::ProtoOaDeal>,
     pub(super) cash: Vec<wire::ProtoOaDepositWithdraw>,
     /// How positions and orders were after each event, while reconcile lags.
@@ -271,7 +270,6 @@ impl Broker {
             positions: BTreeMap::new(),
             closed: BTreeSet::new(),
             orders: BTreeMap::new(),
-            ended: Vec::new(),
             deals: Vec::new(),
             cash: Vec::new(),
             past: VecDeque::new(),

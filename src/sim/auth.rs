@@ -187,23 +187,6 @@ impl Broker {
         Ok(())
     }
 
-    pub(super) fn on_profile(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.need_app(request)?;
-        let body: wire::ProtoOaGetCtidProfileByTokenReq = request.parse()?;
-        let grant = self.check_token(&body.access_token)?;
-        let user_id = 900_000 + i64::try_from(grant).unwrap_or_default();
-        let profile = wire::ProtoOaCtidProfile { user_id };
-        self.reply(
-            request,
-            2152,
-            &wire::ProtoOaGetCtidProfileByTokenRes {
-                payload_type: None,
-                profile,
-            },
-        );
-        Ok(())
-    }
-
     pub(super) fn on_refresh(&mut self, request: &Request) -> Result<(), Refusal> {
         self.need_app(request)?;
         let body: wire::ProtoOaRefreshTokenReq = request.parse()?;
@@ -311,8 +294,6 @@ impl Broker {
             .map(|(_, s)| *s)
             .collect();
         socket.spots.retain(|(id, _), _| *id != account);
-        socket.bars.retain(|(id, _, _)| *id != account);
-        socket.depth.retain(|(id, _)| *id != account);
         for symbol in symbols {
             self.remove_subscriber(conn, account, symbol);
         }

@@ -157,7 +157,6 @@ impl Builder {
         let mut broker = Broker::new(Start {
             now,
             wall_ms,
-            seed: self.seed,
             rng: ChaCha8Rng::seed_from_u64(self.seed),
             apps,
             venues: brokers

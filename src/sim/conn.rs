@@ -1,6 +1,6 @@
 //! What the broker keeps per connection and hands to its shell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -101,9 +101,6 @@ pub(super) struct Conn {
     pub(super) accounts: BTreeMap<i64, usize>,
     /// (account, symbol) → with timestamps.
     pub(super) spots: BTreeMap<(i64, i64), bool>,
-    /// (account, symbol, period).
-    pub(super) bars: BTreeSet<(i64, i64, i32)>,
-    pub(super) depth: BTreeSet<(i64, i64)>,
     pub(super) last_in: Instant,
     pub(super) last_out: Instant,
     pub(super) budget: Budget,

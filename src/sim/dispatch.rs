@@ -15,7 +15,7 @@ struct Named {
 /// The account a request names, if its field 2 is one.
 pub(super) fn named_account(request: &Request) -> Option<i64> {
     match request.kind {
-        2100 | 2104 | 2149 | 2151 | 2173 => None,
+        2100 | 2104 | 2149 | 2173 => None,
         _ => Named::decode(request.body.clone())
             .ok()
             .and_then(|named| named.account),
@@ -30,23 +30,17 @@ impl Broker {
             2104 => self.on_version(request),
             2106 => self.on_new_order(request),
             2108 => self.on_cancel_order(request),
-            2109 => self.on_amend_order(request),
-            2110 => self.on_amend_levels(request),
             2111 => self.on_close_position(request),
             2121 => self.on_trader(request),
             2124 => self.on_reconcile(request),
             2127 => self.on_subscribe_spots(request),
             2129 => self.on_unsubscribe_spots(request),
             2149 => self.on_account_list(request),
-            2151 => self.on_profile(request),
             2162 => self.on_logout(request),
             2173 => self.on_refresh(request),
             2187 => self.on_unrealized_pnl(request),
-            2112 | 2114 | 2116 | 2118 | 2139 | 2153 | 2160 | 2177 => self.dispatch_static(request),
-            2133 | 2143 | 2175 | 2179 | 2181 | 2183 | 2185 => self.dispatch_history(request),
-            2135 | 2136 | 2137 | 2145 | 2156 | 2158 => self.dispatch_charts(request),
-            2167 => self.on_margin_call_list(request),
-            2169 => self.on_margin_call_update(request),
+            2112 | 2114 | 2116 | 2118 => self.dispatch_static(request),
+            2133 | 2143 => self.dispatch_history(request),
             _ => {
                 self.need_app(request)?;
                 Err(Refusal::new("UNSUPPORTED_MESSAGE").description("Unsupported message"))

@@ -1,4 +1,4 @@
-//! Deals, orders and cash flow of the past, in chunks.
+//! Deals and cash flow of the past, in chunks.
 
 use crate::ctrader::wire;
 
@@ -43,12 +43,7 @@ impl Broker {
         self.need_account(request, account)?;
         let outcome = match request.kind {
             2133 => self.on_deal_list(request),
-            2143 => self.on_cash_flow(request),
-            2175 => self.on_order_list(request),
-            2179 => self.on_deals_of_position(request),
-            2181 => self.on_order_details(request),
-            2183 => self.on_orders_of_position(request),
-            _ => self.on_deal_offsets(request),
+            _ => self.on_cash_flow(request),
         };
         outcome.map_err(|refusal| refusal.account(account))
     }
@@ -76,12 +71,7 @@ impl Broker {
         (rows, more)
     }
 
-    fn deals_in(
-        &self,
-        account: i64,
-        range: Range,
-        wanted: impl Fn(&wire::ProtoOaDeal) -> bool,
-    ) -> Vec<wire::ProtoOaDeal> {
+    fn deals_in(&self, account: i64, range: Range) -> Vec<wire::ProtoOaDeal> {
         let visible = self.wall_ms() - millis(self.faults.history_lag);
         let Some(book) = self.accounts.get(&account) else {
             return Vec::new();
@@ -91,25 +81,7 @@ impl Broker {
             .filter(|deal| {
                 range.holds(deal.execution_timestamp) && deal.execution_timestamp <= visible
             })
-            .filter(|deal| wanted(deal))
             .copied()
-            .collect()
-    }
-
-    fn orders_in(
-        &self,
-        account: i64,
-        range: Range,
-        wanted: impl Fn(&wire::ProtoOaOrder) -> bool,
-    ) -> Vec<wire::ProtoOaOrder> {
-        let Some(book) = self.accounts.get(&account) else {
-            return Vec::new();
-        };
-        book.ended
-            .iter()
-            .chain(book.orders.values())
-            .filter(|order| range.holds(updated(order)) && wanted(order))
-            .cloned()
             .collect()
     }
 
@@ -117,7 +89,7 @@ impl Broker {
         let body: wire::ProtoOaDealListReq = request.parse()?;
         let account = body.ctid_trader_account_id;
         let range = Range::new(body.from_timestamp, body.to_timestamp)?;
-        let rows = self.deals_in(account, range, |_| true);
+        let rows = self.deals_in(account, range);
         let (deal, has_more) = self.page(rows, body.max_rows, |deal| deal.execution_timestamp);
         let reply = wire::ProtoOaDealListRes {
             payload_type: None,
@@ -126,119 +98,6 @@ impl Broker {
             has_more,
         };
         self.reply(request, 2134, &reply);
-        Ok(())
-    }
-
-    fn on_deals_of_position(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaDealListByPositionIdReq = request.parse()?;
-        let account = body.ctid_trader_account_id;
-        let range = Range::new(body.from_timestamp, body.to_timestamp)?;
-        let rows = self.deals_in(account, range, |deal| deal.position_id == body.position_id);
-        let (deal, has_more) = self.page(rows, None, |deal| deal.execution_timestamp);
-        let reply = wire::ProtoOaDealListByPositionIdRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            deal,
-            has_more,
-        };
-        self.reply(request, 2180, &reply);
-        Ok(())
-    }
-
-    fn on_order_list(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaOrderListReq = request.parse()?;
-        let account = body.ctid_trader_account_id;
-        let range = Range::new(body.from_timestamp, body.to_timestamp)?;
-        let (order, has_more) = self.page(self.orders_in(account, range, |_| true), None, updated);
-        let reply = wire::ProtoOaOrderListRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            order,
-            has_more,
-        };
-        self.reply(request, 2176, &reply);
-        Ok(())
-    }
-
-    /// Newest first, whatever the other lists do.
-    fn on_orders_of_position(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaOrderListByPositionIdReq = request.parse()?;
-        let account = body.ctid_trader_account_id;
-        let range = Range::new(body.from_timestamp, body.to_timestamp)?;
-        let mut order = self.orders_in(account, range, |order| {
-            order.position_id == Some(body.position_id)
-        });
-        order.sort_by_key(|order| std::cmp::Reverse(updated(order)));
-        let has_more = order.len() > self.settings().history_chunk;
-        order.truncate(self.settings().history_chunk);
-        let reply = wire::ProtoOaOrderListByPositionIdRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            order,
-            has_more,
-        };
-        self.reply(request, 2184, &reply);
-        Ok(())
-    }
-
-    fn on_order_details(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaOrderDetailsReq = request.parse()?;
-        let account = body.ctid_trader_account_id;
-        let all = Range {
-            from: 0,
-            to: TIME_MAX,
-        };
-        let found = self
-            .orders_in(account, all, |order| order.order_id == body.order_id)
-            .pop();
-        let order = found.ok_or_else(|| Refusal::new("ORDER_NOT_FOUND"))?;
-        let deal = self.deals_in(account, all, |deal| deal.order_id == body.order_id);
-        let reply = wire::ProtoOaOrderDetailsRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            order,
-            deal,
-        };
-        self.reply(request, 2182, &reply);
-        Ok(())
-    }
-
-    /// Which deals a deal closed, or by which it was closed: the other deals of its position.
-    fn on_deal_offsets(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaDealOffsetListReq = request.parse()?;
-        let account = body.ctid_trader_account_id;
-        let all = Range {
-            from: 0,
-            to: TIME_MAX,
-        };
-        let deal = self
-            .deals_in(account, all, |deal| deal.deal_id == body.deal_id)
-            .pop();
-        let deal = deal.ok_or_else(|| Refusal::new("ENTITY_NOT_FOUND"))?;
-        let closing = deal.close_position_detail.is_some();
-        let others = self.deals_in(account, all, |other| {
-            other.position_id == deal.position_id
-                && other.close_position_detail.is_some() != closing
-        });
-        let offset = |other: &wire::ProtoOaDeal| wire::ProtoOaDealOffset {
-            deal_id: other.deal_id,
-            volume: other.filled_volume.min(deal.filled_volume),
-            execution_timestamp: Some(other.execution_timestamp),
-            execution_price: other.execution_price,
-        };
-        let rows = others.iter().map(offset).collect();
-        let (offset_by, offsetting) = if closing {
-            (Vec::new(), rows)
-        } else {
-            (rows, Vec::new())
-        };
-        let reply = wire::ProtoOaDealOffsetListRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            offset_by,
-            offsetting,
-        };
-        self.reply(request, 2186, &reply);
         Ok(())
     }
 
@@ -265,8 +124,4 @@ impl Broker {
         self.reply(request, 2144, &reply);
         Ok(())
     }
-}
-
-fn updated(order: &wire::ProtoOaOrder) -> i64 {
-    order.utc_last_update_timestamp.unwrap_or_default()
 }

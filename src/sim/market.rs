@@ -1,6 +1,6 @@
 //! Prices: one feed per broker, a seeded walk per symbol, and quotes set by hand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -9,18 +9,8 @@ use super::broker::Broker;
 use super::ledger::What;
 use super::spec::{AssetSpec, BrokerSpec, LeverageSpec, SymbolSpec};
 
-/// Ticks kept for `ProtoOAGetTickDataReq`.
-const TICKS_KEPT: usize = 2_000;
 /// Ticks of one symbol made in one turn at most, so that a stalled process does not burst.
 const TICKS_PER_TURN: u32 = 20_000;
-
-/// One tick, for the tick history: time and the sides that changed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tick {
-    pub(super) at_ms: i64,
-    pub(super) bid: Option<i64>,
-    pub(super) ask: Option<i64>,
-}
 
 /// A symbol with its price.
 #[derive(Debug)]
@@ -33,7 +23,6 @@ pub(super) struct Symbol {
     spread: i64,
     interval: Option<Duration>,
     next: Instant,
-    pub(super) ticks: VecDeque<Tick>,
     crossed: bool,
 }
 
@@ -47,7 +36,6 @@ impl Symbol {
             spread: spec.ask - spec.bid,
             interval: interval(spec.ticks_per_second),
             next: now,
-            ticks: VecDeque::new(),
             crossed: false,
             spec,
         }
@@ -275,10 +263,6 @@ impl Broker {
         };
         symbol.bid = bid.or(symbol.bid);
         symbol.ask = ask.or(symbol.ask);
-        if symbol.ticks.len() == TICKS_KEPT {
-            symbol.ticks.pop_front();
-        }
-        symbol.ticks.push_back(Tick { at_ms, bid, ask });
         let kept = self.ledger.as_ref().and(self.venues.get(venue));
         if let Some(broker) = kept.map(|venue| venue.title.clone()) {
             let symbol = id;

@@ -54,7 +54,6 @@ mod broker;
 mod build;
 mod by_hand;
 mod cash;
-mod charts;
 mod closing;
 mod conn;
 mod dispatch;

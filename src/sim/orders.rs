@@ -316,14 +316,13 @@ impl Broker {
         }
     }
 
-    /// An order that lives no longer goes to the history.
+    /// Takes an order that has ended out of the book.
     pub(super) fn end_order(&mut self, account: i64, order: wire::ProtoOaOrder) {
         self.rest(account, order.trade_data.symbol_id, order.order_id, false);
-        self.write(account, || What::Order(Box::new(order.clone())));
         if let Some(book) = self.accounts.get_mut(&account) {
             book.orders.remove(&order.order_id);
-            book.ended.push(order);
         }
+        self.write(account, || What::Order(Box::new(order)));
     }
 
     /// The opening deal of a planted position, so that history knows it.
@@ -351,7 +350,6 @@ impl Broker {
             return;
         };
         deal.money_digits = book.object_digits();
-        book.ended.push(order);
         book.deals.push(deal);
     }
 }

@@ -13,7 +13,6 @@ pub(super) struct Subscriber {
     conn: ConnId,
     account: i64,
     timestamps: bool,
-    bars: bool,
     front: Vec<u8>,
 }
 
@@ -44,7 +43,6 @@ impl Broker {
                 conn: request.conn,
                 account,
                 timestamps: with_time,
-                bars: false,
                 front,
             };
             self.subscribers
@@ -112,8 +110,6 @@ impl Broker {
                 return Ok(());
             };
             conn.spots.remove(&(account, *symbol));
-            conn.bars
-                .retain(|(id, bar, _)| *id != account || bar != symbol);
             self.remove_subscriber(request.conn, account, *symbol);
         }
         let reply = wire::ProtoOaUnsubscribeSpotsRes {
@@ -135,18 +131,6 @@ impl Broker {
         };
         if let Some(list) = self.subscribers.get_mut(&(venue, symbol)) {
             list.retain(|subscriber| subscriber.conn != conn || subscriber.account != account);
-        }
-    }
-
-    /// Whether a subscriber's spots carry live bars.
-    pub(super) fn mark_bars(&mut self, conn: ConnId, account: i64, symbol: i64, bars: bool) {
-        let Some(venue) = self.accounts.get(&account).map(|account| account.venue) else {
-            return;
-        };
-        for subscriber in self.subscribers.entry((venue, symbol)).or_default() {
-            if subscriber.conn == conn && subscriber.account == account {
-                subscriber.bars = bars;
-            }
         }
     }
 
@@ -183,13 +167,7 @@ impl Broker {
             } else {
                 &plain
             };
-            let frame = if subscriber.bars {
-                let tail = self.live_bars(subscriber.conn, subscriber.account, symbol);
-                let back = [back.as_slice(), &tail].concat();
-                envelope::spot_frame(&subscriber.front, &back, &mut self.scratch)
-            } else {
-                envelope::spot_frame(&subscriber.front, back, &mut self.scratch)
-            };
+            let frame = envelope::spot_frame(&subscriber.front, back, &mut self.scratch);
             self.stats.spots += 1;
             self.send(subscriber.conn, frame);
         }

@@ -1,17 +1,14 @@
-//! Static data of a broker and the estimates made from it: assets, symbols, chains, leverage, margins.
+//! Static data of a broker: assets, symbols, chains; and the server's own figure of a profit.
 
 use crate::ctrader::wire;
 
 use super::broker::{Broker, Request};
 use super::envelope::Refusal;
 use super::market::{Symbol, Venue};
-use super::money;
-use super::spec::{Commission, Side};
+use super::spec::Commission;
 
 /// What `ProtoOAVersionRes` says.
 const VERSION: &str = "91";
-
-const CATEGORIES: [(i64, &str); 4] = [(1, "Forex"), (2, "Metals"), (3, "Indices"), (4, "Crypto")];
 
 impl Broker {
     pub(super) fn on_version(&mut self, request: &Request) -> Result<(), Refusal> {
@@ -32,17 +29,7 @@ impl Broker {
             2112 => self.on_assets(request, account, index),
             2114 => self.on_symbols(request, account, index),
             2116 => self.on_symbol_by_id(request, index),
-            2118 => self.on_conversion(request, index),
-            2139 => self.on_expected_margin(request, index),
-            2153 => {
-                self.on_asset_classes(request, account);
-                Ok(())
-            }
-            2160 => {
-                self.on_categories(request, account);
-                Ok(())
-            }
-            _ => self.on_leverage(request, index),
+            _ => self.on_conversion(request, index),
         }
     }
 
@@ -129,96 +116,6 @@ impl Broker {
         Ok(())
     }
 
-    fn on_expected_margin(&mut self, request: &Request, index: usize) -> Result<(), Refusal> {
-        let body: wire::ProtoOaExpectedMarginReq = request.parse()?;
-        let id = body.ctid_trader_account_id;
-        self.need_symbols(index, &[body.symbol_id], "SYMBOL_NOT_FOUND", id)?;
-        let venue = self.venue(index)?;
-        let Some(account) = self.accounts.get(&id) else {
-            return Ok(());
-        };
-        let margin = |side: Side, volume: i64| {
-            let opening = money::opening(venue, account, body.symbol_id, side, volume);
-            money::used_margin(
-                volume,
-                opening.margin_rate_e8,
-                opening.margin_factor,
-                account.digits,
-            )
-        };
-        let rows = body
-            .volume
-            .iter()
-            .map(|volume| wire::ProtoOaExpectedMargin {
-                volume: *volume,
-                buy_margin: margin(Side::Buy, *volume),
-                sell_margin: margin(Side::Sell, *volume),
-            });
-        let reply = wire::ProtoOaExpectedMarginRes {
-            payload_type: None,
-            ctid_trader_account_id: id,
-            margin: rows.collect(),
-            money_digits: account.object_digits(),
-        };
-        self.reply(request, 2140, &reply);
-        Ok(())
-    }
-
-    fn on_asset_classes(&mut self, request: &Request, account: i64) {
-        let class = |(id, name): (i64, &str)| wire::ProtoOaAssetClass {
-            id: Some(id),
-            name: Some(name.to_owned()),
-            sorting_number: None,
-        };
-        let reply = wire::ProtoOaAssetClassListRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            asset_class: CATEGORIES.into_iter().map(class).collect(),
-        };
-        self.reply(request, 2154, &reply);
-    }
-
-    fn on_categories(&mut self, request: &Request, account: i64) {
-        let category = |(id, name): (i64, &str)| wire::ProtoOaSymbolCategory {
-            id,
-            asset_class_id: id,
-            name: name.to_owned(),
-            sorting_number: None,
-        };
-        let reply = wire::ProtoOaSymbolCategoryListRes {
-            payload_type: None,
-            ctid_trader_account_id: account,
-            symbol_category: CATEGORIES.into_iter().map(category).collect(),
-        };
-        self.reply(request, 2161, &reply);
-    }
-
-    fn on_leverage(&mut self, request: &Request, index: usize) -> Result<(), Refusal> {
-        let body: wire::ProtoOaGetDynamicLeverageByIdReq = request.parse()?;
-        let id = body.ctid_trader_account_id;
-        let table = self
-            .venue(index)?
-            .leverages
-            .iter()
-            .find(|table| table.id == body.leverage_id);
-        let table = table.ok_or_else(|| Refusal::new("ENTITY_NOT_FOUND").account(id))?;
-        let tier = |(volume, leverage): &(i64, i32)| wire::ProtoOaDynamicLeverageTier {
-            volume: *volume,
-            leverage: *leverage,
-        };
-        let leverage = wire::ProtoOaDynamicLeverage {
-            leverage_id: table.id,
-            tiers: table.tiers.iter().map(tier).collect(),
-        };
-        let reply = wire::ProtoOaGetDynamicLeverageByIdRes {
-            payload_type: None,
-            ctid_trader_account_id: id,
-            leverage,
-        };
-        self.reply(request, 2178, &reply);
-        Ok(())
-    }
-
     pub(super) fn on_unrealized_pnl(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaGetPositionUnrealizedPnLReq = request.parse()?;
         let id = body.ctid_trader_account_id;
@@ -243,49 +140,6 @@ impl Broker {
             money_digits: truth.money_digits,
         };
         self.reply(request, 2188, &reply);
-        Ok(())
-    }
-
-    pub(super) fn on_margin_call_list(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaMarginCallListReq = request.parse()?;
-        self.need_account(request, body.ctid_trader_account_id)?;
-        let Some(account) = self.accounts.get(&body.ctid_trader_account_id) else {
-            return Ok(());
-        };
-        let reply = wire::ProtoOaMarginCallListRes {
-            payload_type: None,
-            margin_call: account.margin_calls.clone(),
-        };
-        self.reply(request, 2168, &reply);
-        Ok(())
-    }
-
-    pub(super) fn on_margin_call_update(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaMarginCallUpdateReq = request.parse()?;
-        let id = body.ctid_trader_account_id;
-        self.need_account(request, id)?;
-        let now_ms = self.wall_ms();
-        let Some(account) = self.accounts.get_mut(&id) else {
-            return Ok(());
-        };
-        let kind = body.margin_call.margin_call_type;
-        let Some(call) = account
-            .margin_calls
-            .iter_mut()
-            .find(|call| call.margin_call_type == kind)
-        else {
-            return Err(Refusal::new("ENTITY_NOT_FOUND").account(id));
-        };
-        call.margin_level_threshold = body.margin_call.margin_level_threshold;
-        call.utc_last_update_timestamp = Some(now_ms);
-        let margin_call = *call;
-        self.reply(request, 2170, &wire::ProtoOaMarginCallUpdateRes::default());
-        let event = wire::ProtoOaMarginCallUpdateEvent {
-            payload_type: None,
-            ctid_trader_account_id: id,
-            margin_call,
-        };
-        self.publish(id, 2171, None, &event);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Trading requests: 2106, 2108, 2109, 2110, 2111.
+//! Trading requests: new order, cancel order, close position.
 
 use crate::ctrader::wire;
 
@@ -6,7 +6,6 @@ use super::broker::{Broker, Request};
 use super::envelope::Refusal;
 use super::num::f64_raw;
 use super::order_spec::{OrderKind, OrderSpec};
-use super::protection::OrderChange;
 use super::spec::Side;
 
 impl Broker {
@@ -58,39 +57,6 @@ impl Broker {
             body.ctid_trader_account_id,
             body.order_id,
             false,
-            request.id.as_deref(),
-        )
-    }
-
-    pub(super) fn on_amend_order(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaAmendOrderReq = request.parse()?;
-        self.need_trading(request, body.ctid_trader_account_id)?;
-        let change = OrderChange {
-            volume: body.volume,
-            limit: body.limit_price.map(f64_raw),
-            stop: body.stop_price.map(f64_raw),
-            stop_loss: body.stop_loss.map(f64_raw),
-            take_profit: body.take_profit.map(f64_raw),
-            expiration_ms: body.expiration_timestamp,
-        };
-        self.change_order(
-            body.ctid_trader_account_id,
-            body.order_id,
-            change,
-            request.id.as_deref(),
-        )
-    }
-
-    pub(super) fn on_amend_levels(&mut self, request: &Request) -> Result<(), Refusal> {
-        let body: wire::ProtoOaAmendPositionSltpReq = request.parse()?;
-        self.need_trading(request, body.ctid_trader_account_id)?;
-        let levels = (body.stop_loss.map(f64_raw), body.take_profit.map(f64_raw));
-        let trailing = body.trailing_stop_loss.unwrap_or(false);
-        self.set_levels(
-            body.ctid_trader_account_id,
-            body.position_id,
-            levels,
-            trailing,
             request.id.as_deref(),
         )
     }

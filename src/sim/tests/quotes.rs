@@ -65,16 +65,6 @@ fn a_subscription_that_makes_no_sense_is_refused() {
     client.received();
     client.send(conn, 2127, "s", &subscription(&[1], false));
     assert_eq!(client.error(), "ALREADY_SUBSCRIBED");
-    let bars = |symbol_id| wire::ProtoOaSubscribeLiveTrendbarReq {
-        payload_type: None,
-        ctid_trader_account_id: 7,
-        period: 1,
-        symbol_id,
-    };
-    client.send(conn, 2135, "b", &bars(2));
-    assert_eq!(client.error(), "INVALID_REQUEST", "no bars without spots");
-    client.send(conn, 2135, "b", &bars(1));
-    assert_eq!(client.kinds(), [2165]);
 }
 
 #[test]
