@@ -16,10 +16,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::link::{Batch, Link};
-use crate::sim::broker::{Close, ConnId, MAX_FRAME};
-use crate::sim::spec::Environment;
+use crate::sim::state::connection::{Close, ConnId};
+use crate::sim::state::envelope::MAX_FRAME;
+use crate::sim::world::spec::Environment;
+
+use super::queue::{Batch, Link};
+use super::shared::Shared;
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;

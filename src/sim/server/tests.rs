@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::*;
+use super::Handle;
 use crate::ctrader::wire;
 use crate::sim::presets::{WORKED_ACCOUNT, WORKED_TOKEN, worked_example};
-use crate::sim::{CLIENT_ID, CLIENT_SECRET, raw};
+use crate::sim::{Broker, CLIENT_ID, CLIENT_SECRET, Close, raw};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

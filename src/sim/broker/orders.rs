@@ -1,0 +1,156 @@
+//! The order book of an account: orders are placed, rejected, and end, with the events of each.
+//!
+//! Every operation exists once; requests and tests both use it. Fills are in `fills`, pending orders
+//! in `pending_orders`.
+
+use std::time::Duration;
+
+use crate::ctrader::wire;
+use wire::ProtoOaExecutionType as Execution;
+
+use crate::sim::state::broker::Broker;
+use crate::sim::state::journal::What;
+use crate::sim::state::order::{Fill, Parts, Placed};
+use crate::sim::state::refusal::Refusal;
+use crate::sim::state::timer::Timer;
+use crate::sim::world::order_spec::{OrderKind, OrderSpec};
+use crate::sim::world::spec::AccountKind;
+
+/// An enum's number that no schema has.
+const UNKNOWN_ENUM: i32 = 99;
+
+impl Broker {
+    /// Sends an execution event to every socket of the account.
+    pub(crate) fn execution(
+        &mut self,
+        account: i64,
+        kind: Execution,
+        id: Option<&str>,
+        server: bool,
+        parts: Parts,
+    ) {
+        let mut event = wire::ProtoOaExecutionEvent {
+            ctid_trader_account_id: account,
+            execution_type: kind.into(),
+            position: parts.position,
+            order: parts.order,
+            deal: parts.deal,
+            is_server_event: Some(server),
+            ..Default::default()
+        };
+        if self.faults.unknown_enums > 0 {
+            self.faults.unknown_enums -= 1;
+            event.execution_type = UNKNOWN_ENUM;
+            if let Some(order) = &mut event.order {
+                order.order_type = UNKNOWN_ENUM;
+                order.order_status = UNKNOWN_ENUM;
+            }
+        }
+        self.publish(account, 2126, id, &event);
+    }
+
+    /// Accepts an order; a market order is filled after `gap`, at once if it is zero.
+    pub(crate) fn place(
+        &mut self,
+        account: i64,
+        spec: &OrderSpec,
+        id: Option<&str>,
+        gap: Duration,
+    ) -> Result<Placed, Refusal> {
+        let symbol = self
+            .check_order(account, spec)
+            .map_err(|refusal| refusal.account(account))?;
+        let target = self.target_position(account, symbol, spec);
+        let order_id = self.fresh_id(account);
+        let position_id = match target {
+            Some(position) => position,
+            None => self.fresh_id(account),
+        };
+        let order = spec.order(order_id, symbol, position_id, self.wall_ms());
+        let Some(book) = self.accounts.get_mut(&account) else {
+            return Err(Refusal::new("CH_CTID_TRADER_ACCOUNT_NOT_FOUND"));
+        };
+        let position = match book.positions.get(&position_id) {
+            Some(position) => book.wire_position(position),
+            None => book.wire_unborn(&order, false),
+        };
+        book.orders.insert(order_id, order.clone());
+        self.write(account, || What::Order(Box::new(order.clone())));
+        let parts = Parts {
+            position: Some(position),
+            order: Some(order),
+            deal: None,
+        };
+        self.execution(account, Execution::OrderAccepted, id, false, parts);
+        if spec.kind == OrderKind::Market {
+            self.fill_after(
+                gap,
+                Fill {
+                    account,
+                    order: order_id,
+                    id: id.map(str::to_owned),
+                    server: false,
+                },
+            );
+        } else {
+            self.rest(account, symbol, order_id, true);
+        }
+        Ok(Placed {
+            order: order_id,
+            position: position_id,
+        })
+    }
+
+    /// The open position an order acts on: the one it names, or the symbol's on a netted account.
+    fn target_position(&self, account: i64, symbol: i64, spec: &OrderSpec) -> Option<i64> {
+        let book = self.accounts.get(&account)?;
+        if let Some(named) = spec.position {
+            return book.positions.contains_key(&named).then_some(named);
+        }
+        if book.kind == AccountKind::Hedged || spec.kind != OrderKind::Market {
+            return None;
+        }
+        book.positions
+            .values()
+            .find(|position| position.symbol == symbol)
+            .map(|position| position.id)
+    }
+
+    pub(super) fn fill_after(&mut self, gap: Duration, fill: Fill) {
+        if gap.is_zero() {
+            self.fill(&fill);
+        } else {
+            self.later(gap, Timer::Fill(fill));
+        }
+    }
+
+    /// Ends an order with REJECTED.
+    pub(super) fn reject(
+        &mut self,
+        account: i64,
+        mut order: wire::ProtoOaOrder,
+        code: &str,
+        id: Option<&str>,
+    ) {
+        order.order_status = wire::ProtoOaOrderStatus::OrderStatusRejected.into();
+        let event = wire::ProtoOaExecutionEvent {
+            ctid_trader_account_id: account,
+            execution_type: Execution::OrderRejected.into(),
+            order: Some(order.clone()),
+            error_code: Some(code.to_owned()),
+            is_server_event: Some(false),
+            ..Default::default()
+        };
+        self.end_order(account, order);
+        self.publish(account, 2126, id, &event);
+    }
+
+    /// Takes an order that has ended out of the book.
+    pub(super) fn end_order(&mut self, account: i64, order: wire::ProtoOaOrder) {
+        self.rest(account, order.trade_data.symbol_id, order.order_id, false);
+        if let Some(book) = self.accounts.get_mut(&account) {
+            book.orders.remove(&order.order_id);
+        }
+        self.write(account, || What::Order(Box::new(order)));
+    }
+}

@@ -1,0 +1,142 @@
+//! What comes in: the envelope, maintenance and budgets, and which handler serves which payload type.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::ctrader::wire;
+
+use crate::sim::state::broker::Broker;
+use crate::sim::state::budget::Breach;
+use crate::sim::state::connection::ConnId;
+use crate::sim::state::envelope::MAX_FRAME;
+use crate::sim::state::refusal::{Refusal, Route};
+use crate::sim::state::request::{Request, Seen, named_account};
+
+/// Requests remembered for inspection; older ones are forgotten.
+const SEEN_MAX: usize = 200_000;
+
+impl Broker {
+    /// A message came in: one bare `ProtoMessage`.
+    pub fn handle_message(&mut self, conn: ConnId, bytes: Bytes, now: Instant) {
+        self.advance(now);
+        let Some(socket) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        if socket.frozen {
+            return;
+        }
+        socket.last_in = now;
+        if bytes.len() > MAX_FRAME {
+            let frame = Refusal::new("FRAME_TOO_LONG").frame(None, None, self.dress());
+            return self.send(conn, frame);
+        }
+        let Ok(message) = wire::ProtoMessage::decode(bytes) else {
+            let frame = Refusal::new("INVALID_REQUEST").route(Route::CommonError);
+            let frame = frame
+                .description("Malformed ProtoMessage")
+                .frame(None, None, self.dress());
+            return self.send(conn, frame);
+        };
+        if message.payload_type == 51 {
+            self.stats.heartbeats += 1;
+            return;
+        }
+        let request = Request {
+            conn,
+            kind: message.payload_type,
+            id: message.client_msg_id,
+            body: message.payload.unwrap_or_default(),
+        };
+        self.handle_request(&request);
+    }
+
+    fn handle_request(&mut self, request: &Request) {
+        let account = named_account(request);
+        self.note(request, account.unwrap_or_default());
+        let outcome = match self.gate(request, account) {
+            Ok(()) => self.dispatch(request),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(mut refusal) = outcome {
+            let details = refusal.details();
+            if self.faults.zero_ids && details.route == Route::OrderError {
+                details.order = Some(0);
+                details.position = Some(0);
+            }
+            let frame = refusal.frame(request.id.as_deref(), account, self.dress());
+            self.reply_frame(request, frame);
+        }
+    }
+
+    fn note(&mut self, request: &Request, account: i64) {
+        self.stats.requests += 1;
+        if let Some(socket) = self.conns.get_mut(&request.conn) {
+            socket.requests += 1;
+        }
+        if self.seen.len() == SEEN_MAX {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(Seen {
+            conn: request.conn,
+            kind: request.kind,
+            account,
+            at: self.now,
+        });
+    }
+
+    /// Maintenance, scripted refusals and budgets, before anything else looks at the request.
+    fn gate(&mut self, request: &Request, account: Option<i64>) -> Result<(), Refusal> {
+        if let Some(end) = self.faults.maintenance_end_ms {
+            let refusal = Refusal::new("SERVER_IS_UNDER_MAINTENANCE");
+            let mut refusal = refusal.route(self.faults.maintenance_route);
+            refusal.details().maintenance_end_ms = Some(end);
+            return Err(refusal);
+        }
+        let limits = self.settings.limits;
+        let now = self.now;
+        let charged = match self.conns.get_mut(&request.conn) {
+            Some(socket) => socket.budget.charge(request.kind, &limits, now),
+            None => Ok(()),
+        };
+        if let Some(refusal) = self.faults.refuse(request.kind, account) {
+            return Err(refusal);
+        }
+        charged.map_err(|breach| {
+            self.stats.rate_refusals += 1;
+            match breach {
+                Breach::Blocked(seconds) => {
+                    Refusal::new("BLOCKED_PAYLOAD_TYPE").retry_after(seconds)
+                }
+                Breach::Frequency => Refusal::new("REQUEST_FREQUENCY_EXCEEDED")
+                    .description("You have reached the rate limit of requests"),
+            }
+        })
+    }
+
+    fn dispatch(&mut self, request: &Request) -> Result<(), Refusal> {
+        match request.kind {
+            2100 => self.on_application_auth(request),
+            2102 => self.on_account_auth(request),
+            2104 => self.on_version(request),
+            2106 => self.on_new_order(request),
+            2108 => self.on_cancel_order(request),
+            2111 => self.on_close_position(request),
+            2121 => self.on_trader(request),
+            2124 => self.on_reconcile(request),
+            2127 => self.on_subscribe_spots(request),
+            2129 => self.on_unsubscribe_spots(request),
+            2149 => self.on_account_list(request),
+            2162 => self.on_logout(request),
+            2173 => self.on_refresh(request),
+            2187 => self.on_unrealized_pnl(request),
+            2112 | 2114 | 2116 | 2118 => self.dispatch_static(request),
+            2133 | 2143 => self.dispatch_history(request),
+            _ => {
+                self.need_app(request)?;
+                Err(Refusal::new("UNSUPPORTED_MESSAGE").description("Unsupported message"))
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A request that passed the envelope, and what is remembered of it.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::connection::ConnId;
+use super::refusal::Refusal;
+
+/// A request that passed the envelope.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) conn: ConnId,
+    pub(crate) kind: u32,
+    pub(crate) id: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+impl Request {
+    pub(crate) fn parse<M: Message + Default>(&self) -> Result<M, Refusal> {
+        M::decode(self.body.clone())
+            .map_err(|_| Refusal::new("INVALID_REQUEST").description("Malformed message"))
+    }
+}
+
+/// A request as seen on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// The connection.
+    pub conn: ConnId,
+    /// Its payload type.
+    pub kind: u32,
+    /// The account it names; 0 if none.
+    pub account: i64,
+    /// When.
+    pub at: Instant,
+}
+
+/// The account a request names (field 2 of nearly all of them), without knowing its type.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(int64, optional, tag = "2")]
+    account: Option<i64>,
+}
+
+/// The account a request names, if its field 2 is one.
+pub(crate) fn named_account(request: &Request) -> Option<i64> {
+    match request.kind {
+        2100 | 2104 | 2149 | 2173 => None,
+        _ => Named::decode(request.body.clone())
+            .ok()
+            .and_then(|named| named.account),
+    }
+}
