@@ -24,12 +24,12 @@ impl Broker {
             let first = book.next_activity.is_none();
             book.next_activity = book.activity.map(|mean| self.now + mean * jitter / 100);
             if !first {
-                self.trade_a_little(account);
+                self.trade_at_random(account);
             }
         }
     }
 
-    fn trade_a_little(&mut self, account: i64) {
+    fn trade_at_random(&mut self, account: i64) {
         let Some(book) = self.accounts.get(&account) else {
             return;
         };

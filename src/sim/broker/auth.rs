@@ -4,17 +4,17 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
-use crate::sim::state::faults::Unauthorised;
+use crate::sim::state::faults::UnauthorisedReply;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
-use crate::sim::state::tokens::Standing;
+use crate::sim::state::tokens::TokenStatus;
 use crate::sim::world::spec::Environment;
 
 pub(super) const INVALID_TOKEN: &str = "CH_ACCESS_TOKEN_INVALID";
 
 impl Broker {
     /// The application must be authenticated on the socket.
-    pub(super) fn need_app(&self, request: &Request) -> Result<(), Refusal> {
+    pub(super) fn require_app(&self, request: &Request) -> Result<(), Refusal> {
         if self.app_of(request.conn).is_some() {
             return Ok(());
         }
@@ -22,8 +22,8 @@ impl Broker {
     }
 
     /// The account must be authorised on the socket.
-    pub(super) fn need_account(&self, request: &Request, account: i64) -> Result<(), Refusal> {
-        self.need_app(request)?;
+    pub(super) fn require_account(&self, request: &Request, account: i64) -> Result<(), Refusal> {
+        self.require_app(request)?;
         let known = self
             .conns
             .get(&request.conn)
@@ -31,17 +31,17 @@ impl Broker {
         if known && self.accounts.contains_key(&account) {
             return Ok(());
         }
-        Err(match self.faults.unauthorised {
-            Unauthorised::Code => Refusal::new("ACCOUNT_NOT_AUTHORIZED").account(account),
-            Unauthorised::Text => Refusal::new("INVALID_REQUEST")
+        Err(match self.faults.unauthorised_reply {
+            UnauthorisedReply::Code => Refusal::new("ACCOUNT_NOT_AUTHORIZED").account(account),
+            UnauthorisedReply::Text => Refusal::new("INVALID_REQUEST")
                 .description("Trading account is not authorized")
                 .account(account),
         })
     }
 
     /// The account must be authorised by a token that may trade, and be allowed to.
-    pub(super) fn need_trading(&self, request: &Request, account: i64) -> Result<(), Refusal> {
-        self.need_account(request, account)?;
+    pub(super) fn require_trading(&self, request: &Request, account: i64) -> Result<(), Refusal> {
+        self.require_account(request, account)?;
         let grant = self
             .conns
             .get(&request.conn)
@@ -103,19 +103,19 @@ impl Broker {
     }
 
     fn check_token(&self, token: &str) -> Result<usize, Refusal> {
-        match self.grants.standing(token, self.now) {
-            Standing::Good(index) => Ok(index),
-            Standing::Expired if !self.faults.expired_as_invalid => {
+        match self.grants.status(token, self.now) {
+            TokenStatus::Valid(index) => Ok(index),
+            TokenStatus::Expired if !self.faults.expired_as_invalid => {
                 Err(Refusal::new("OA_AUTH_TOKEN_EXPIRED").description("Access token is expired"))
             }
-            Standing::Expired | Standing::Unknown => {
+            TokenStatus::Expired | TokenStatus::Unknown => {
                 Err(Refusal::new(INVALID_TOKEN).description("Invalid access token"))
             }
         }
     }
 
     pub(super) fn on_account_auth(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.need_app(request)?;
+        self.require_app(request)?;
         let body: wire::ProtoOaAccountAuthReq = request.parse()?;
         let id = body.ctid_trader_account_id;
         let grant = self
@@ -158,7 +158,7 @@ impl Broker {
     }
 
     pub(super) fn on_account_list(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.need_app(request)?;
+        self.require_app(request)?;
         let body: wire::ProtoOaGetAccountListByAccessTokenReq = request.parse()?;
         let grant = self.check_token(&body.access_token)?;
         let Some(grant) = self.grants.get(grant) else {
@@ -217,7 +217,7 @@ impl Broker {
     pub(super) fn on_logout(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaAccountLogoutReq = request.parse()?;
         let account = body.ctid_trader_account_id;
-        self.need_account(request, account)?;
+        self.require_account(request, account)?;
         let reply = wire::ProtoOaAccountLogoutRes {
             payload_type: None,
             ctid_trader_account_id: account,

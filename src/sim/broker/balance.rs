@@ -4,19 +4,19 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 
 impl Broker {
     /// Changes the balance by an operation of any `ProtoOAChangeBalanceType`.
     pub fn change_balance(&mut self, account: i64, delta: i64, operation_type: i32) {
-        let history_id = self.fresh_id(account);
+        let history_id = self.next_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
         };
         book.balance += delta;
         book.balance_version += 1;
-        self.write(account, || What::Cash(delta));
+        self.record(account, || JournalEvent::Cash(delta));
         let unsigned = self.settings().unsigned_withdrawals;
         let told = if unsigned { delta.abs() } else { delta };
         let Some(equity) = self.truth(account).map(|truth| truth.equity) else {
@@ -49,7 +49,7 @@ impl Broker {
     }
 
     pub(crate) fn change_bonus(&mut self, account: i64, manager: i64, ib: i64) {
-        let history_id = self.fresh_id(account);
+        let history_id = self.next_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
@@ -68,7 +68,7 @@ impl Broker {
             introducing_broker_id: None,
             money_digits: book.object_digits(),
         };
-        self.write(account, || What::Bonus(manager, ib));
+        self.record(account, || JournalEvent::Bonus(manager, ib));
         let event = wire::ProtoOaExecutionEvent {
             ctid_trader_account_id: account,
             execution_type: Execution::BonusDepositWithdraw.into(),

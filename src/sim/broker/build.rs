@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::ctrader::wire;
 
-use crate::sim::state::account::{Account, Position, margin_calls};
-use crate::sim::state::broker::{Broker, Start};
+use crate::sim::state::account::{Account, Position, default_margin_calls};
+use crate::sim::state::broker::{Broker, BrokerSetup};
 use crate::sim::state::money;
-use crate::sim::state::order::{Terms, closing_order, finish, new_deal};
+use crate::sim::state::order::{Fill, closing_order, finish, new_deal};
 use crate::sim::state::ratio::{FINE_PER_RAW, fine_f64};
 use crate::sim::state::timer::millis;
 use crate::sim::state::venue::Venue;
@@ -34,7 +34,7 @@ impl Builder {
         if apps.is_empty() {
             apps.insert(CLIENT_ID.to_owned(), CLIENT_SECRET.to_owned());
         }
-        let mut broker = Broker::new(Start {
+        let mut broker = Broker::new(BrokerSetup {
             now,
             wall_ms,
             rng: ChaCha8Rng::seed_from_u64(self.seed),
@@ -105,8 +105,8 @@ impl Broker {
             orders: BTreeMap::new(),
             deals: Vec::new(),
             cash: Vec::new(),
-            past: VecDeque::new(),
-            margin_calls: margin_calls(now_ms),
+            past_snapshots: VecDeque::new(),
+            margin_calls: default_margin_calls(now_ms),
             margin_called: BTreeMap::new(),
             activity: spec.activity,
             next_activity: None,
@@ -114,12 +114,12 @@ impl Broker {
         };
         self.accounts.insert(spec.id, account);
         for position in spec.positions {
-            self.plant(spec.id, &position);
+            self.add_position(spec.id, &position);
         }
     }
 
     /// Gives an account a position as if it had been opened an hour ago, with nothing said on the wire.
-    fn plant(&mut self, account_id: i64, spec: &PositionSpec) {
+    fn add_position(&mut self, account_id: i64, spec: &PositionSpec) {
         let venue = self
             .accounts
             .get(&account_id)
@@ -154,7 +154,7 @@ impl Broker {
             comment: None,
             protection: None,
         };
-        self.record_planted(account_id, &position);
+        self.record_opening_deal(account_id, &position);
         if let Some(account) = self.accounts.get_mut(&account_id) {
             account.positions.insert(position.id, position);
         }
@@ -164,8 +164,8 @@ impl Broker {
     }
 
     /// The opening deal of a planted position, so that history knows it.
-    fn record_planted(&mut self, account: i64, position: &Position) {
-        let (order_id, deal_id) = (self.fresh_id(account), self.fresh_id(account));
+    fn record_opening_deal(&mut self, account: i64, position: &Position) {
+        let (order_id, deal_id) = (self.next_id(account), self.next_id(account));
         let mut order = closing_order(position, order_id, position.volume, position.opened_ms);
         order.closing_order = Some(false);
         order.trade_data.trade_side = position.side.wire();
@@ -176,13 +176,13 @@ impl Broker {
         );
         order.executed_volume = Some(position.volume);
         order.execution_price = Some(fine_f64(position.price));
-        let terms = Terms {
+        let fill = Fill {
             price: position.price / FINE_PER_RAW,
-            id: None,
-            server: false,
-            last: true,
+            msg_id: None,
+            by_server: false,
+            is_last: true,
         };
-        let mut deal = new_deal(deal_id, &order, position.volume, terms, position.opened_ms);
+        let mut deal = new_deal(deal_id, &order, position.volume, fill, position.opened_ms);
         deal.commission = Some(position.commission);
         let Some(book) = self.accounts.get_mut(&account) else {
             return;

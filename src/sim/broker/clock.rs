@@ -6,7 +6,7 @@ use crate::sim::state::broker::{Broker, HOUSEKEEPING};
 use crate::sim::state::timer::Timer;
 
 impl Broker {
-    pub(crate) fn later(&mut self, delay: Duration, timer: Timer) {
+    pub(crate) fn schedule(&mut self, delay: Duration, timer: Timer) {
         self.timer_seq += 1;
         self.timers
             .insert((self.now + delay, self.timer_seq), timer);
@@ -21,7 +21,7 @@ impl Broker {
             self.now = self.now.max(entry.key().0);
             match entry.remove() {
                 Timer::Send(conn, frame) => self.send(conn, frame),
-                Timer::Fill(fill) => self.fill(&fill),
+                Timer::Fill(fill) => self.fill_pending(&fill),
             }
         }
         self.now = self.now.max(now);
@@ -32,8 +32,8 @@ impl Broker {
         self.advance(now);
         if now >= self.housekeeping_at {
             self.housekeeping_at = now + HOUSEKEEPING;
-            self.watch_silence();
-            self.watch_margin();
+            self.check_liveness();
+            self.check_margin_levels();
         }
         if self.market_running {
             self.run_market();

@@ -9,25 +9,25 @@ use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::account::Position;
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;
-use crate::sim::state::order::{Fill, Parts, Terms, closing_order, new_deal};
+use crate::sim::state::order::{ExecutionDetails, Fill, PendingFill, closing_order, new_deal};
 use crate::sim::state::ratio::{Ratio, fine_f64, share};
 use crate::sim::state::refusal::Refusal;
 
 impl Broker {
-    /// Sends a closing market order: ACCEPTED now, FILLED after `gap`.
+    /// Sends a closing market order: ACCEPTED now, FILLED after `delay`.
     pub(crate) fn submit_close(
         &mut self,
         account: i64,
         position_id: i64,
         volume: Option<i64>,
         id: Option<&str>,
-        gap: Duration,
+        delay: Duration,
     ) -> Result<i64, Refusal> {
         let refuse =
             |code: &str| Refusal::order_error(code, None, Some(position_id)).account(account);
-        let order_id = self.fresh_id(account);
+        let order_id = self.next_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
             return Err(refuse("POSITION_NOT_FOUND"));
@@ -42,19 +42,19 @@ impl Broker {
         let order = closing_order(position, order_id, volume, now_ms);
         let before = book.wire_position(position);
         book.orders.insert(order_id, order.clone());
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(before),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, Execution::OrderAccepted, id, false, parts);
+        self.publish_execution(account, Execution::OrderAccepted, id, false, details);
         self.fill_after(
-            gap,
-            Fill {
+            delay,
+            PendingFill {
                 account,
                 order: order_id,
-                id: id.map(str::to_owned),
-                server: false,
+                msg_id: id.map(str::to_owned),
+                by_server: false,
             },
         );
         Ok(order_id)
@@ -66,14 +66,15 @@ impl Broker {
         account: i64,
         mut order: wire::ProtoOaOrder,
         volume: i64,
-        terms: Terms<'_>,
+        fill: Fill<'_>,
     ) {
         let position_id = order.position_id.unwrap_or_default();
-        let Some((position, deal)) = self.reduce(account, position_id, volume, &order, terms)
+        let Some((position, deal)) =
+            self.reduce_position(account, position_id, volume, &order, fill)
         else {
-            return self.reject(account, order, "NO_QUOTES", terms.id);
+            return self.reject(account, order, "NO_QUOTES", fill.msg_id);
         };
-        self.executed(account, &mut order, volume, terms);
+        self.book_execution(account, &mut order, volume, fill);
         let protective = position
             .protection
             .filter(|protection| *protection != order.order_id);
@@ -81,12 +82,12 @@ impl Broker {
             return;
         };
         let wire_position = book.wire_position(&position);
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(wire_position.clone()),
             order: Some(order),
             deal: Some(deal),
         };
-        self.execution(account, terms.kind(), terms.id, terms.server, parts);
+        self.publish_execution(account, fill.kind(), fill.msg_id, fill.by_server, details);
         if position.volume > 0 {
             self.resize_protection(account, position_id);
         } else if let Some(protective) = protective {
@@ -96,22 +97,22 @@ impl Broker {
     }
 
     /// Takes `volume` off a position and books its result. The deal carries the balance identity.
-    fn reduce(
+    fn reduce_position(
         &mut self,
         account: i64,
         position_id: i64,
         volume: i64,
         order: &wire::ProtoOaOrder,
-        terms: Terms<'_>,
+        fill: Fill<'_>,
     ) -> Option<(Position, wire::ProtoOaDeal)> {
         let now_ms = self.wall_ms();
-        let deal_id = self.fresh_id(account);
+        let deal_id = self.next_id(account);
         let book = self.accounts.get_mut(&account)?;
         let venue = self.venues.get(book.venue)?;
         let mut position = book.positions.get(&position_id)?.clone();
         let symbol = venue.symbols.get(&position.symbol)?;
         let rate = venue.rate(symbol.spec.quote, book.deposit_asset)?;
-        let gross = money::gross(&position, volume, terms.price, rate, book.digits);
+        let gross = money::gross(&position, volume, fill.price, rate, book.digits);
         let closing_side = money::commission(venue, book, symbol, volume);
         let opening_part = share(position.commission, volume, position.volume);
         let swap_part = share(position.swap, volume, position.volume);
@@ -129,7 +130,7 @@ impl Broker {
         position.closed_ms = (position.volume == 0).then_some(now_ms);
         book.balance += gross + swap_part + opening_part + closing_side + fee;
         book.balance_version += 1;
-        let mut deal = new_deal(deal_id, order, volume, terms, now_ms);
+        let mut deal = new_deal(deal_id, order, volume, fill, now_ms);
         deal.commission = Some(closing_side);
         deal.margin_rate = Some(Ratio::new(position.margin_rate_e8.into(), 100_000_000).to_f64());
         deal.base_to_usd_conversion_rate = venue.base_to_usd(symbol).map(Ratio::to_f64);
@@ -153,14 +154,14 @@ impl Broker {
         } else {
             book.positions.insert(position_id, position.clone());
         }
-        self.write(account, || What::Deal(Box::new(deal)));
-        self.write_margin(account, position_id);
+        self.record(account, || JournalEvent::Deal(Box::new(deal)));
+        self.record_margin(account, position_id);
         Some((position, deal))
     }
 
     /// The broker closes part or all of a position for want of margin.
     pub fn stop_out(&mut self, account: i64, position_id: i64, volume: Option<i64>) {
-        let order_id = self.fresh_id(account);
+        let order_id = self.next_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get(&account) else {
             return;
@@ -182,11 +183,11 @@ impl Broker {
         self.execute(
             account,
             order,
-            Terms {
+            Fill {
                 price,
-                id: None,
-                server: true,
-                last: true,
+                msg_id: None,
+                by_server: true,
+                is_last: true,
             },
         );
     }

@@ -7,7 +7,7 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Budget;
-use crate::sim::state::connection::{Close, Conn, ConnId, Output};
+use crate::sim::state::connection::{ClientConnection, Close, ConnId, Output};
 use crate::sim::world::spec::Environment;
 
 impl Broker {
@@ -16,7 +16,7 @@ impl Broker {
         self.advance(now);
         self.last_conn += 1;
         self.stats.connections += 1;
-        let conn = Conn {
+        let conn = ClientConnection {
             environment,
             app: None,
             accounts: BTreeMap::new(),
@@ -33,16 +33,16 @@ impl Broker {
 
     /// A socket is gone; nothing survives it.
     pub fn disconnected(&mut self, conn: ConnId) {
-        self.forget(conn);
+        self.remove_connection(conn);
     }
 
     /// The shell gave a connection up because it did not read.
     pub fn slow_reader(&mut self, conn: ConnId) {
         self.stats.slow_readers += 1;
-        self.forget(conn);
+        self.remove_connection(conn);
     }
 
-    fn forget(&mut self, conn: ConnId) {
+    fn remove_connection(&mut self, conn: ConnId) {
         if let Some(gone) = self.conns.remove(&conn) {
             for (account, symbol) in gone.spots.keys() {
                 self.remove_subscriber(conn, *account, *symbol);
@@ -52,7 +52,7 @@ impl Broker {
 
     pub(crate) fn close(&mut self, conn: ConnId, how: Close) {
         if self.conns.contains_key(&conn) {
-            self.forget(conn);
+            self.remove_connection(conn);
             self.out.push_back(Output::Close(conn, how));
         }
     }
@@ -64,11 +64,11 @@ impl Broker {
         }
     }
 
-    pub(super) fn watch_silence(&mut self) {
+    pub(super) fn check_liveness(&mut self) {
         let mut beats = Vec::new();
         let mut silent = Vec::new();
         for (id, conn) in &self.conns {
-            if self.now.saturating_duration_since(conn.last_in) >= self.settings.idle_cutoff {
+            if self.now.saturating_duration_since(conn.last_in) >= self.settings.idle_timeout {
                 silent.push(*id);
             } else if self.now.saturating_duration_since(conn.last_out)
                 >= self.settings.heartbeat_after
@@ -78,7 +78,7 @@ impl Broker {
         }
         for conn in silent {
             if self.conns.get(&conn).is_some_and(|socket| !socket.frozen) {
-                self.stats.idle_cutoffs += 1;
+                self.stats.idle_timeouts += 1;
                 self.close(conn, Close::Normal);
             }
         }

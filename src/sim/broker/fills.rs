@@ -3,48 +3,49 @@
 use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
-use crate::sim::state::order::{Fill, Terms, finish};
+use crate::sim::state::journal::JournalEvent;
+use crate::sim::state::order::{Fill, PendingFill, finish};
 use crate::sim::state::ratio::raw_f64;
 use crate::sim::world::spec::{AccountKind, Side};
 
 impl Broker {
     /// Fills a market or closing order at the price of now.
-    pub(super) fn fill(&mut self, fill: &Fill) {
-        let Some(book) = self.accounts.get_mut(&fill.account) else {
+    pub(super) fn fill_pending(&mut self, pending: &PendingFill) {
+        let Some(book) = self.accounts.get_mut(&pending.account) else {
             return;
         };
-        let Some(order) = book.orders.remove(&fill.order) else {
+        let Some(order) = book.orders.remove(&pending.order) else {
             return;
         };
         let side = Side::from_wire(order.trade_data.trade_side).unwrap_or(Side::Buy);
-        let Some(price) = self.opening_price(fill.account, order.trade_data.symbol_id, side) else {
-            return self.reject(fill.account, order, "NO_QUOTES", fill.id.as_deref());
+        let Some(price) = self.opening_price(pending.account, order.trade_data.symbol_id, side)
+        else {
+            return self.reject(
+                pending.account,
+                order,
+                "NO_QUOTES",
+                pending.msg_id.as_deref(),
+            );
         };
         self.execute(
-            fill.account,
+            pending.account,
             order,
-            Terms {
+            Fill {
                 price,
-                id: fill.id.as_deref(),
-                server: fill.server,
-                last: true,
+                msg_id: pending.msg_id.as_deref(),
+                by_server: pending.by_server,
+                is_last: true,
             },
         );
     }
 
     /// Executes an order that is no longer in the book, or a part of it: closes, merges or opens.
-    pub(super) fn execute(
-        &mut self,
-        account: i64,
-        mut order: wire::ProtoOaOrder,
-        terms: Terms<'_>,
-    ) {
+    pub(super) fn execute(&mut self, account: i64, mut order: wire::ProtoOaOrder, fill: Fill<'_>) {
         self.retarget(account, &mut order);
         let left = order.trade_data.volume - order.executed_volume.unwrap_or_default();
-        let part = self.part_of(account, &order, left);
-        let last = part == left;
-        let terms = Terms { last, ..terms };
+        let part = self.next_part(account, &order, left);
+        let is_last = part == left;
+        let fill = Fill { is_last, ..fill };
         let target = order.position_id.unwrap_or_default();
         let held = self
             .accounts
@@ -56,24 +57,24 @@ impl Broker {
                 let closing = part.min(position.volume);
                 let rest = part - closing;
                 if rest > 0 && order.closing_order != Some(true) {
-                    self.flip(account, order, (closing, rest), terms);
+                    self.flip(account, order, (closing, rest), fill);
                 } else {
-                    self.close_fill(account, order, closing, terms);
+                    self.close_fill(account, order, closing, fill);
                 }
             }
             None if order.closing_order == Some(true) => {
-                return self.reject(account, order, "POSITION_NOT_FOUND", terms.id);
+                return self.reject(account, order, "POSITION_NOT_FOUND", fill.msg_id);
             }
-            Some(_) | None => self.open_fill(account, order, part, terms),
+            Some(_) | None => self.open_fill(account, order, part, fill),
         }
-        if !last {
-            let next = Fill {
+        if !is_last {
+            let next = PendingFill {
                 account,
                 order: number,
-                id: terms.id.map(str::to_owned),
-                server: terms.server,
+                msg_id: fill.msg_id.map(str::to_owned),
+                by_server: fill.by_server,
             };
-            self.fill_after(self.settings().part_gap, next);
+            self.fill_after(self.settings().partial_fill_delay, next);
         }
     }
 
@@ -95,12 +96,12 @@ impl Broker {
         if let Some(position) = merges {
             order.position_id = Some(position.id);
         } else if book.closed.contains(&target) {
-            order.position_id = Some(self.fresh_id(account));
+            order.position_id = Some(self.next_id(account));
         }
     }
 
     /// How much of what is left of an order is filled at once.
-    fn part_of(&self, account: i64, order: &wire::ProtoOaOrder, left: i64) -> i64 {
+    fn next_part(&self, account: i64, order: &wire::ProtoOaOrder, left: i64) -> i64 {
         let parts = i64::from(self.settings().fill_parts);
         let protective = order.order_type == wire::ProtoOaOrderType::StopLossTakeProfit as i32;
         if parts < 2 || protective || order.is_stop_out == Some(true) {
@@ -122,37 +123,37 @@ impl Broker {
         account: i64,
         mut order: wire::ProtoOaOrder,
         (closing, rest): (i64, i64),
-        terms: Terms<'_>,
+        fill: Fill<'_>,
     ) {
-        let first = Terms {
-            last: false,
-            ..terms
+        let first = Fill {
+            is_last: false,
+            ..fill
         };
         self.close_fill(account, order.clone(), closing, first);
         order.executed_volume = Some(order.executed_volume.unwrap_or_default() + closing);
-        order.position_id = Some(self.fresh_id(account));
-        self.open_fill(account, order, rest, terms);
+        order.position_id = Some(self.next_id(account));
+        self.open_fill(account, order, rest, fill);
     }
 
     /// An order after a part of it was executed: it stays in the book, or ends.
-    pub(crate) fn executed(
+    pub(crate) fn book_execution(
         &mut self,
         account: i64,
         order: &mut wire::ProtoOaOrder,
         volume: i64,
-        terms: Terms<'_>,
+        fill: Fill<'_>,
     ) {
         let now_ms = self.wall_ms();
-        order.execution_price = Some(raw_f64(terms.price));
+        order.execution_price = Some(raw_f64(fill.price));
         order.executed_volume = Some(order.executed_volume.unwrap_or_default() + volume);
         order.utc_last_update_timestamp = Some(now_ms);
-        if terms.last {
+        if fill.is_last {
             let filled = wire::ProtoOaOrderStatus::OrderStatusFilled;
             finish(order, filled, now_ms);
             self.end_order(account, order.clone());
         } else if let Some(book) = self.accounts.get_mut(&account) {
             book.orders.insert(order.order_id, order.clone());
-            self.write(account, || What::Order(Box::new(order.clone())));
+            self.record(account, || JournalEvent::Order(Box::new(order.clone())));
         }
     }
 }

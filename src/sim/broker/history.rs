@@ -4,7 +4,7 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::refusal::Refusal;
-use crate::sim::state::request::{Request, named_account};
+use crate::sim::state::request::Request;
 use crate::sim::state::timer::millis;
 
 /// The largest timestamp a range may have.
@@ -40,8 +40,8 @@ impl Range {
 
 impl Broker {
     pub(super) fn dispatch_history(&mut self, request: &Request) -> Result<(), Refusal> {
-        let account = named_account(request).unwrap_or_default();
-        self.need_account(request, account)?;
+        let account = request.account().unwrap_or_default();
+        self.require_account(request, account)?;
         let outcome = match request.kind {
             2133 => self.on_deal_list(request),
             _ => self.on_cash_flow(request),

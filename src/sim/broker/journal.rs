@@ -1,21 +1,21 @@
 //! Writes the journal, if a test asked for one.
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::{Entry, What};
+use crate::sim::state::journal::{JournalEntry, JournalEvent};
 
 impl Broker {
-    pub(crate) fn write(&mut self, account: i64, what: impl FnOnce() -> What) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.push(Entry {
+    pub(crate) fn record(&mut self, account: i64, event: impl FnOnce() -> JournalEvent) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(JournalEntry {
                 account,
-                what: what(),
+                event: event(),
             });
         }
     }
 
     /// Writes down what margin a position ties up, and nothing of a closed one.
-    pub(crate) fn write_margin(&mut self, account: i64, position: i64) {
-        if self.ledger.is_none() {
+    pub(crate) fn record_margin(&mut self, account: i64, position: i64) {
+        if self.journal.is_none() {
             return;
         }
         let margin = self.accounts.get(&account).and_then(|book| {
@@ -23,7 +23,7 @@ impl Broker {
             Some(book.used_margin(held))
         });
         if let Some(margin) = margin {
-            self.write(account, || What::Margin(position, margin));
+            self.record(account, || JournalEvent::Margin(position, margin));
         }
     }
 }

@@ -12,7 +12,7 @@ impl Broker {
         found.ok_or_else(|| Refusal::new("CH_CTID_TRADER_ACCOUNT_NOT_FOUND").account(account))
     }
 
-    pub(super) fn need_symbols(
+    pub(super) fn require_symbols(
         &self,
         venue: usize,
         symbols: &[i64],
@@ -46,7 +46,7 @@ impl Broker {
         money::closing_price(venue.symbols.get(&symbol)?, side.opposite())
     }
 
-    pub(super) fn fresh_id(&mut self, account: i64) -> i64 {
+    pub(super) fn next_id(&mut self, account: i64) -> i64 {
         let venue = self.accounts.get(&account).map(|account| account.venue);
         venue
             .and_then(|venue| self.venues.get_mut(venue))

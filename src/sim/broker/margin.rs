@@ -11,7 +11,7 @@ const MARGIN_CALL_EVERY: Duration = Duration::from_mins(10);
 
 impl Broker {
     /// Sends margin calls that are due and closes positions of accounts below their stop-out level.
-    pub(super) fn watch_margin(&mut self) {
+    pub(super) fn check_margin_levels(&mut self) {
         let watched: Vec<i64> = self
             .accounts
             .values()

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 
 /// Ticks of one symbol made in one turn at most, so that a stalled process does not burst.
 const TICKS_PER_TURN: u32 = 20_000;
@@ -26,10 +26,10 @@ impl Broker {
         };
         symbol.bid = bid.or(symbol.bid);
         symbol.ask = ask.or(symbol.ask);
-        let kept = self.ledger.as_ref().and(self.venues.get(venue));
+        let kept = self.journal.as_ref().and(self.venues.get(venue));
         if let Some(broker) = kept.map(|venue| venue.title.clone()) {
             let symbol = id;
-            self.write(0, || What::Quote {
+            self.record(0, || JournalEvent::Quote {
                 broker,
                 symbol,
                 bid,

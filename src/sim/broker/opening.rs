@@ -5,9 +5,9 @@ use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::account::Position;
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;
-use crate::sim::state::order::{Parts, Terms, new_deal};
+use crate::sim::state::order::{ExecutionDetails, Fill, new_deal};
 use crate::sim::state::ratio::{FINE_PER_RAW, Ratio, f64_raw, share};
 use crate::sim::world::spec::Side;
 
@@ -18,13 +18,13 @@ impl Broker {
         account: i64,
         mut order: wire::ProtoOaOrder,
         volume: i64,
-        terms: Terms<'_>,
+        fill: Fill<'_>,
     ) {
         let now_ms = self.wall_ms();
         let side = Side::from_wire(order.trade_data.trade_side).unwrap_or(Side::Buy);
         let position_id = order.position_id.unwrap_or_default();
-        let deal_id = self.fresh_id(account);
-        self.executed(account, &mut order, volume, terms);
+        let deal_id = self.next_id(account);
+        self.book_execution(account, &mut order, volume, fill);
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
         };
@@ -33,7 +33,7 @@ impl Broker {
         };
         let symbol = order.trade_data.symbol_id;
         let opening = money::opening(venue, book, symbol, side, volume);
-        let mut deal = new_deal(deal_id, &order, volume, terms, now_ms);
+        let mut deal = new_deal(deal_id, &order, volume, fill, now_ms);
         deal.commission = Some(opening.commission);
         deal.margin_rate = Some(Ratio::new(opening.margin_rate_e8.into(), 100_000_000).to_f64());
         deal.base_to_usd_conversion_rate = venue
@@ -66,7 +66,7 @@ impl Broker {
                 protection: None,
             });
         let total = position.volume + volume;
-        let added = Ratio::int(terms.price * FINE_PER_RAW).times(Ratio::int(volume));
+        let added = Ratio::int(fill.price * FINE_PER_RAW).times(Ratio::int(volume));
         let old = Ratio::int(position.price).times(Ratio::int(position.volume));
         position.price = old.plus(added).over(Ratio::int(total)).round();
         position.margin_rate_e8 = share(position.margin_rate_e8, position.volume, total)
@@ -77,16 +77,16 @@ impl Broker {
         let snapshot = position.clone();
         let wire_position = book.wire_position(&snapshot);
         book.deals.push(deal);
-        self.write(account, || What::Deal(Box::new(deal)));
-        self.write_margin(account, position_id);
-        let parts = Parts {
+        self.record(account, || JournalEvent::Deal(Box::new(deal)));
+        self.record_margin(account, position_id);
+        let details = ExecutionDetails {
             position: Some(wire_position),
             order: Some(order.clone()),
             deal: Some(deal),
         };
-        self.execution(account, terms.kind(), terms.id, terms.server, parts);
-        if terms.last {
-            self.levels_after_fill(account, &order, &snapshot, terms.price);
+        self.publish_execution(account, fill.kind(), fill.msg_id, fill.by_server, details);
+        if fill.is_last {
+            self.levels_after_fill(account, &order, &snapshot, fill.price);
         }
     }
 
@@ -116,8 +116,8 @@ impl Broker {
         if position.protection.is_some() {
             self.resize_protection(account, position.id);
         } else if stop.is_some() || take.is_some() {
-            let parts = self.protect(account, position.id, stop, take);
-            self.execution(account, Execution::OrderAccepted, None, true, parts);
+            let details = self.protect(account, position.id, stop, take);
+            self.publish_execution(account, Execution::OrderAccepted, None, true, details);
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
-use crate::sim::state::order::{Fill, Parts, Placed};
+use crate::sim::state::journal::JournalEvent;
+use crate::sim::state::order::{ExecutionDetails, PendingFill, PlacedOrder};
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::timer::Timer;
 use crate::sim::world::order_spec::{OrderKind, OrderSpec};
@@ -21,20 +21,20 @@ const UNKNOWN_ENUM: i32 = 99;
 
 impl Broker {
     /// Sends an execution event to every socket of the account.
-    pub(crate) fn execution(
+    pub(crate) fn publish_execution(
         &mut self,
         account: i64,
         kind: Execution,
         id: Option<&str>,
         server: bool,
-        parts: Parts,
+        details: ExecutionDetails,
     ) {
         let mut event = wire::ProtoOaExecutionEvent {
             ctid_trader_account_id: account,
             execution_type: kind.into(),
-            position: parts.position,
-            order: parts.order,
-            deal: parts.deal,
+            position: details.position,
+            order: details.order,
+            deal: details.deal,
             is_server_event: Some(server),
             ..Default::default()
         };
@@ -49,22 +49,22 @@ impl Broker {
         self.publish(account, 2126, id, &event);
     }
 
-    /// Accepts an order; a market order is filled after `gap`, at once if it is zero.
+    /// Accepts an order; a market order is filled after `delay`, at once if it is zero.
     pub(crate) fn place(
         &mut self,
         account: i64,
         spec: &OrderSpec,
         id: Option<&str>,
-        gap: Duration,
-    ) -> Result<Placed, Refusal> {
+        delay: Duration,
+    ) -> Result<PlacedOrder, Refusal> {
         let symbol = self
             .check_order(account, spec)
             .map_err(|refusal| refusal.account(account))?;
         let target = self.target_position(account, symbol, spec);
-        let order_id = self.fresh_id(account);
+        let order_id = self.next_id(account);
         let position_id = match target {
             Some(position) => position,
-            None => self.fresh_id(account),
+            None => self.next_id(account),
         };
         let order = spec.order(order_id, symbol, position_id, self.wall_ms());
         let Some(book) = self.accounts.get_mut(&account) else {
@@ -72,30 +72,30 @@ impl Broker {
         };
         let position = match book.positions.get(&position_id) {
             Some(position) => book.wire_position(position),
-            None => book.wire_unborn(&order, false),
+            None => book.wire_created_position(&order, false),
         };
         book.orders.insert(order_id, order.clone());
-        self.write(account, || What::Order(Box::new(order.clone())));
-        let parts = Parts {
+        self.record(account, || JournalEvent::Order(Box::new(order.clone())));
+        let details = ExecutionDetails {
             position: Some(position),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, Execution::OrderAccepted, id, false, parts);
+        self.publish_execution(account, Execution::OrderAccepted, id, false, details);
         if spec.kind == OrderKind::Market {
             self.fill_after(
-                gap,
-                Fill {
+                delay,
+                PendingFill {
                     account,
                     order: order_id,
-                    id: id.map(str::to_owned),
-                    server: false,
+                    msg_id: id.map(str::to_owned),
+                    by_server: false,
                 },
             );
         } else {
-            self.rest(account, symbol, order_id, true);
+            self.set_resting(account, symbol, order_id, true);
         }
-        Ok(Placed {
+        Ok(PlacedOrder {
             order: order_id,
             position: position_id,
         })
@@ -116,11 +116,11 @@ impl Broker {
             .map(|position| position.id)
     }
 
-    pub(super) fn fill_after(&mut self, gap: Duration, fill: Fill) {
-        if gap.is_zero() {
-            self.fill(&fill);
+    pub(super) fn fill_after(&mut self, delay: Duration, fill: PendingFill) {
+        if delay.is_zero() {
+            self.fill_pending(&fill);
         } else {
-            self.later(gap, Timer::Fill(fill));
+            self.schedule(delay, Timer::Fill(fill));
         }
     }
 
@@ -147,10 +147,10 @@ impl Broker {
 
     /// Takes an order that has ended out of the book.
     pub(super) fn end_order(&mut self, account: i64, order: wire::ProtoOaOrder) {
-        self.rest(account, order.trade_data.symbol_id, order.order_id, false);
+        self.set_resting(account, order.trade_data.symbol_id, order.order_id, false);
         if let Some(book) = self.accounts.get_mut(&account) {
             book.orders.remove(&order.order_id);
         }
-        self.write(account, || What::Order(Box::new(order)));
+        self.record(account, || JournalEvent::Order(Box::new(order)));
     }
 }

@@ -13,7 +13,7 @@ use crate::ctrader::wire;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{ConnId, Output};
 use crate::sim::state::envelope;
-use crate::sim::state::envelope::Dress;
+use crate::sim::state::envelope::FrameOptions;
 use crate::sim::state::request::Request;
 use crate::sim::state::timer::Timer;
 
@@ -23,8 +23,8 @@ impl Broker {
         self.out.pop_front()
     }
 
-    pub(crate) fn dress(&self) -> Dress {
-        Dress {
+    pub(crate) fn frame_options(&self) -> FrameOptions {
+        FrameOptions {
             omit_inner: self.faults.omit_inner,
             unknown_fields: self.faults.unknown_fields,
         }
@@ -50,7 +50,7 @@ impl Broker {
                 2_999,
                 None,
                 &wire::ProtoOaVersionRes::default(),
-                Dress::default(),
+                FrameOptions::default(),
             );
             self.out.push_back(Output::Send(conn, stranger));
         }
@@ -59,13 +59,13 @@ impl Broker {
 
     /// Pushes a message with no clientMsgId to one socket.
     pub(crate) fn push_to(&mut self, conn: ConnId, kind: u32, body: &impl Message) {
-        let frame = envelope::frame(kind, None, body, self.dress());
+        let frame = envelope::frame(kind, None, body, self.frame_options());
         self.send(conn, frame);
     }
 
     /// Answers a request.
     pub(super) fn reply(&mut self, request: &Request, kind: u32, body: &impl Message) {
-        let frame = envelope::frame(kind, request.id.as_deref(), body, self.dress());
+        let frame = envelope::frame(kind, request.id.as_deref(), body, self.frame_options());
         self.reply_frame(request, frame);
     }
 
@@ -83,7 +83,7 @@ impl Broker {
                 }
             }
         } else if delay > Duration::ZERO {
-            self.later(delay, Timer::Send(request.conn, frame));
+            self.schedule(delay, Timer::Send(request.conn, frame));
         } else {
             self.send(request.conn, frame);
         }
@@ -97,7 +97,7 @@ impl Broker {
         id: Option<&str>,
         body: &impl Message,
     ) {
-        self.keep_past(account);
+        self.record_snapshot(account);
         if self.faults.drop_events > 0 {
             self.faults.drop_events -= 1;
             return;
@@ -106,7 +106,7 @@ impl Broker {
         if twice {
             self.faults.duplicate_events -= 1;
         }
-        let frame = envelope::frame(kind, id, body, self.dress());
+        let frame = envelope::frame(kind, id, body, self.frame_options());
         for conn in self.sockets_of(account) {
             if kind == 2126 {
                 self.stats.executions += 1;
@@ -119,7 +119,7 @@ impl Broker {
     }
 
     /// The clientMsgId of an event made by hand.
-    pub(crate) fn hand_id(&mut self) -> Option<String> {
+    pub(crate) fn manual_msg_id(&mut self) -> Option<String> {
         self.faults
             .foreign_ids
             .then(|| format!("terminal-{:016x}", self.rng.random::<u64>()))

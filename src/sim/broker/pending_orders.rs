@@ -6,11 +6,11 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
-use crate::sim::state::order::{Parts, Terms, finish};
+use crate::sim::state::journal::JournalEvent;
+use crate::sim::state::order::{ExecutionDetails, Fill, finish};
 use crate::sim::state::ratio::{f64_raw, raw_f64};
 use crate::sim::state::refusal::Refusal;
-use crate::sim::world::order_spec::OrderChange;
+use crate::sim::world::order_spec::OrderAmendment;
 use crate::sim::world::spec::Side;
 
 impl Broker {
@@ -19,7 +19,7 @@ impl Broker {
         &mut self,
         account: i64,
         order_id: i64,
-        change: OrderChange,
+        change: OrderAmendment,
         id: Option<&str>,
     ) -> Result<(), Refusal> {
         let now_ms = self.wall_ms();
@@ -44,15 +44,15 @@ impl Broker {
         let held = order.position_id.and_then(|id| book.positions.get(&id));
         let position = match held {
             Some(position) => book.wire_position(position),
-            None => book.wire_unborn(&order, false),
+            None => book.wire_created_position(&order, false),
         };
-        self.write(account, || What::Order(Box::new(order.clone())));
-        let parts = Parts {
+        self.record(account, || JournalEvent::Order(Box::new(order.clone())));
+        let details = ExecutionDetails {
             position: Some(position),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, Execution::OrderReplaced, id, false, parts);
+        self.publish_execution(account, Execution::OrderReplaced, id, false, details);
         Ok(())
     }
 
@@ -95,20 +95,20 @@ impl Broker {
         let held = order.position_id.and_then(|id| book.positions.get(&id));
         let position = match held {
             Some(position) => book.wire_position(position),
-            None => book.wire_unborn(&order, true),
+            None => book.wire_created_position(&order, true),
         };
         self.end_order(account, order.clone());
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(position),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, kind, id, expired, parts);
+        self.publish_execution(account, kind, id, expired, details);
         Ok(())
     }
 
     /// Watches a working order for its price.
-    pub(super) fn rest(&mut self, account: i64, symbol: i64, order: i64, on: bool) {
+    pub(super) fn set_resting(&mut self, account: i64, symbol: i64, order: i64, on: bool) {
         let Some(venue) = self.accounts.get(&account).map(|account| account.venue) else {
             return;
         };
@@ -162,7 +162,7 @@ impl Broker {
         else {
             return;
         };
-        self.rest(account, order.trade_data.symbol_id, order_id, false);
+        self.set_resting(account, order.trade_data.symbol_id, order_id, false);
         let price = match Side::from_wire(order.trade_data.trade_side) {
             Some(Side::Sell) => bid,
             Some(Side::Buy) | None => ask,
@@ -170,11 +170,11 @@ impl Broker {
         self.execute(
             account,
             order,
-            Terms {
+            Fill {
                 price,
-                id: None,
-                server: true,
-                last: true,
+                msg_id: None,
+                by_server: true,
+                is_last: true,
             },
         );
     }

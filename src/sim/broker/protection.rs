@@ -4,8 +4,8 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
-use crate::sim::state::order::{Parts, finish};
+use crate::sim::state::journal::JournalEvent;
+use crate::sim::state::order::{ExecutionDetails, finish};
 use crate::sim::state::ratio::raw_f64;
 use crate::sim::state::refusal::Refusal;
 
@@ -17,14 +17,14 @@ impl Broker {
         position_id: i64,
         stop: Option<i64>,
         take: Option<i64>,
-    ) -> Parts {
-        let order_id = self.fresh_id(account);
+    ) -> ExecutionDetails {
+        let order_id = self.next_id(account);
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
-            return Parts::default();
+            return ExecutionDetails::default();
         };
         let Some(position) = book.positions.get_mut(&position_id) else {
-            return Parts::default();
+            return ExecutionDetails::default();
         };
         position.stop_loss = stop;
         position.take_profit = take;
@@ -55,9 +55,9 @@ impl Broker {
         };
         let wire_position = book.wire_position(&position);
         book.orders.insert(order_id, order.clone());
-        self.write(account, || What::Levels(position_id, stop, take));
-        self.rest(account, position.symbol, order_id, true);
-        Parts {
+        self.record(account, || JournalEvent::Levels(position_id, stop, take));
+        self.set_resting(account, position.symbol, order_id, true);
+        ExecutionDetails {
             position: Some(wire_position),
             order: Some(order),
             deal: None,
@@ -79,12 +79,12 @@ impl Broker {
         order.trade_data.volume = position.volume;
         order.utc_last_update_timestamp = Some(now_ms);
         let order = order.clone();
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(book.wire_position(&position)),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, Execution::OrderReplaced, None, true, parts);
+        self.publish_execution(account, Execution::OrderReplaced, None, true, details);
     }
 
     /// The protective order of a closed position is cancelled by the server.
@@ -96,7 +96,7 @@ impl Broker {
         position: wire::ProtoOaPosition,
     ) {
         let now_ms = self.wall_ms();
-        self.rest(account, symbol, order, false);
+        self.set_resting(account, symbol, order, false);
         let Some(mut order) = self
             .accounts
             .get_mut(&account)
@@ -110,12 +110,12 @@ impl Broker {
             now_ms,
         );
         self.end_order(account, order.clone());
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(position),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, Execution::OrderCancelled, None, true, parts);
+        self.publish_execution(account, Execution::OrderCancelled, None, true, details);
     }
 
     /// Replaces the levels of a position; a level left out is removed.
@@ -147,8 +147,8 @@ impl Broker {
         position.trailing = trailing;
         position.updated_ms = now_ms;
         let Some(order_id) = position.protection else {
-            let parts = self.protect(account, position_id, stop, take);
-            self.execution(account, Execution::OrderAccepted, id, false, parts);
+            let details = self.protect(account, position_id, stop, take);
+            self.publish_execution(account, Execution::OrderAccepted, id, false, details);
             return Ok(());
         };
         let gone = stop.is_none() && take.is_none();
@@ -165,7 +165,7 @@ impl Broker {
         order.trailing_stop_loss = trailing.then_some(true);
         order.utc_last_update_timestamp = Some(now_ms);
         let mut order = order.clone();
-        self.write(account, || What::Levels(position_id, stop, take));
+        self.record(account, || JournalEvent::Levels(position_id, stop, take));
         let kind = if gone {
             finish(
                 &mut order,
@@ -177,12 +177,12 @@ impl Broker {
         } else {
             Execution::OrderReplaced
         };
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(wire_position),
             order: Some(order),
             deal: None,
         };
-        self.execution(account, kind, id, false, parts);
+        self.publish_execution(account, kind, id, false, details);
         Ok(())
     }
 }

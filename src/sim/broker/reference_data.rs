@@ -4,7 +4,7 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::refusal::Refusal;
-use crate::sim::state::request::{Request, named_account};
+use crate::sim::state::request::Request;
 use crate::sim::state::venue::{Symbol, Venue};
 use crate::sim::world::spec::Commission;
 
@@ -13,7 +13,7 @@ const VERSION: &str = "91";
 
 impl Broker {
     pub(super) fn on_version(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.need_app(request)?;
+        self.require_app(request)?;
         let reply = wire::ProtoOaVersionRes {
             payload_type: None,
             version: VERSION.to_owned(),
@@ -23,8 +23,8 @@ impl Broker {
     }
 
     pub(super) fn dispatch_static(&mut self, request: &Request) -> Result<(), Refusal> {
-        let account = named_account(request).unwrap_or_default();
-        self.need_account(request, account)?;
+        let account = request.account().unwrap_or_default();
+        self.require_account(request, account)?;
         let index = self.venue_of(account)?;
         match request.kind {
             2112 => self.on_assets(request, account, index),
@@ -74,7 +74,7 @@ impl Broker {
     fn on_symbol_by_id(&mut self, request: &Request, index: usize) -> Result<(), Refusal> {
         let body: wire::ProtoOaSymbolByIdReq = request.parse()?;
         let account = body.ctid_trader_account_id;
-        self.need_symbols(index, &body.symbol_id, "SYMBOL_NOT_FOUND", account)?;
+        self.require_symbols(index, &body.symbol_id, "SYMBOL_NOT_FOUND", account)?;
         let venue = self.venue(index)?;
         let symbol = body
             .symbol_id

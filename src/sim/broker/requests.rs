@@ -11,11 +11,11 @@ use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Breach;
 use crate::sim::state::connection::ConnId;
 use crate::sim::state::envelope::MAX_FRAME;
-use crate::sim::state::refusal::{Refusal, Route};
-use crate::sim::state::request::{Request, Seen, named_account};
+use crate::sim::state::refusal::{Refusal, RefusalMessage};
+use crate::sim::state::request::{Request, RequestRecord};
 
 /// Requests remembered for inspection; older ones are forgotten.
-const SEEN_MAX: usize = 200_000;
+const REQUEST_LOG_MAX: usize = 200_000;
 
 impl Broker {
     /// A message came in: one bare `ProtoMessage`.
@@ -29,14 +29,15 @@ impl Broker {
         }
         socket.last_in = now;
         if bytes.len() > MAX_FRAME {
-            let frame = Refusal::new("FRAME_TOO_LONG").frame(None, None, self.dress());
+            let frame = Refusal::new("FRAME_TOO_LONG").frame(None, None, self.frame_options());
             return self.send(conn, frame);
         }
         let Ok(message) = wire::ProtoMessage::decode(bytes) else {
-            let frame = Refusal::new("INVALID_REQUEST").route(Route::CommonError);
-            let frame = frame
-                .description("Malformed ProtoMessage")
-                .frame(None, None, self.dress());
+            let frame = Refusal::new("INVALID_REQUEST").sent_as(RefusalMessage::CommonError);
+            let frame =
+                frame
+                    .description("Malformed ProtoMessage")
+                    .frame(None, None, self.frame_options());
             return self.send(conn, frame);
         };
         if message.payload_type == 51 {
@@ -53,32 +54,32 @@ impl Broker {
     }
 
     fn handle_request(&mut self, request: &Request) {
-        let account = named_account(request);
-        self.note(request, account.unwrap_or_default());
-        let outcome = match self.gate(request, account) {
+        let account = request.account();
+        self.log_request(request, account.unwrap_or_default());
+        let outcome = match self.admit(request, account) {
             Ok(()) => self.dispatch(request),
             Err(refusal) => Err(refusal),
         };
         if let Err(mut refusal) = outcome {
             let details = refusal.details();
-            if self.faults.zero_ids && details.route == Route::OrderError {
+            if self.faults.zero_ids && details.message == RefusalMessage::OrderError {
                 details.order = Some(0);
                 details.position = Some(0);
             }
-            let frame = refusal.frame(request.id.as_deref(), account, self.dress());
+            let frame = refusal.frame(request.id.as_deref(), account, self.frame_options());
             self.reply_frame(request, frame);
         }
     }
 
-    fn note(&mut self, request: &Request, account: i64) {
+    fn log_request(&mut self, request: &Request, account: i64) {
         self.stats.requests += 1;
         if let Some(socket) = self.conns.get_mut(&request.conn) {
             socket.requests += 1;
         }
-        if self.seen.len() == SEEN_MAX {
-            self.seen.pop_front();
+        if self.request_log.len() == REQUEST_LOG_MAX {
+            self.request_log.pop_front();
         }
-        self.seen.push_back(Seen {
+        self.request_log.push_back(RequestRecord {
             conn: request.conn,
             kind: request.kind,
             account,
@@ -87,10 +88,10 @@ impl Broker {
     }
 
     /// Maintenance, scripted refusals and budgets, before anything else looks at the request.
-    fn gate(&mut self, request: &Request, account: Option<i64>) -> Result<(), Refusal> {
+    fn admit(&mut self, request: &Request, account: Option<i64>) -> Result<(), Refusal> {
         if let Some(end) = self.faults.maintenance_end_ms {
             let refusal = Refusal::new("SERVER_IS_UNDER_MAINTENANCE");
-            let mut refusal = refusal.route(self.faults.maintenance_route);
+            let mut refusal = refusal.sent_as(self.faults.maintenance_message);
             refusal.details().maintenance_end_ms = Some(end);
             return Err(refusal);
         }
@@ -134,7 +135,7 @@ impl Broker {
             2112 | 2114 | 2116 | 2118 => self.dispatch_static(request),
             2133 | 2143 => self.dispatch_history(request),
             _ => {
-                self.need_app(request)?;
+                self.require_app(request)?;
                 Err(Refusal::new("UNSUPPORTED_MESSAGE").description("Unsupported message"))
             }
         }

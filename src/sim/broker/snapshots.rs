@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ctrader::wire;
 
-use crate::sim::state::account::Past;
+use crate::sim::state::account::PastSnapshot;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
@@ -13,7 +13,7 @@ impl Broker {
     pub(super) fn on_trader(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaTraderReq = request.parse()?;
         let id = body.ctid_trader_account_id;
-        self.need_account(request, id)?;
+        self.require_account(request, id)?;
         let Some(trader) = self.wire_trader(id) else {
             return Ok(());
         };
@@ -34,7 +34,7 @@ impl Broker {
     pub(super) fn on_reconcile(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaReconcileReq = request.parse()?;
         let id = body.ctid_trader_account_id;
-        self.need_account(request, id)?;
+        self.require_account(request, id)?;
         let protective = wire::ProtoOaOrderType::StopLossTakeProfit as i32;
         let market = wire::ProtoOaOrderType::Market as i32;
         let with_protection = body.return_protection_orders.unwrap_or(false);
@@ -44,8 +44,12 @@ impl Broker {
             return Ok(());
         };
         let past = seen.and_then(|seen| {
-            let before = account.past.iter().rev().find(|past| past.from <= seen);
-            before.or(account.past.front())
+            let before = account
+                .past_snapshots
+                .iter()
+                .rev()
+                .find(|past| past.since <= seen);
+            before.or(account.past_snapshots.front())
         });
         let (positions, orders) = match past {
             Some(past) => (&past.positions, &past.orders),
@@ -68,32 +72,36 @@ impl Broker {
     }
 
     /// Remembers how an account is now, for a reconcile that lags.
-    pub(crate) fn keep_past(&mut self, account: i64) {
+    pub(crate) fn record_snapshot(&mut self, account: i64) {
         let lag = self.faults.reconcile_lag;
         let now = self.now;
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
         };
         if lag.is_zero() {
-            book.past.clear();
+            book.past_snapshots.clear();
             return;
         }
-        let past = Past {
-            from: now,
+        let past = PastSnapshot {
+            since: now,
             positions: book.positions.clone(),
             orders: book.orders.clone(),
         };
-        book.past.push_back(past);
+        book.past_snapshots.push_back(past);
         // The one that was true when the oldest lag began is still needed.
-        while book.past.get(1).is_some_and(|next| next.from + lag <= now) {
-            book.past.pop_front();
+        while book
+            .past_snapshots
+            .get(1)
+            .is_some_and(|next| next.since + lag <= now)
+        {
+            book.past_snapshots.pop_front();
         }
     }
 
     pub(super) fn on_unrealized_pnl(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaGetPositionUnrealizedPnLReq = request.parse()?;
         let id = body.ctid_trader_account_id;
-        self.need_account(request, id)?;
+        self.require_account(request, id)?;
         let Some(truth) = self.truth(id) else {
             return Ok(());
         };

@@ -9,15 +9,15 @@ use crate::sim::state::connection::ConnId;
 use crate::sim::state::envelope;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
-use crate::sim::state::subscriber::Subscriber;
+use crate::sim::state::subscriber::SpotSubscriber;
 
 impl Broker {
     pub(super) fn on_subscribe_spots(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaSubscribeSpotsReq = request.parse()?;
         let account = body.ctid_trader_account_id;
-        self.need_account(request, account)?;
+        self.require_account(request, account)?;
         let venue = self.venue_of(account)?;
-        self.need_symbols(venue, &body.symbol_id, "UNKNOWN_SYMBOL", account)?;
+        self.require_symbols(venue, &body.symbol_id, "UNKNOWN_SYMBOL", account)?;
         let with_time = body.subscribe_to_spot_timestamp.unwrap_or(false);
         let Some(conn) = self.conns.get_mut(&request.conn) else {
             return Ok(());
@@ -33,21 +33,21 @@ impl Broker {
             conn.spots.insert((account, *id), with_time);
         }
         for id in &fresh {
-            let front = envelope::spot_front(account, *id, self.faults.omit_inner);
-            let subscriber = Subscriber {
+            let prefix = envelope::spot_prefix(account, *id, self.faults.omit_inner);
+            let subscriber = SpotSubscriber {
                 conn: request.conn,
                 account,
                 timestamps: with_time,
-                front,
+                prefix,
             };
-            self.subscribers
+            self.spot_subscribers
                 .entry((venue, *id))
                 .or_default()
                 .push(subscriber);
         }
         if doubled {
             let refusal = Refusal::new("ALREADY_SUBSCRIBED").account(account);
-            let frame = refusal.frame(request.id.as_deref(), None, self.dress());
+            let frame = refusal.frame(request.id.as_deref(), None, self.frame_options());
             self.send(request.conn, frame);
         } else {
             let reply = wire::ProtoOaSubscribeSpotsRes {
@@ -57,13 +57,13 @@ impl Broker {
             self.reply(request, 2128, &reply);
         }
         for id in fresh {
-            self.technical_spot(request.conn, account, venue, id, with_time);
+            self.send_initial_spot(request.conn, account, venue, id, with_time);
         }
         Ok(())
     }
 
     /// The one event with both sides that follows a subscription, even when the market stands still.
-    fn technical_spot(
+    fn send_initial_spot(
         &mut self,
         conn: ConnId,
         account: i64,
@@ -98,7 +98,7 @@ impl Broker {
     pub(super) fn on_unsubscribe_spots(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaUnsubscribeSpotsReq = request.parse()?;
         let account = body.ctid_trader_account_id;
-        self.need_account(request, account)?;
+        self.require_account(request, account)?;
         let venue = self.venue_of(account)?;
         for symbol in &body.symbol_id {
             let Some(conn) = self.conns.get_mut(&request.conn) else {
@@ -114,7 +114,7 @@ impl Broker {
         self.reply(request, 2130, &reply);
         if self.faults.stray_spots {
             for symbol in body.symbol_id {
-                self.technical_spot(request.conn, account, venue, symbol, false);
+                self.send_initial_spot(request.conn, account, venue, symbol, false);
             }
         }
         Ok(())
@@ -124,16 +124,16 @@ impl Broker {
         let Some(venue) = self.accounts.get(&account).map(|account| account.venue) else {
             return;
         };
-        if let Some(list) = self.subscribers.get_mut(&(venue, symbol)) {
+        if let Some(list) = self.spot_subscribers.get_mut(&(venue, symbol)) {
             list.retain(|subscriber| subscriber.conn != conn || subscriber.account != account);
         }
     }
 
-    pub(crate) fn rebuild_spot_fronts(&mut self) {
+    pub(crate) fn rebuild_spot_prefixes(&mut self) {
         let omit = self.faults.omit_inner;
-        for ((_, symbol), list) in &mut self.subscribers {
+        for ((_, symbol), list) in &mut self.spot_subscribers {
             for subscriber in list {
-                subscriber.front = envelope::spot_front(subscriber.account, *symbol, omit);
+                subscriber.prefix = envelope::spot_prefix(subscriber.account, *symbol, omit);
             }
         }
     }
@@ -147,25 +147,25 @@ impl Broker {
         ask: Option<i64>,
         at_ms: i64,
     ) {
-        let Some(list) = self.subscribers.remove(&(venue, symbol)) else {
+        let Some(list) = self.spot_subscribers.remove(&(venue, symbol)) else {
             return;
         };
         let (mut plain, mut timed) = (Vec::with_capacity(16), Vec::with_capacity(24));
-        envelope::spot_back(bid, ask, None, &mut plain);
-        envelope::spot_back(bid, ask, Some(at_ms), &mut timed);
+        envelope::spot_suffix(bid, ask, None, &mut plain);
+        envelope::spot_suffix(bid, ask, Some(at_ms), &mut timed);
         if self.scratch.capacity() < 256 {
             self.scratch = BytesMut::with_capacity(64 * 1024);
         }
         for subscriber in &list {
-            let back = if subscriber.timestamps {
+            let suffix = if subscriber.timestamps {
                 &timed
             } else {
                 &plain
             };
-            let frame = envelope::spot_frame(&subscriber.front, back, &mut self.scratch);
+            let frame = envelope::spot_frame(&subscriber.prefix, suffix, &mut self.scratch);
             self.stats.spots += 1;
             self.send(subscriber.conn, frame);
         }
-        self.subscribers.insert((venue, symbol), list);
+        self.spot_subscribers.insert((venue, symbol), list);
     }
 }

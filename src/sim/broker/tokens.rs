@@ -3,16 +3,16 @@
 use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::faults::Rotation;
+use crate::sim::state::faults::TokenRefreshEffect;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
-use crate::sim::state::tokens::LIFETIME;
+use crate::sim::state::tokens::ACCESS_TOKEN_LIFETIME;
 
 use super::auth::INVALID_TOKEN;
 
 impl Broker {
     pub(super) fn on_refresh(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.need_app(request)?;
+        self.require_app(request)?;
         let body: wire::ProtoOaRefreshTokenReq = request.parse()?;
         let Some((access_token, refresh_token)) = self.refresh_elsewhere(&body.refresh_token)
         else {
@@ -22,7 +22,7 @@ impl Broker {
             payload_type: None,
             access_token,
             token_type: "bearer".to_owned(),
-            expires_in: i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX),
+            expires_in: i64::try_from(ACCESS_TOKEN_LIFETIME.as_secs()).unwrap_or(i64::MAX),
             refresh_token,
         };
         self.reply(request, 2174, &reply);
@@ -34,7 +34,7 @@ impl Broker {
     pub fn refresh_elsewhere(&mut self, refresh_token: &str) -> Option<(String, String)> {
         let index = self.grants.rotate(refresh_token, self.now)?;
         let pair = self.tokens(index)?;
-        if self.faults.rotation == Rotation::Invalidates {
+        if self.faults.token_refresh_effect == TokenRefreshEffect::EndsSessions {
             self.invalidate(index, "Access token was refreshed");
         }
         Some(pair)

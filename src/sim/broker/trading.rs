@@ -13,7 +13,7 @@ impl Broker {
     pub(super) fn on_new_order(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaNewOrderReq = request.parse()?;
         let account = body.ctid_trader_account_id;
-        self.need_trading(request, account)?;
+        self.require_trading(request, account)?;
         let invalid = |text: &str| {
             Refusal::new("INVALID_REQUEST")
                 .description(text)
@@ -46,14 +46,14 @@ impl Broker {
             expiration_ms: body.expiration_timestamp,
             trailing: body.trailing_stop_loss.unwrap_or(false),
         };
-        let gap = self.settings().fill_gap;
-        self.place(account, &spec, request.id.as_deref(), gap)
+        let delay = self.settings().fill_delay;
+        self.place(account, &spec, request.id.as_deref(), delay)
             .map(|_| ())
     }
 
     pub(super) fn on_cancel_order(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaCancelOrderReq = request.parse()?;
-        self.need_trading(request, body.ctid_trader_account_id)?;
+        self.require_trading(request, body.ctid_trader_account_id)?;
         self.drop_order(
             body.ctid_trader_account_id,
             body.order_id,
@@ -64,15 +64,15 @@ impl Broker {
 
     pub(super) fn on_close_position(&mut self, request: &Request) -> Result<(), Refusal> {
         let body: wire::ProtoOaClosePositionReq = request.parse()?;
-        self.need_trading(request, body.ctid_trader_account_id)?;
-        let gap = self.settings().fill_gap;
+        self.require_trading(request, body.ctid_trader_account_id)?;
+        let delay = self.settings().fill_delay;
         let id = request.id.as_deref();
         self.submit_close(
             body.ctid_trader_account_id,
             body.position_id,
             Some(body.volume),
             id,
-            gap,
+            delay,
         )
         .map(|_| ())
     }

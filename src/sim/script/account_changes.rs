@@ -4,9 +4,9 @@ use crate::ctrader::wire;
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;
-use crate::sim::state::order::Parts;
+use crate::sim::state::order::ExecutionDetails;
 use crate::sim::state::ratio::{Ratio, f64_raw};
 use crate::sim::world::spec::{MarginType, Side};
 
@@ -66,12 +66,12 @@ impl Broker {
         position.swap += delta;
         position.updated_ms = now_ms;
         let position = position.clone();
-        let parts = Parts {
+        let details = ExecutionDetails {
             position: Some(book.wire_position(&position)),
             ..Default::default()
         };
-        self.write(account, || What::Swap(position_id, delta));
-        self.execution(account, Execution::Swap, None, true, parts);
+        self.record(account, || JournalEvent::Swap(position_id, delta));
+        self.publish_execution(account, Execution::Swap, None, true, details);
     }
 
     /// The nightly rollover of an account: every position gets its symbol's swap of one day.
@@ -127,7 +127,7 @@ impl Broker {
             used_margin: (book.used_margin(&position) * scale).cast_unsigned(),
             money_digits: book.send_object_digits.then_some(book.position_digits),
         };
-        self.write_margin(account, position_id);
+        self.record_margin(account, position_id);
         self.publish(account, 2141, None, &event);
     }
 
@@ -143,7 +143,7 @@ impl Broker {
     pub fn set_margin_type(&mut self, account: i64, rule: MarginType) {
         if let Some(book) = self.accounts.get_mut(&account) {
             book.margin_type = rule;
-            self.write(account, || What::Rule(rule));
+            self.record(account, || JournalEvent::MarginType(rule));
         }
         self.trader_updated(account);
     }

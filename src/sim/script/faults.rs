@@ -6,15 +6,15 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{Close, ConnId};
-use crate::sim::state::faults::{Rotation, Scripted, Unauthorised};
-use crate::sim::state::refusal::{Refusal, Route};
+use crate::sim::state::faults::{ScriptedRefusal, TokenRefreshEffect, UnauthorisedReply};
+use crate::sim::state::refusal::{Refusal, RefusalMessage};
 use crate::sim::state::timer::millis;
 
 impl Broker {
     /// The next `times` requests of this payload type (`None` = any) are refused.
     pub fn refuse(&mut self, kind: Option<u32>, times: usize, refusal: Refusal) {
         if times > 0 {
-            self.faults.scripted.push_back(Scripted {
+            self.faults.refusals.push_back(ScriptedRefusal {
                 kind,
                 account: None,
                 left: times,
@@ -32,7 +32,7 @@ impl Broker {
         refusal: Refusal,
     ) {
         if times > 0 {
-            self.faults.scripted.push_back(Scripted {
+            self.faults.refusals.push_back(ScriptedRefusal {
                 kind,
                 account: Some(account),
                 left: times,
@@ -43,7 +43,7 @@ impl Broker {
 
     /// Scripted refusals that were not used up.
     pub fn refusals_left(&self) -> usize {
-        self.faults.scripted.iter().map(|script| script.left).sum()
+        self.faults.refusals.iter().map(|script| script.left).sum()
     }
 
     /// The reply to the next request of this payload type (`None` = any) is never sent; its effect stays.
@@ -82,8 +82,8 @@ impl Broker {
     }
 
     /// By which message maintenance is told: 2142 with its end in seconds, or 50 with milliseconds.
-    pub fn maintenance_as(&mut self, route: Route) {
-        self.faults.maintenance_route = route;
+    pub fn maintenance_sent_as(&mut self, message: RefusalMessage) {
+        self.faults.maintenance_message = message;
     }
 
     /// The next `count` execution events have a type, and their orders a type and a status, that no
@@ -105,7 +105,7 @@ impl Broker {
     /// The inner `payloadType` is left out; only the envelope has it.
     pub fn omit_inner_payload_type(&mut self, on: bool) {
         self.faults.omit_inner = on;
-        self.rebuild_spot_fronts();
+        self.rebuild_spot_prefixes();
     }
 
     /// Events made by hand carry the clientMsgId of a client that is not connected.
@@ -119,13 +119,13 @@ impl Broker {
     }
 
     /// How a request for an account not authorised on the socket is refused.
-    pub fn unauthorised_as(&mut self, variant: Unauthorised) {
-        self.faults.unauthorised = variant;
+    pub fn set_unauthorised_reply(&mut self, variant: UnauthorisedReply) {
+        self.faults.unauthorised_reply = variant;
     }
 
     /// What a token refresh does to open sessions.
-    pub fn rotation_as(&mut self, variant: Rotation) {
-        self.faults.rotation = variant;
+    pub fn set_token_refresh_effect(&mut self, variant: TokenRefreshEffect) {
+        self.faults.token_refresh_effect = variant;
     }
 
     /// An expired token is refused with `CH_ACCESS_TOKEN_INVALID`.
@@ -137,7 +137,7 @@ impl Broker {
     pub fn reconcile_lag(&mut self, lag: Duration) {
         self.faults.reconcile_lag = lag;
         for account in self.account_ids() {
-            self.keep_past(account);
+            self.record_snapshot(account);
         }
     }
 
@@ -171,7 +171,7 @@ impl Broker {
     }
 
     /// Closes every socket the way a weekend does: WebSocket code 1000, reason `Bye`.
-    pub fn say_bye(&mut self) {
+    pub fn close_all_with_bye(&mut self) {
         for conn in self.open_connections() {
             self.close(conn, Close::Bye);
         }

@@ -6,14 +6,14 @@ use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
-use crate::sim::state::journal::Entry;
-use crate::sim::state::request::Seen;
+use crate::sim::state::journal::JournalEntry;
+use crate::sim::state::request::RequestRecord;
 use crate::sim::state::stats::Stats;
 use crate::sim::world::spec::Environment;
 
 /// One connection.
 #[derive(Clone, Debug)]
-pub struct ConnView {
+pub struct ConnectionInfo {
     /// Its number.
     pub id: ConnId,
     /// Which listener it came through.
@@ -57,10 +57,10 @@ impl Broker {
     }
 
     /// Open connections.
-    pub fn connections(&self) -> Vec<ConnView> {
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.conns
             .iter()
-            .map(|(id, conn)| ConnView {
+            .map(|(id, conn)| ConnectionInfo {
                 id: *id,
                 environment: conn.environment,
                 app: conn.app.clone(),
@@ -81,7 +81,7 @@ impl Broker {
 
     /// Requests of a payload type since `since`.
     pub fn requests_since(&self, kind: u32, since: Instant) -> usize {
-        self.seen
+        self.request_log
             .iter()
             .rev()
             .take_while(|seen| seen.at >= since)
@@ -91,12 +91,15 @@ impl Broker {
 
     /// Requests of a payload type since the start (of those remembered).
     pub fn requests_of(&self, kind: u32) -> usize {
-        self.seen.iter().filter(|seen| seen.kind == kind).count()
+        self.request_log
+            .iter()
+            .filter(|seen| seen.kind == kind)
+            .count()
     }
 
     /// The requests remembered, oldest first.
-    pub fn requests_seen(&self) -> impl Iterator<Item = &Seen> {
-        self.seen.iter()
+    pub fn requests_seen(&self) -> impl Iterator<Item = &RequestRecord> {
+        self.request_log.iter()
     }
 
     /// Counters since the start.
@@ -105,12 +108,12 @@ impl Broker {
     }
 
     /// Writes down what happens from now on. Nothing is forgotten: this is for short histories.
-    pub fn keep_ledger(&mut self) {
-        self.ledger.get_or_insert_default();
+    pub fn keep_journal(&mut self) {
+        self.journal.get_or_insert_default();
     }
 
-    /// What happened since [`Self::keep_ledger`].
-    pub fn ledger(&self) -> &[Entry] {
-        self.ledger.as_deref().unwrap_or_default()
+    /// What happened since [`Self::keep_journal`].
+    pub fn journal(&self) -> &[JournalEntry] {
+        self.journal.as_deref().unwrap_or_default()
     }
 }

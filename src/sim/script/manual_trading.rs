@@ -1,16 +1,16 @@
 //! Trades as a person at a terminal makes them, outside any API client.
 //!
-//! Their events come at once, unless [`Settings::hand_gap`](crate::sim::Settings::hand_gap) says otherwise.
+//! Their events come at once, unless [`Settings::manual_fill_delay`](crate::sim::Settings::manual_fill_delay) says otherwise.
 
 use crate::ctrader::wire;
 
 use crate::sim::state::broker::Broker;
-use crate::sim::state::journal::What;
+use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;
-use crate::sim::state::order::Placed;
+use crate::sim::state::order::PlacedOrder;
 use crate::sim::state::ratio::raw_f64;
 use crate::sim::state::refusal::Refusal;
-use crate::sim::world::order_spec::{OrderChange, OrderSpec};
+use crate::sim::world::order_spec::{OrderAmendment, OrderSpec};
 use crate::sim::world::spec::Side;
 
 impl Broker {
@@ -33,9 +33,14 @@ impl Broker {
     ///
     /// # Errors
     /// The refusal a client would have got.
-    pub fn place_order(&mut self, account: i64, order: &OrderSpec) -> Result<Placed, Refusal> {
-        let id = self.hand_id();
-        self.place(account, order, id.as_deref(), self.settings().hand_gap)
+    pub fn place_order(&mut self, account: i64, order: &OrderSpec) -> Result<PlacedOrder, Refusal> {
+        let id = self.manual_msg_id();
+        self.place(
+            account,
+            order,
+            id.as_deref(),
+            self.settings().manual_fill_delay,
+        )
     }
 
     /// Closes part (`Some(volume)`) or all of a position.
@@ -48,9 +53,9 @@ impl Broker {
         position: i64,
         volume: Option<i64>,
     ) -> Result<i64, Refusal> {
-        let id = self.hand_id();
-        let gap = self.settings().hand_gap;
-        self.submit_close(account, position, volume, id.as_deref(), gap)
+        let id = self.manual_msg_id();
+        let delay = self.settings().manual_fill_delay;
+        self.submit_close(account, position, volume, id.as_deref(), delay)
     }
 
     /// Replaces a position's levels, raw; `None` removes one.
@@ -64,7 +69,7 @@ impl Broker {
         stop_loss: Option<i64>,
         take_profit: Option<i64>,
     ) -> Result<(), Refusal> {
-        let id = self.hand_id();
+        let id = self.manual_msg_id();
         self.set_levels(
             account,
             position,
@@ -82,9 +87,9 @@ impl Broker {
         &mut self,
         account: i64,
         order: i64,
-        change: OrderChange,
+        change: OrderAmendment,
     ) -> Result<(), Refusal> {
-        let id = self.hand_id();
+        let id = self.manual_msg_id();
         self.change_order(account, order, change, id.as_deref())
     }
 
@@ -93,7 +98,7 @@ impl Broker {
     /// # Errors
     /// The refusal a client would have got.
     pub fn cancel_order(&mut self, account: i64, order: i64) -> Result<(), Refusal> {
-        let id = self.hand_id();
+        let id = self.manual_msg_id();
         self.drop_order(account, order, false, id.as_deref())
     }
 
@@ -121,7 +126,9 @@ impl Broker {
         if let Some(order) = book.orders.get_mut(&order_id) {
             order.stop_price = Some(raw_f64(stop));
         }
-        self.write(account, || What::Levels(position_id, Some(stop), take));
+        self.record(account, || {
+            JournalEvent::Levels(position_id, Some(stop), take)
+        });
         let event = wire::ProtoOaTrailingSlChangedEvent {
             payload_type: None,
             ctid_trader_account_id: account,

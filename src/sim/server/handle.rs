@@ -18,7 +18,7 @@ use crate::sim::state::timer::millis;
 use crate::sim::world::builder::Builder;
 use crate::sim::world::spec::Environment;
 
-use super::shared::{Core, Shared, now};
+use super::shared::{ServerState, SharedServer, now};
 use super::socket::serve;
 use super::tls::identity;
 
@@ -26,7 +26,7 @@ use super::tls::identity;
 const STEP: Duration = Duration::from_millis(1);
 
 /// One plugged-in time: from binding the ports to closing everything.
-struct Plug {
+struct Listening {
     /// Ends sockets and acceptors.
     all: CancellationToken,
     /// Ends acceptors only.
@@ -37,8 +37,8 @@ struct Plug {
 /// A running simulator. Clones share it; it ends with the last of them.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
-    plug: Arc<Mutex<Option<Plug>>>,
+    shared: Arc<SharedServer>,
+    listening: Arc<Mutex<Option<Listening>>>,
     demo: SocketAddr,
     live: SocketAddr,
     pem: Arc<str>,
@@ -69,10 +69,10 @@ impl Builder {
         let live = TcpListener::bind(("127.0.0.1", live_port)).await?;
         let identity = identity().map_err(io::Error::other)?;
         let broker = self.build(now(), millis(wall));
-        let shared = Arc::new(Shared {
-            core: Mutex::new(Core {
+        let shared = Arc::new(SharedServer {
+            state: Mutex::new(ServerState {
                 broker,
-                links: HashMap::new(),
+                queues: HashMap::new(),
                 armed: None,
             }),
             wake: Notify::new(),
@@ -84,7 +84,7 @@ impl Builder {
             demo: demo.local_addr()?,
             live: live.local_addr()?,
             shared: Arc::clone(&shared),
-            plug: Arc::new(Mutex::new(None)),
+            listening: Arc::new(Mutex::new(None)),
             pem: identity.pem.into(),
             _stop: Arc::new(stopped.clone().drop_guard()),
             stopped: stopped.clone(),
@@ -96,19 +96,20 @@ impl Builder {
 }
 
 /// Keeps the broker's deadlines.
-async fn drive(shared: Arc<Shared>, stopped: CancellationToken) {
+async fn drive(shared: Arc<SharedServer>, stopped: CancellationToken) {
     loop {
         let deadline = {
-            let mut core = shared.lock();
-            core.armed = core.broker.poll_timeout();
-            core.armed
+            let mut state = shared.lock();
+            state.armed = state.broker.poll_timeout();
+            state
+                .armed
                 .unwrap_or_else(|| now() + Duration::from_secs(1))
                 .max(now() + STEP)
         };
         tokio::select! {
             () = stopped.cancelled() => return,
             () = tokio::time::sleep_until(deadline.into()) => {
-                shared.act(|core| core.broker.handle_timeout(now()));
+                shared.update(|state| state.broker.handle_timeout(now()));
             }
             () = shared.wake.notified() => {}
         }
@@ -116,7 +117,7 @@ async fn drive(shared: Arc<Shared>, stopped: CancellationToken) {
 }
 
 async fn accept(
-    shared: Arc<Shared>,
+    shared: Arc<SharedServer>,
     listener: TcpListener,
     environment: Environment,
     (accepting, all, tasks): (CancellationToken, CancellationToken, TaskTracker),
@@ -137,26 +138,32 @@ async fn accept(
 }
 
 impl Handle {
-    fn slot(&self) -> MutexGuard<'_, Option<Plug>> {
-        self.plug.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn accept_on(&self, demo: TcpListener, live: TcpListener) {
-        let mut slot = self.slot();
-        let plug = slot.get_or_insert_with(|| {
+        let mut listening = self.listening();
+        let listening = listening.get_or_insert_with(|| {
             let all = self.stopped.child_token();
-            Plug {
+            Listening {
                 accepting: all.child_token(),
                 all,
                 tasks: TaskTracker::new(),
             }
         });
-        if plug.accepting.is_cancelled() {
-            plug.accepting = plug.all.child_token();
+        if listening.accepting.is_cancelled() {
+            listening.accepting = listening.all.child_token();
         }
         for (listener, environment) in [(demo, Environment::Demo), (live, Environment::Live)] {
-            let tokens = (plug.accepting.clone(), plug.all.clone(), plug.tasks.clone());
-            plug.tasks.spawn(accept(
+            let tokens = (
+                listening.accepting.clone(),
+                listening.all.clone(),
+                listening.tasks.clone(),
+            );
+            listening.tasks.spawn(accept(
                 Arc::clone(&self.shared),
                 listener,
                 environment,
@@ -167,9 +174,9 @@ impl Handle {
 
     /// Does something with the broker, at the time of now: scripts it, trades by hand, looks at it.
     pub fn with<R>(&self, act: impl FnOnce(&mut Broker) -> R) -> R {
-        self.shared.act(|core| {
-            core.broker.handle_timeout(now());
-            act(&mut core.broker)
+        self.shared.update(|state| {
+            state.broker.handle_timeout(now());
+            act(&mut state.broker)
         })
     }
 
@@ -215,8 +222,8 @@ impl Handle {
 
     /// No new connections: the ports are closed, open sockets live on.
     pub fn stop_accepting(&self) {
-        if let Some(plug) = self.slot().as_ref() {
-            plug.accepting.cancel();
+        if let Some(listening) = self.listening().as_ref() {
+            listening.accepting.cancel();
         }
     }
 
@@ -226,9 +233,9 @@ impl Handle {
     /// If a port cannot be bound again.
     pub async fn plug_in(&self) -> io::Result<()> {
         let listening = self
-            .slot()
+            .listening()
             .as_ref()
-            .is_some_and(|plug| !plug.accepting.is_cancelled());
+            .is_some_and(|listening| !listening.accepting.is_cancelled());
         if listening {
             return Ok(());
         }
@@ -238,14 +245,14 @@ impl Handle {
         Ok(())
     }
 
-    /// Pulls the plug: closes the listeners and resets every socket. Returns when all are gone.
+    /// Pulls the listening: closes the listeners and resets every socket. Returns when all are gone.
     pub async fn unplug(&self) {
-        let Some(plug) = self.slot().take() else {
+        let Some(listening) = self.listening().take() else {
             return;
         };
-        plug.all.cancel();
-        plug.tasks.close();
-        plug.tasks.wait().await;
+        listening.all.cancel();
+        listening.tasks.close();
+        listening.tasks.wait().await;
     }
 
     /// Resets every socket; the listeners stay.

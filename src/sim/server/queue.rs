@@ -20,7 +20,7 @@ struct Queue {
 
 /// The way to one socket.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub(super) struct SendQueue {
     queue: Mutex<Queue>,
     ready: Notify,
     /// The socket is to be reset at once, whatever it is doing.
@@ -36,7 +36,7 @@ pub(super) struct Batch {
     pub(super) end: Option<Close>,
 }
 
-impl Link {
+impl SendQueue {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

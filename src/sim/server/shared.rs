@@ -12,7 +12,7 @@ use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{ConnId, Output};
 use crate::sim::world::spec::Environment;
 
-use super::queue::Link;
+use super::queue::SendQueue;
 
 /// The time the broker is told.
 pub(super) fn now() -> Instant {
@@ -20,32 +20,36 @@ pub(super) fn now() -> Instant {
 }
 
 /// The broker and the way to its sockets.
-pub(super) struct Core {
+pub(super) struct ServerState {
     pub(super) broker: Broker,
-    pub(super) links: HashMap<ConnId, Arc<Link>>,
+    pub(super) queues: HashMap<ConnId, Arc<SendQueue>>,
     /// When the driver wakes.
     pub(super) armed: Option<Instant>,
 }
 
-impl Core {
+impl ServerState {
     /// Carries out what the broker wants done.
-    fn pump(&mut self) {
+    fn deliver_outputs(&mut self) {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 Output::Send(conn, frame) => {
-                    if self.links.get(&conn).is_some_and(|link| !link.push(frame)) {
-                        self.links.remove(&conn);
+                    if self
+                        .queues
+                        .get(&conn)
+                        .is_some_and(|queue| !queue.push(frame))
+                    {
+                        self.queues.remove(&conn);
                         self.broker.slow_reader(conn);
                     }
                 }
                 Output::Close(conn, how) => {
-                    if let Some(link) = self.links.remove(&conn) {
-                        link.end(how);
+                    if let Some(queue) = self.queues.remove(&conn) {
+                        queue.end(how);
                     }
                 }
                 Output::Freeze(conn) => {
-                    if let Some(link) = self.links.get(&conn) {
-                        link.freeze();
+                    if let Some(queue) = self.queues.get(&conn) {
+                        queue.freeze();
                     }
                 }
             }
@@ -54,48 +58,48 @@ impl Core {
 }
 
 /// What every task of the server shares.
-pub(super) struct Shared {
-    pub(super) core: Mutex<Core>,
+pub(super) struct SharedServer {
+    pub(super) state: Mutex<ServerState>,
     /// The driver has to look again.
     pub(super) wake: Notify,
     pub(super) tls: tokio_rustls::TlsAcceptor,
     pub(super) stall_tls: AtomicBool,
 }
 
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedServer {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ServerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `act` on the broker, does what follows from it and re-arms the driver if it must be earlier.
-    pub(super) fn act<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
-        let mut core = self.lock();
-        let result = act(&mut core);
-        core.pump();
-        let next = core.broker.poll_timeout();
-        if next < core.armed {
+    pub(super) fn update<R>(&self, act: impl FnOnce(&mut ServerState) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        state.deliver_outputs();
+        let next = state.broker.poll_timeout();
+        if next < state.armed {
             self.wake.notify_one();
         }
         result
     }
 
-    pub(super) fn open(&self, environment: Environment) -> (ConnId, Arc<Link>) {
-        self.act(|core| {
-            let conn = core.broker.connect(environment, now());
-            let link = Arc::new(Link::default());
-            core.links.insert(conn, Arc::clone(&link));
-            (conn, link)
+    pub(super) fn connected(&self, environment: Environment) -> (ConnId, Arc<SendQueue>) {
+        self.update(|state| {
+            let conn = state.broker.connect(environment, now());
+            let queue = Arc::new(SendQueue::default());
+            state.queues.insert(conn, Arc::clone(&queue));
+            (conn, queue)
         })
     }
 
     pub(super) fn message(&self, conn: ConnId, bytes: Bytes) {
-        self.act(|core| core.broker.handle_message(conn, bytes, now()));
+        self.update(|state| state.broker.handle_message(conn, bytes, now()));
     }
 
-    pub(super) fn gone(&self, conn: ConnId) {
-        self.act(|core| {
-            core.links.remove(&conn);
-            core.broker.disconnected(conn);
+    pub(super) fn disconnected(&self, conn: ConnId) {
+        self.update(|state| {
+            state.queues.remove(&conn);
+            state.broker.disconnected(conn);
         });
     }
 }

@@ -39,8 +39,8 @@ pub(crate) struct Position {
 
 /// Positions and orders as they were from a time on.
 #[derive(Clone, Debug)]
-pub(crate) struct Past {
-    pub(crate) from: Instant,
+pub(crate) struct PastSnapshot {
+    pub(crate) since: Instant,
     pub(crate) positions: BTreeMap<i64, Position>,
     pub(crate) orders: BTreeMap<i64, wire::ProtoOaOrder>,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Account {
     pub(crate) deals: Vec<wire::ProtoOaDeal>,
     pub(crate) cash: Vec<wire::ProtoOaDepositWithdraw>,
     /// How positions and orders were after each event, while reconcile lags.
-    pub(crate) past: VecDeque<Past>,
+    pub(crate) past_snapshots: VecDeque<PastSnapshot>,
     pub(crate) margin_calls: Vec<wire::ProtoOaMarginCall>,
     pub(crate) margin_called: BTreeMap<i32, Instant>,
     pub(crate) activity: Option<Duration>,
@@ -177,7 +177,7 @@ impl Account {
     }
 
     /// A position that an order will open: status CREATED, or CLOSED if the order was cancelled.
-    pub(crate) fn wire_unborn(
+    pub(crate) fn wire_created_position(
         &self,
         order: &wire::ProtoOaOrder,
         closed: bool,
@@ -210,7 +210,7 @@ impl Account {
 }
 
 /// The three thresholds every account has.
-pub(crate) fn margin_calls(now_ms: i64) -> Vec<wire::ProtoOaMarginCall> {
+pub(crate) fn default_margin_calls(now_ms: i64) -> Vec<wire::ProtoOaMarginCall> {
     [(61, 100.0), (62, 70.0), (63, 50.0)]
         .into_iter()
         .map(|(kind, threshold)| wire::ProtoOaMarginCall {

@@ -12,12 +12,12 @@ use rand_chacha::ChaCha8Rng;
 use crate::sim::world::settings::Settings;
 
 use super::account::Account;
-use super::connection::{Conn, ConnId, Output};
+use super::connection::{ClientConnection, ConnId, Output};
 use super::faults::Faults;
-use super::journal::Entry;
-use super::request::Seen;
+use super::journal::JournalEntry;
+use super::request::RequestRecord;
 use super::stats::Stats;
-use super::subscriber::Subscriber;
+use super::subscriber::SpotSubscriber;
 use super::timer::{Timer, millis};
 use super::tokens::Grants;
 use super::venue::Venue;
@@ -36,15 +36,15 @@ pub struct Broker {
     pub(crate) venues: Vec<Venue>,
     pub(crate) accounts: BTreeMap<i64, Account>,
     pub(crate) grants: Grants,
-    pub(crate) conns: BTreeMap<ConnId, Conn>,
-    pub(crate) subscribers: BTreeMap<(usize, i64), Vec<Subscriber>>,
+    pub(crate) conns: BTreeMap<ConnId, ClientConnection>,
+    pub(crate) spot_subscribers: BTreeMap<(usize, i64), Vec<SpotSubscriber>>,
     pub(crate) resting: BTreeMap<(usize, i64), BTreeSet<(i64, i64)>>,
     pub(crate) faults: Faults,
     pub(crate) market_running: bool,
     pub(crate) scratch: BytesMut,
     pub(crate) stats: Stats,
-    pub(crate) seen: VecDeque<Seen>,
-    pub(crate) ledger: Option<Vec<Entry>>,
+    pub(crate) request_log: VecDeque<RequestRecord>,
+    pub(crate) journal: Option<Vec<JournalEntry>>,
     pub(crate) settings: Settings,
     pub(crate) last_conn: u64,
     pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
@@ -54,7 +54,7 @@ pub struct Broker {
 }
 
 /// What a broker starts with.
-pub(crate) struct Start {
+pub(crate) struct BrokerSetup {
     pub(crate) now: Instant,
     pub(crate) wall_ms: i64,
     pub(crate) rng: ChaCha8Rng,
@@ -65,30 +65,30 @@ pub(crate) struct Start {
 }
 
 impl Broker {
-    pub(crate) fn new(start: Start) -> Self {
+    pub(crate) fn new(setup: BrokerSetup) -> Self {
         Self {
-            now: start.now,
-            base: start.now,
-            wall_base_ms: start.wall_ms,
-            rng: start.rng,
-            apps: start.apps,
-            venues: start.venues,
+            now: setup.now,
+            base: setup.now,
+            wall_base_ms: setup.wall_ms,
+            rng: setup.rng,
+            apps: setup.apps,
+            venues: setup.venues,
             accounts: BTreeMap::new(),
             grants: Grants::default(),
             conns: BTreeMap::new(),
-            subscribers: BTreeMap::new(),
+            spot_subscribers: BTreeMap::new(),
             resting: BTreeMap::new(),
             faults: Faults::default(),
-            market_running: start.market_running,
+            market_running: setup.market_running,
             scratch: BytesMut::new(),
             stats: Stats::default(),
-            seen: VecDeque::new(),
-            ledger: None,
-            settings: start.settings,
+            request_log: VecDeque::new(),
+            journal: None,
+            settings: setup.settings,
             last_conn: 0,
             timers: BTreeMap::new(),
             timer_seq: 0,
-            housekeeping_at: start.now + HOUSEKEEPING,
+            housekeeping_at: setup.now + HOUSEKEEPING,
             out: VecDeque::new(),
         }
     }

@@ -38,12 +38,12 @@ impl Bucket {
 
 /// Counts events in a sliding window of one second and remembers the most.
 #[derive(Debug, Default)]
-struct Window {
+struct RateWindow {
     times: VecDeque<Instant>,
     most: usize,
 }
 
-impl Window {
+impl RateWindow {
     fn count(&mut self, now: Instant) {
         self.times.push_back(now);
         while self
@@ -73,8 +73,8 @@ pub(crate) struct Budget {
     history: Bucket,
     blocked: BTreeMap<u32, Instant>,
     quota: VecDeque<Instant>,
-    all: Window,
-    historical: Window,
+    all: RateWindow,
+    historical: RateWindow,
     pub(crate) refused: u64,
 }
 
@@ -89,8 +89,8 @@ impl Budget {
             history: full(limits.history_per_second),
             blocked: BTreeMap::new(),
             quota: VecDeque::new(),
-            all: Window::default(),
-            historical: Window::default(),
+            all: RateWindow::default(),
+            historical: RateWindow::default(),
             refused: 0,
         }
     }

@@ -37,7 +37,7 @@ pub enum Output {
 
 /// One socket as the server knows it.
 #[derive(Debug)]
-pub(crate) struct Conn {
+pub(crate) struct ClientConnection {
     pub(crate) environment: Environment,
     pub(crate) app: Option<String>,
     /// Accounts authorised here, with the number of the grant.

@@ -21,7 +21,7 @@ const FIELD_3_BYTES: u8 = 0x1a;
 
 /// How an outgoing message is dressed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Dress {
+pub(crate) struct FrameOptions {
     /// The inner `payloadType` is left out.
     pub(crate) omit_inner: bool,
     /// Fields that no published schema has are added.
@@ -29,14 +29,19 @@ pub(crate) struct Dress {
 }
 
 /// A serialised `ProtoMessage` of this kind.
-pub(crate) fn frame(kind: u32, id: Option<&str>, body: &impl Message, dress: Dress) -> Bytes {
+pub(crate) fn frame(
+    kind: u32,
+    id: Option<&str>,
+    body: &impl Message,
+    options: FrameOptions,
+) -> Bytes {
     let mut payload = Vec::with_capacity(body.encoded_len() + 16);
-    if !dress.omit_inner {
+    if !options.omit_inner {
         payload.push(FIELD_1_VARINT);
         encode_varint(u64::from(kind), &mut payload);
     }
     payload.extend_from_slice(&body.encode_to_vec());
-    if dress.unknown_fields {
+    if options.unknown_fields {
         payload.extend_from_slice(unknown_tail(kind));
     }
     let mut out = BytesMut::with_capacity(payload.len() + 24 + id.map_or(0, str::len));
@@ -63,47 +68,47 @@ fn unknown_tail(kind: u32) -> &'static [u8] {
 }
 
 /// The fixed front of a spot event: account and symbol, without bid, ask and timestamp.
-pub(crate) fn spot_front(account: i64, symbol: i64, omit_inner: bool) -> Vec<u8> {
+pub(crate) fn spot_prefix(account: i64, symbol: i64, omit_inner: bool) -> Vec<u8> {
     let body = wire::ProtoOaSpotEvent {
         ctid_trader_account_id: account,
         symbol_id: symbol,
         ..Default::default()
     };
-    let mut front = Vec::with_capacity(24);
+    let mut prefix = Vec::with_capacity(24);
     if !omit_inner {
-        front.push(FIELD_1_VARINT);
-        encode_varint(2131, &mut front);
+        prefix.push(FIELD_1_VARINT);
+        encode_varint(2131, &mut prefix);
     }
-    front.extend_from_slice(&body.encode_to_vec());
-    front
+    prefix.extend_from_slice(&body.encode_to_vec());
+    prefix
 }
 
 /// The moving back of a spot event: bid, ask and timestamp.
-pub(crate) fn spot_back(
+pub(crate) fn spot_suffix(
     bid: Option<i64>,
     ask: Option<i64>,
     timestamp: Option<i64>,
-    back: &mut Vec<u8>,
+    suffix: &mut Vec<u8>,
 ) {
-    back.clear();
+    suffix.clear();
     for (key, value) in [(0x20_u8, bid), (0x28, ask), (0x40, timestamp)] {
         if let Some(value) = value {
-            back.push(key);
-            encode_varint(value.cast_unsigned(), back);
+            suffix.push(key);
+            encode_varint(value.cast_unsigned(), suffix);
         }
     }
 }
 
 /// Joins front and back of a spot event in an envelope, cut from a shared buffer.
-pub(crate) fn spot_frame(front: &[u8], back: &[u8], scratch: &mut BytesMut) -> Bytes {
-    let inner = front.len() + back.len();
+pub(crate) fn spot_frame(prefix: &[u8], suffix: &[u8], scratch: &mut BytesMut) -> Bytes {
+    let inner = prefix.len() + suffix.len();
     scratch.reserve(inner + 8 + encoded_len_varint(inner as u64));
     scratch.put_u8(FIELD_1_VARINT);
     encode_varint(2131, scratch);
     scratch.put_u8(FIELD_2_BYTES);
     encode_varint(inner as u64, scratch);
-    scratch.put_slice(front);
-    scratch.put_slice(back);
+    scratch.put_slice(prefix);
+    scratch.put_slice(suffix);
     scratch.split().freeze()
 }
 
@@ -113,11 +118,11 @@ mod tests {
 
     #[test]
     fn a_spot_cut_by_hand_is_what_prost_would_write() {
-        let mut back = Vec::new();
-        spot_back(Some(108_400), None, Some(1_700_000_000_000), &mut back);
+        let mut suffix = Vec::new();
+        spot_suffix(Some(108_400), None, Some(1_700_000_000_000), &mut suffix);
         let bytes = spot_frame(
-            &spot_front(5_150_705, 1, false),
-            &back,
+            &spot_prefix(5_150_705, 1, false),
+            &suffix,
             &mut BytesMut::new(),
         );
         let message = wire::ProtoMessage::decode(bytes).expect("an envelope");
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_do_not_disturb_the_known_ones() {
-        let body = wire::ProtoOaTraderRes {
+        let sent = wire::ProtoOaTraderRes {
             ctid_trader_account_id: 7,
             trader: wire::ProtoOaTrader {
                 ctid_trader_account_id: 7,
@@ -149,16 +154,16 @@ mod tests {
         let bytes = frame(
             2122,
             Some("id"),
-            &body,
-            Dress {
+            &sent,
+            FrameOptions {
                 unknown_fields: true,
                 omit_inner: true,
             },
         );
         let message = wire::ProtoMessage::decode(bytes).expect("an envelope");
         assert_eq!(message.client_msg_id.as_deref(), Some("id"));
-        let back =
+        let body =
             wire::ProtoOaTraderRes::decode(message.payload.expect("a payload")).expect("a body");
-        assert_eq!((back.payload_type, back.trader.balance), (None, 12));
+        assert_eq!((body.payload_type, body.trader.balance), (None, 12));
     }
 }

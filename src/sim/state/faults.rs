@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::connection::ConnId;
-use super::refusal::{Refusal, Route};
+use super::refusal::{Refusal, RefusalMessage};
 
 /// A scripted refusal of requests of one payload type.
 #[derive(Clone, Debug)]
-pub(crate) struct Scripted {
+pub(crate) struct ScriptedRefusal {
     /// `None` = any request.
     pub(crate) kind: Option<u32>,
     pub(crate) account: Option<i64>,
@@ -22,7 +22,7 @@ pub(crate) struct Scripted {
 
 /// How a request for an account that is not authorised here is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unauthorised {
+pub enum UnauthorisedReply {
     /// `ACCOUNT_NOT_AUTHORIZED`.
     #[default]
     Code,
@@ -32,12 +32,12 @@ pub enum Unauthorised {
 
 /// What happens to open sessions when their token is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rotation {
+pub enum TokenRefreshEffect {
     /// 2147 and 2164 are sent and the sessions end.
     #[default]
-    Invalidates,
+    EndsSessions,
     /// Nothing happens; a new account auth answers `ALREADY_LOGGED_IN`.
-    Silent,
+    KeepsSessions,
 }
 
 /// Everything that can go wrong on purpose.
@@ -47,7 +47,7 @@ pub enum Rotation {
     reason = "independent switches a test turns one at a time"
 )]
 pub(crate) struct Faults {
-    pub(crate) scripted: VecDeque<Scripted>,
+    pub(crate) refusals: VecDeque<ScriptedRefusal>,
     pub(crate) swallow: VecDeque<Option<u32>>,
     pub(crate) hold: usize,
     pub(crate) held: Vec<(ConnId, Bytes)>,
@@ -56,15 +56,15 @@ pub(crate) struct Faults {
     pub(crate) duplicate_events: usize,
     pub(crate) drop_events: usize,
     pub(crate) maintenance_end_ms: Option<i64>,
-    pub(crate) maintenance_route: Route,
+    pub(crate) maintenance_message: RefusalMessage,
     pub(crate) unknown_fields: bool,
     pub(crate) unknown_types_every: Option<u64>,
     pub(crate) omit_inner: bool,
     pub(crate) unknown_enums: usize,
     pub(crate) foreign_ids: bool,
     pub(crate) zero_ids: bool,
-    pub(crate) unauthorised: Unauthorised,
-    pub(crate) rotation: Rotation,
+    pub(crate) unauthorised_reply: UnauthorisedReply,
+    pub(crate) token_refresh_effect: TokenRefreshEffect,
     pub(crate) expired_as_invalid: bool,
     pub(crate) reconcile_lag: Duration,
     pub(crate) history_lag: Duration,
@@ -74,15 +74,15 @@ pub(crate) struct Faults {
 impl Faults {
     /// The refusal scripted for this request, if any; uses one of its turns up.
     pub(crate) fn refuse(&mut self, kind: u32, account: Option<i64>) -> Option<Refusal> {
-        let index = self.scripted.iter().position(|script| {
+        let index = self.refusals.iter().position(|script| {
             script.kind.is_none_or(|wanted| wanted == kind)
                 && script.account.is_none_or(|wanted| Some(wanted) == account)
         })?;
-        let script = self.scripted.get_mut(index)?;
+        let script = self.refusals.get_mut(index)?;
         script.left -= 1;
         let refusal = script.refusal.clone();
         if script.left == 0 {
-            self.scripted.remove(index);
+            self.refusals.remove(index);
         }
         Some(refusal)
     }

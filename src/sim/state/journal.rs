@@ -9,7 +9,7 @@ use crate::sim::world::spec::MarginType;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum JournalEvent {
     /// A price moved: the sides that did, raw.
     Quote {
         /// Title of the broker whose feed it is.
@@ -36,14 +36,14 @@ pub enum What {
     /// A working order as it is now, or as it ended.
     Order(Box<wire::ProtoOaOrder>),
     /// Margins add up by another rule now.
-    Rule(MarginType),
+    MarginType(MarginType),
 }
 
 /// An entry.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Whose; 0 for what concerns all accounts of a broker.
     pub account: i64,
     /// What happened.
-    pub what: What,
+    pub event: JournalEvent,
 }

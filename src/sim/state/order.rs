@@ -10,28 +10,28 @@ use super::ratio::raw_f64;
 
 /// A market or closing order waiting for its fill.
 #[derive(Clone, Debug)]
-pub(crate) struct Fill {
+pub(crate) struct PendingFill {
     pub(crate) account: i64,
     pub(crate) order: i64,
-    pub(crate) id: Option<String>,
+    pub(crate) msg_id: Option<String>,
     /// Whether the server does it, unasked.
-    pub(crate) server: bool,
+    pub(crate) by_server: bool,
 }
 
 /// How a fill is told and at what price it happens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct Fill<'a> {
     pub(crate) price: i64,
-    pub(crate) id: Option<&'a str>,
-    pub(crate) server: bool,
+    pub(crate) msg_id: Option<&'a str>,
+    pub(crate) by_server: bool,
     /// Nothing of the order is left after it.
-    pub(crate) last: bool,
+    pub(crate) is_last: bool,
 }
 
-impl Terms<'_> {
+impl Fill<'_> {
     /// How the fill is told.
     pub(crate) fn kind(self) -> Execution {
-        if self.last {
+        if self.is_last {
             Execution::OrderFilled
         } else {
             Execution::OrderPartialFill
@@ -41,7 +41,7 @@ impl Terms<'_> {
 
 /// The objects of an execution event.
 #[derive(Default)]
-pub(crate) struct Parts {
+pub(crate) struct ExecutionDetails {
     pub(crate) position: Option<wire::ProtoOaPosition>,
     pub(crate) order: Option<wire::ProtoOaOrder>,
     pub(crate) deal: Option<wire::ProtoOaDeal>,
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
 
 /// What placing an order gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct PlacedOrder {
     /// The order's id.
     pub order: i64,
     /// The position's id, allocated at once.
@@ -153,10 +153,10 @@ pub(crate) fn new_deal(
     id: i64,
     order: &wire::ProtoOaOrder,
     volume: i64,
-    terms: Terms<'_>,
+    fill: Fill<'_>,
     now_ms: i64,
 ) -> wire::ProtoOaDeal {
-    let filled = if terms.last {
+    let filled = if fill.is_last {
         wire::ProtoOaDealStatus::Filled
     } else {
         wire::ProtoOaDealStatus::PartiallyFilled
@@ -171,7 +171,7 @@ pub(crate) fn new_deal(
         create_timestamp: order.trade_data.open_timestamp.unwrap_or(now_ms),
         execution_timestamp: now_ms,
         utc_last_update_timestamp: Some(now_ms),
-        execution_price: Some(raw_f64(terms.price)),
+        execution_price: Some(raw_f64(fill.price)),
         trade_side: order.trade_data.trade_side,
         deal_status: filled.into(),
         ..Default::default()

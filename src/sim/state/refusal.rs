@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use crate::ctrader::wire;
 
-use super::envelope::{Dress, frame};
+use super::envelope::{FrameOptions, frame};
 
 /// By which message a refusal travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Route {
+pub enum RefusalMessage {
     /// `ProtoOAErrorRes` (2142).
     #[default]
     OaError,
@@ -23,16 +23,16 @@ pub enum Route {
 /// A refusal of a request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", .0.code)]
-pub struct Refusal(Box<Details>);
+pub struct Refusal(Box<RefusalDetails>);
 
 /// What a refusal says.
 #[derive(Clone, Debug)]
-pub(crate) struct Details {
+pub(crate) struct RefusalDetails {
     pub(crate) code: String,
     pub(crate) description: Option<String>,
     pub(crate) retry_after: Option<u64>,
     pub(crate) maintenance_end_ms: Option<i64>,
-    pub(crate) route: Route,
+    pub(crate) message: RefusalMessage,
     pub(crate) account: Option<i64>,
     pub(crate) order: Option<i64>,
     pub(crate) position: Option<i64>,
@@ -41,12 +41,12 @@ pub(crate) struct Details {
 impl Refusal {
     /// A refusal by `ProtoOAErrorRes` with this error code.
     pub fn new(code: &str) -> Self {
-        Self(Box::new(Details {
+        Self(Box::new(RefusalDetails {
             code: code.to_owned(),
             description: None,
             retry_after: None,
             maintenance_end_ms: None,
-            route: Route::OaError,
+            message: RefusalMessage::OaError,
             account: None,
             order: None,
             position: None,
@@ -58,7 +58,7 @@ impl Refusal {
         &self.0.code
     }
 
-    pub(crate) fn details(&mut self) -> &mut Details {
+    pub(crate) fn details(&mut self) -> &mut RefusalDetails {
         &mut self.0
     }
 
@@ -78,8 +78,8 @@ impl Refusal {
 
     /// By which message it travels.
     #[must_use]
-    pub fn route(mut self, route: Route) -> Self {
-        self.0.route = route;
+    pub fn sent_as(mut self, message: RefusalMessage) -> Self {
+        self.0.message = message;
         self
     }
 
@@ -89,26 +89,31 @@ impl Refusal {
     }
 
     pub(crate) fn order_error(code: &str, order: Option<i64>, position: Option<i64>) -> Self {
-        let mut refusal = Self::new(code).route(Route::OrderError);
+        let mut refusal = Self::new(code).sent_as(RefusalMessage::OrderError);
         refusal.0.order = order;
         refusal.0.position = position;
         refusal
     }
 
     /// The message that carries it.
-    pub(crate) fn frame(&self, id: Option<&str>, account: Option<i64>, dress: Dress) -> Bytes {
+    pub(crate) fn frame(
+        &self,
+        id: Option<&str>,
+        account: Option<i64>,
+        options: FrameOptions,
+    ) -> Bytes {
         let account = self.0.account.or(account);
-        match self.0.route {
-            Route::CommonError => {
+        match self.0.message {
+            RefusalMessage::CommonError => {
                 let body = wire::ProtoErrorRes {
                     payload_type: None,
                     error_code: self.0.code.clone(),
                     description: self.0.description.clone(),
                     maintenance_end_timestamp: self.0.maintenance_end_ms.map(i64::cast_unsigned),
                 };
-                frame(50, id, &body, dress)
+                frame(50, id, &body, options)
             }
-            Route::OaError => {
+            RefusalMessage::OaError => {
                 let body = wire::ProtoOaErrorRes {
                     payload_type: None,
                     ctid_trader_account_id: account,
@@ -117,9 +122,9 @@ impl Refusal {
                     maintenance_end_timestamp: self.0.maintenance_end_ms.map(|ms| ms / 1000),
                     retry_after: self.0.retry_after,
                 };
-                frame(2142, id, &body, dress)
+                frame(2142, id, &body, options)
             }
-            Route::OrderError => {
+            RefusalMessage::OrderError => {
                 let body = wire::ProtoOaOrderErrorEvent {
                     payload_type: None,
                     error_code: self.0.code.clone(),
@@ -128,9 +133,9 @@ impl Refusal {
                     position_id: self.0.position,
                     description: self.0.description.clone(),
                 };
-                frame(2132, id, &body, dress)
+                frame(2132, id, &body, options)
             }
-            Route::Rejected => {
+            RefusalMessage::Rejected => {
                 let body = wire::ProtoOaExecutionEvent {
                     ctid_trader_account_id: account.unwrap_or_default(),
                     execution_type: wire::ProtoOaExecutionType::OrderRejected.into(),
@@ -144,7 +149,7 @@ impl Refusal {
                     is_server_event: Some(false),
                     ..Default::default()
                 };
-                frame(2126, id, &body, dress)
+                frame(2126, id, &body, options)
             }
         }
     }

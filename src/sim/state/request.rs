@@ -22,11 +22,21 @@ impl Request {
         M::decode(self.body.clone())
             .map_err(|_| Refusal::new("INVALID_REQUEST").description("Malformed message"))
     }
+
+    /// The account that it names, if its field 2 is one.
+    pub(crate) fn account(&self) -> Option<i64> {
+        match self.kind {
+            2100 | 2104 | 2149 | 2173 => None,
+            _ => AccountField::decode(self.body.clone())
+                .ok()
+                .and_then(|field| field.account),
+        }
+    }
 }
 
 /// A request as seen on the wire.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct RequestRecord {
     /// The connection.
     pub conn: ConnId,
     /// Its payload type.
@@ -39,17 +49,7 @@ pub struct Seen {
 
 /// The account a request names (field 2 of nearly all of them), without knowing its type.
 #[derive(Clone, PartialEq, Message)]
-struct Named {
+struct AccountField {
     #[prost(int64, optional, tag = "2")]
     account: Option<i64>,
-}
-
-/// The account a request names, if its field 2 is one.
-pub(crate) fn named_account(request: &Request) -> Option<i64> {
-    match request.kind {
-        2100 | 2104 | 2149 | 2173 => None,
-        _ => Named::decode(request.body.clone())
-            .ok()
-            .and_then(|named| named.account),
-    }
 }

@@ -18,7 +18,7 @@ pub struct Stats {
     /// Requests refused by the rate limits.
     pub rate_refusals: u64,
     /// Connections cut off for silence.
-    pub idle_cutoffs: u64,
+    pub idle_timeouts: u64,
     /// Connections cut off because they read too slowly; the shell counts it.
     pub slow_readers: u64,
 }

@@ -4,9 +4,9 @@ use super::connection::ConnId;
 
 /// One (socket, account) that wants a symbol's prices.
 #[derive(Debug)]
-pub(crate) struct Subscriber {
+pub(crate) struct SpotSubscriber {
     pub(crate) conn: ConnId,
     pub(crate) account: i64,
     pub(crate) timestamps: bool,
-    pub(crate) front: Vec<u8>,
+    pub(crate) prefix: Vec<u8>,
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::connection::ConnId;
-use super::order::Fill;
+use super::order::PendingFill;
 
 /// Something to be done later.
 #[derive(Debug)]
 pub(crate) enum Timer {
     Send(ConnId, Bytes),
-    Fill(Fill),
+    Fill(PendingFill),
 }
 
 /// A duration in whole milliseconds.

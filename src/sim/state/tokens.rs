@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Lifetime of an access token after a refresh: thirty days.
-pub const LIFETIME: Duration = Duration::from_hours(30 * 24);
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// One consent of one cTID.
 #[derive(Clone, Debug)]
@@ -20,9 +20,9 @@ pub(crate) struct Grant {
 
 /// What is known of an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum TokenStatus {
     /// Good, by the grant of this number.
-    Good(usize),
+    Valid(usize),
     Expired,
     Unknown,
 }
@@ -70,19 +70,19 @@ impl Grants {
         self.access.get(token).copied()
     }
 
-    pub(crate) fn standing(&self, token: &str, now: Instant) -> Standing {
+    pub(crate) fn status(&self, token: &str, now: Instant) -> TokenStatus {
         let Some((index, grant)) = self
             .by_access(token)
             .and_then(|index| Some((index, self.get(index)?)))
         else {
-            return Standing::Unknown;
+            return TokenStatus::Unknown;
         };
         if grant.revoked {
-            Standing::Unknown
+            TokenStatus::Unknown
         } else if grant.expires.is_some_and(|end| now >= end) {
-            Standing::Expired
+            TokenStatus::Expired
         } else {
-            Standing::Good(index)
+            TokenStatus::Valid(index)
         }
     }
 
@@ -104,7 +104,7 @@ impl Grants {
             .to_owned();
         grant.access = format!("{stem}~{}", grant.generation);
         grant.refresh = format!("refresh-{}", grant.access);
-        grant.expires = Some(now + LIFETIME);
+        grant.expires = Some(now + ACCESS_TOKEN_LIFETIME);
         self.access.insert(grant.access.clone(), index);
         self.refresh.insert(grant.refresh.clone(), index);
         Some(index)
@@ -129,15 +129,18 @@ mod tests {
         let now = Instant::now();
         let mut grants = Grants::default();
         grants.ensure("t").accounts.insert(7);
-        assert_eq!(grants.standing("t", now), Standing::Good(0));
+        assert_eq!(grants.status("t", now), TokenStatus::Valid(0));
         assert_eq!(grants.rotate("refresh-t", now), Some(0));
         assert_eq!(grants.rotate("refresh-t", now), None);
-        assert_eq!(grants.standing("t", now), Standing::Unknown);
+        assert_eq!(grants.status("t", now), TokenStatus::Unknown);
         let next = grants
             .get(0)
             .map(|grant| grant.access.clone())
             .expect("a grant");
-        assert_eq!(grants.standing(&next, now), Standing::Good(0));
-        assert_eq!(grants.standing(&next, now + LIFETIME), Standing::Expired);
+        assert_eq!(grants.status(&next, now), TokenStatus::Valid(0));
+        assert_eq!(
+            grants.status(&next, now + ACCESS_TOKEN_LIFETIME),
+            TokenStatus::Expired
+        );
     }
 }

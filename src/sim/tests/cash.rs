@@ -144,26 +144,26 @@ fn a_threshold_calls_once_in_ten_minutes() {
 }
 
 #[test]
-fn the_ledger_tells_what_was_done() {
+fn the_journal_tells_what_was_done() {
     let mut client = listening(AccountSpec::new(7));
     client.broker.deposit(7, 1);
-    assert!(client.broker.ledger().is_empty(), "nobody asked for it");
-    client.broker.keep_ledger();
+    assert!(client.broker.journal().is_empty(), "nobody asked for it");
+    client.broker.keep_journal();
     client.broker.deposit(7, -5);
     client
         .broker
         .set_quote_at(presets::ALPHA, "EURUSD", raw("1.09"), None);
-    let told: Vec<(i64, What)> = client
+    let told: Vec<(i64, JournalEvent)> = client
         .broker
-        .ledger()
+        .journal()
         .iter()
-        .map(|entry| (entry.account, entry.what.clone()))
+        .map(|entry| (entry.account, entry.event.clone()))
         .collect();
-    let quote = What::Quote {
+    let quote = JournalEvent::Quote {
         broker: presets::ALPHA.to_owned(),
         symbol: 1,
         bid: Some(raw("1.09")),
         ask: None,
     };
-    assert_eq!(told, [(7, What::Cash(-5)), (0, quote)]);
+    assert_eq!(told, [(7, JournalEvent::Cash(-5)), (0, quote)]);
 }

@@ -103,7 +103,9 @@ fn a_revoked_token_and_a_blocked_application_end_what_they_opened() {
 fn a_silent_rotation_leaves_the_sessions_alone() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
-    client.broker.rotation_as(Rotation::Silent);
+    client
+        .broker
+        .set_token_refresh_effect(TokenRefreshEffect::KeepsSessions);
     let pair = client.broker.refresh_elsewhere("refresh-t");
     let (access, _) = pair.expect("a new pair");
     assert!(client.kinds().is_empty());
@@ -142,13 +144,13 @@ fn a_refusal_travels_by_any_of_four_messages() {
         ctid_trader_account_id: 7,
         order_id: 5,
     };
-    for (route, kind) in [
-        (Route::OaError, 2142),
-        (Route::CommonError, 50),
-        (Route::OrderError, 2132),
-        (Route::Rejected, 2126),
+    for (message, kind) in [
+        (RefusalMessage::OaError, 2142),
+        (RefusalMessage::CommonError, 50),
+        (RefusalMessage::OrderError, 2132),
+        (RefusalMessage::Rejected, 2126),
     ] {
-        let refusal = Refusal::new("TRADING_DISABLED").route(route);
+        let refusal = Refusal::new("TRADING_DISABLED").sent_as(message);
         client.broker.refuse(Some(2108), 1, refusal);
         client.send(conn, 2108, "mine", &order);
         let received = client.received();
@@ -178,7 +180,9 @@ fn maintenance_ends_in_seconds_by_one_message_and_in_milliseconds_by_the_other()
     client.send(conn, 2121, "x", &nothing_but(7));
     let error: wire::ProtoOaErrorRes = client.body(2142);
     assert_eq!(error.maintenance_end_timestamp, Some(1_750_000_060));
-    client.broker.maintenance_as(Route::CommonError);
+    client
+        .broker
+        .maintenance_sent_as(RefusalMessage::CommonError);
     client.send(conn, 2121, "x", &nothing_but(7));
     let error: wire::ProtoErrorRes = client.body(50);
     assert_eq!(error.error_code, "SERVER_IS_UNDER_MAINTENANCE");
@@ -263,7 +267,7 @@ fn history_has_a_quota_and_a_breach_may_come_without_a_block() {
         history_quota: Some(2),
         ..Limits::default()
     };
-    let mut client = Client::new(quiet().limits(limits).idle_cutoff(Duration::from_hours(1)));
+    let mut client = Client::new(quiet().limits(limits).idle_timeout(Duration::from_hours(1)));
     let conn = client.session(7, "t");
     for answer in [2134, 2134, 2142] {
         client.wait(Duration::from_secs(2));

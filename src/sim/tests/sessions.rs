@@ -33,7 +33,9 @@ fn who_is_not_authorised_is_told_by_the_documented_code() {
     }
     client.send(conn, 2121, "x", &nothing_but(7));
     assert_eq!(client.error(), "ACCOUNT_NOT_AUTHORIZED");
-    client.broker.unauthorised_as(Unauthorised::Text);
+    client
+        .broker
+        .set_unauthorised_reply(UnauthorisedReply::Text);
     client.send(conn, 2121, "x", &nothing_but(7));
     assert_eq!(client.error(), "INVALID_REQUEST");
     client.account(conn, 7, "t");
@@ -113,7 +115,7 @@ fn scripted_refusals_run_out_and_the_rate_limit_blocks_by_payload_type() {
     client.broker.refuse(
         Some(2121),
         1,
-        Refusal::new("TIMEOUT_ERROR").route(Route::CommonError),
+        Refusal::new("TIMEOUT_ERROR").sent_as(RefusalMessage::CommonError),
     );
     client.send(conn, 2121, "a", &nothing_but(WORKED_ACCOUNT));
     assert_eq!(client.error(), "TIMEOUT_ERROR");

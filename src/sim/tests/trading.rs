@@ -146,9 +146,9 @@ fn pending_orders_are_placed_changed_cancelled_and_set_off() {
     let order = OrderSpec::limit("EURUSD", Side::Buy, 1_000_000, raw("1.08"))
         .levels(Some(raw("1.07")), None);
     let first = client.broker.place_order(7, &order).expect("accepted");
-    let change = OrderChange {
+    let change = OrderAmendment {
         limit: Some(raw("1.081")),
-        ..OrderChange::default()
+        ..OrderAmendment::default()
     };
     client
         .broker

@@ -104,8 +104,8 @@ impl Builder {
 
     /// Time between ORDER_ACCEPTED and ORDER_FILLED of a client's order.
     #[must_use]
-    pub fn fill_gap(mut self, gap: Duration) -> Self {
-        self.settings.fill_gap = gap;
+    pub fn fill_delay(mut self, gap: Duration) -> Self {
+        self.settings.fill_delay = gap;
         self
     }
 
@@ -125,8 +125,8 @@ impl Builder {
 
     /// A client silent for this long is cut off.
     #[must_use]
-    pub fn idle_cutoff(mut self, after: Duration) -> Self {
-        self.settings.idle_cutoff = after;
+    pub fn idle_timeout(mut self, after: Duration) -> Self {
+        self.settings.idle_timeout = after;
         self
     }
 

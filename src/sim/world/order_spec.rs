@@ -133,7 +133,7 @@ impl OrderSpec {
 
 /// What an amendment of a pending order changes; `None` leaves it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OrderChange {
+pub struct OrderAmendment {
     /// 1/100 unit.
     pub volume: Option<i64>,
     /// Raw.

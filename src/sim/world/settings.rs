@@ -12,19 +12,19 @@ use std::time::Duration;
 )]
 pub struct Settings {
     /// A client silent for this long is cut off.
-    pub idle_cutoff: Duration,
+    pub idle_timeout: Duration,
     /// The server sends a heartbeat after this much silence of its own.
     pub heartbeat_after: Duration,
     /// Connections an application may have, over both environments.
     pub connection_cap: usize,
     /// Time between ORDER_ACCEPTED and ORDER_FILLED of a client's order.
-    pub fill_gap: Duration,
+    pub fill_delay: Duration,
     /// The same of an order made by hand.
-    pub hand_gap: Duration,
+    pub manual_fill_delay: Duration,
     /// Market and pending orders are filled in so many parts, where the volume allows it.
     pub fill_parts: u32,
     /// Time between two parts.
-    pub part_gap: Duration,
+    pub partial_fill_delay: Duration,
     /// Withdrawals are told with a positive `delta`; which sign the real server sends is not known.
     pub unsigned_withdrawals: bool,
     /// An account that is not of the fair kind is stopped out by halves, not by whole positions.
@@ -42,13 +42,13 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            idle_cutoff: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
             heartbeat_after: Duration::from_secs(25),
             connection_cap: 25,
-            fill_gap: Duration::from_millis(600),
-            hand_gap: Duration::ZERO,
+            fill_delay: Duration::from_millis(600),
+            manual_fill_delay: Duration::ZERO,
             fill_parts: 1,
-            part_gap: Duration::ZERO,
+            partial_fill_delay: Duration::ZERO,
             unsigned_withdrawals: false,
             partial_stop_out: false,
             history_chunk: 50,
