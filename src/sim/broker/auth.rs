@@ -1,6 +1,6 @@
 //! Who may ask what on a connection (nobody → application → accounts), and how sessions end.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
@@ -98,7 +98,11 @@ impl Broker {
         if let Some(conn) = self.conns.get_mut(&request.conn) {
             conn.app = Some(body.client_id);
         }
-        self.reply(request, 2101, &wire::ProtoOaApplicationAuthRes::default());
+        self.reply(
+            request,
+            PayloadType::ProtoOaApplicationAuthRes,
+            &wire::ProtoOaApplicationAuthRes::default(),
+        );
         Ok(())
     }
 
@@ -153,7 +157,7 @@ impl Broker {
             payload_type: None,
             ctid_trader_account_id: id,
         };
-        self.reply(request, 2103, &body);
+        self.reply(request, PayloadType::ProtoOaAccountAuthRes, &body);
         Ok(())
     }
 
@@ -185,7 +189,11 @@ impl Broker {
             permission_scope: Some(i32::from(grant.trade)),
             ctid_trader_account: listed.collect(),
         };
-        self.reply(request, 2150, &reply);
+        self.reply(
+            request,
+            PayloadType::ProtoOaGetAccountsByAccessTokenRes,
+            &reply,
+        );
         Ok(())
     }
 
@@ -211,7 +219,7 @@ impl Broker {
             payload_type: None,
             ctid_trader_account_id: account,
         };
-        self.push_to(conn, 2164, &body);
+        self.push_to(conn, PayloadType::ProtoOaAccountDisconnectEvent, &body);
     }
 
     pub(super) fn on_logout(&mut self, request: &Request) -> Result<(), Refusal> {
@@ -222,7 +230,7 @@ impl Broker {
             payload_type: None,
             ctid_trader_account_id: account,
         };
-        self.reply(request, 2163, &reply);
+        self.reply(request, PayloadType::ProtoOaAccountLogoutRes, &reply);
         self.end_session(request.conn, account);
         Ok(())
     }

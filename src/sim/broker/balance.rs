@@ -1,6 +1,6 @@
 //! Operations on the balance and the bonus, and the events that tell them.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
@@ -44,7 +44,7 @@ impl Broker {
             is_server_event: Some(true),
             ..Default::default()
         };
-        self.publish(account, 2126, None, &event);
+        self.publish(account, PayloadType::ProtoOaExecutionEvent, None, &event);
         self.after_balance(account);
     }
 
@@ -76,7 +76,7 @@ impl Broker {
             is_server_event: Some(true),
             ..Default::default()
         };
-        self.publish(account, 2126, None, &event);
+        self.publish(account, PayloadType::ProtoOaExecutionEvent, None, &event);
     }
 
     /// What follows a balance change, if it is set to.
@@ -96,6 +96,6 @@ impl Broker {
             ctid_trader_account_id: account,
             trader,
         };
-        self.publish(account, 2123, None, &event);
+        self.publish(account, PayloadType::ProtoOaTraderUpdateEvent, None, &event);
     }
 }

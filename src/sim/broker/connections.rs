@@ -8,6 +8,8 @@ use crate::ctrader::wire;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Budget;
 use crate::sim::state::connection::{ClientConnection, Close, ConnId, Output};
+use crate::sim::state::envelope::frame;
+use crate::sim::state::payload::HEARTBEAT_EVENT;
 use crate::sim::world::spec::Environment;
 
 impl Broker {
@@ -83,7 +85,9 @@ impl Broker {
             }
         }
         for conn in beats {
-            self.push_to(conn, 51, &wire::ProtoHeartbeatEvent::default());
+            let beat = wire::ProtoHeartbeatEvent::default();
+            let frame = frame(HEARTBEAT_EVENT, None, &beat, self.frame_options());
+            self.send(conn, frame);
         }
     }
 

@@ -1,8 +1,9 @@
 //! Deals and cash flow of the past, in chunks.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
+use crate::sim::state::payload::named;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
 use crate::sim::state::timer::millis;
@@ -42,8 +43,8 @@ impl Broker {
     pub(super) fn dispatch_history(&mut self, request: &Request) -> Result<(), Refusal> {
         let account = request.account().unwrap_or_default();
         self.require_account(request, account)?;
-        let outcome = match request.kind {
-            2133 => self.on_deal_list(request),
+        let outcome = match named(request.payload_type) {
+            Some(PayloadType::ProtoOaDealListReq) => self.on_deal_list(request),
             _ => self.on_cash_flow(request),
         };
         outcome.map_err(|refusal| refusal.account(account))
@@ -98,7 +99,7 @@ impl Broker {
             deal,
             has_more,
         };
-        self.reply(request, 2134, &reply);
+        self.reply(request, PayloadType::ProtoOaDealListRes, &reply);
         Ok(())
     }
 
@@ -122,7 +123,7 @@ impl Broker {
             ctid_trader_account_id: account,
             deposit_withdraw: rows.cloned().collect(),
         };
-        self.reply(request, 2144, &reply);
+        self.reply(request, PayloadType::ProtoOaCashFlowHistoryListRes, &reply);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 
@@ -58,7 +58,12 @@ impl Broker {
                 ctid_trader_account_id: account,
                 margin_call,
             };
-            self.publish(account, 2172, None, &event);
+            self.publish(
+                account,
+                PayloadType::ProtoOaMarginCallTriggerEvent,
+                None,
+                &event,
+            );
         }
     }
 

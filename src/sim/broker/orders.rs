@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
@@ -46,7 +46,7 @@ impl Broker {
                 order.order_status = UNKNOWN_ENUM;
             }
         }
-        self.publish(account, 2126, id, &event);
+        self.publish(account, PayloadType::ProtoOaExecutionEvent, id, &event);
     }
 
     /// Accepts an order; a market order is filled after `delay`, at once if it is zero.
@@ -142,7 +142,7 @@ impl Broker {
             ..Default::default()
         };
         self.end_order(account, order);
-        self.publish(account, 2126, id, &event);
+        self.publish(account, PayloadType::ProtoOaExecutionEvent, id, &event);
     }
 
     /// Takes an order that has ended out of the book.

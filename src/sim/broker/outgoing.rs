@@ -8,12 +8,13 @@ use bytes::Bytes;
 use prost::Message;
 use rand::RngExt;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{ConnId, Output};
 use crate::sim::state::envelope;
 use crate::sim::state::envelope::FrameOptions;
+use crate::sim::state::payload::{UNKNOWN, number};
 use crate::sim::state::request::Request;
 use crate::sim::state::timer::Timer;
 
@@ -47,7 +48,7 @@ impl Broker {
             .is_some_and(|every| self.stats.sent.is_multiple_of(every.max(1)))
         {
             let stranger = envelope::frame(
-                2_999,
+                UNKNOWN,
                 None,
                 &wire::ProtoOaVersionRes::default(),
                 FrameOptions::default(),
@@ -58,22 +59,27 @@ impl Broker {
     }
 
     /// Pushes a message with no clientMsgId to one socket.
-    pub(crate) fn push_to(&mut self, conn: ConnId, kind: u32, body: &impl Message) {
-        let frame = envelope::frame(kind, None, body, self.frame_options());
+    pub(crate) fn push_to(&mut self, conn: ConnId, kind: PayloadType, body: &impl Message) {
+        let frame = envelope::frame(number(kind), None, body, self.frame_options());
         self.send(conn, frame);
     }
 
     /// Answers a request.
-    pub(super) fn reply(&mut self, request: &Request, kind: u32, body: &impl Message) {
-        let frame = envelope::frame(kind, request.id.as_deref(), body, self.frame_options());
+    pub(super) fn reply(&mut self, request: &Request, kind: PayloadType, body: &impl Message) {
+        let frame = envelope::frame(
+            number(kind),
+            request.id.as_deref(),
+            body,
+            self.frame_options(),
+        );
         self.reply_frame(request, frame);
     }
 
     pub(super) fn reply_frame(&mut self, request: &Request, frame: Bytes) {
-        if self.faults.swallows(request.kind) {
+        if self.faults.swallows(request.payload_type) {
             return;
         }
-        let delay = self.faults.lateness(request.kind);
+        let delay = self.faults.lateness(request.payload_type);
         if self.faults.hold > 0 {
             self.faults.hold -= 1;
             self.faults.held.push((request.conn, frame));
@@ -93,7 +99,7 @@ impl Broker {
     pub(crate) fn publish(
         &mut self,
         account: i64,
-        kind: u32,
+        kind: PayloadType,
         id: Option<&str>,
         body: &impl Message,
     ) {
@@ -106,9 +112,9 @@ impl Broker {
         if twice {
             self.faults.duplicate_events -= 1;
         }
-        let frame = envelope::frame(kind, id, body, self.frame_options());
+        let frame = envelope::frame(number(kind), id, body, self.frame_options());
         for conn in self.sockets_of(account) {
-            if kind == 2126 {
+            if kind == PayloadType::ProtoOaExecutionEvent {
                 self.stats.executions += 1;
             }
             self.send(conn, frame.clone());

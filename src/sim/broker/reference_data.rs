@@ -1,8 +1,9 @@
 //! Reference data of a broker: assets, symbols, conversion chains.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
+use crate::sim::state::payload::named;
 use crate::sim::state::refusal::Refusal;
 use crate::sim::state::request::Request;
 use crate::sim::state::venue::{Symbol, Venue};
@@ -18,7 +19,7 @@ impl Broker {
             payload_type: None,
             version: VERSION.to_owned(),
         };
-        self.reply(request, 2105, &reply);
+        self.reply(request, PayloadType::ProtoOaVersionRes, &reply);
         Ok(())
     }
 
@@ -26,10 +27,10 @@ impl Broker {
         let account = request.account().unwrap_or_default();
         self.require_account(request, account)?;
         let index = self.venue_of(account)?;
-        match request.kind {
-            2112 => self.on_assets(request, account, index),
-            2114 => self.on_symbols(request, account, index),
-            2116 => self.on_symbol_by_id(request, index),
+        match named(request.payload_type) {
+            Some(PayloadType::ProtoOaAssetListReq) => self.on_assets(request, account, index),
+            Some(PayloadType::ProtoOaSymbolsListReq) => self.on_symbols(request, account, index),
+            Some(PayloadType::ProtoOaSymbolByIdReq) => self.on_symbol_by_id(request, index),
             _ => self.on_conversion(request, index),
         }
     }
@@ -56,7 +57,7 @@ impl Broker {
             ctid_trader_account_id: account,
             asset: assets.collect(),
         };
-        self.reply(request, 2113, &reply);
+        self.reply(request, PayloadType::ProtoOaAssetListRes, &reply);
         Ok(())
     }
 
@@ -67,7 +68,7 @@ impl Broker {
             symbol: self.venue(index)?.symbols.values().map(light).collect(),
             archived_symbol: Vec::new(),
         };
-        self.reply(request, 2115, &reply);
+        self.reply(request, PayloadType::ProtoOaSymbolsListRes, &reply);
         Ok(())
     }
 
@@ -88,7 +89,7 @@ impl Broker {
             symbol,
             archived_symbol: Vec::new(),
         };
-        self.reply(request, 2117, &reply);
+        self.reply(request, PayloadType::ProtoOaSymbolByIdRes, &reply);
         Ok(())
     }
 
@@ -113,7 +114,7 @@ impl Broker {
                 .map(light)
                 .collect(),
         };
-        self.reply(request, 2119, &reply);
+        self.reply(request, PayloadType::ProtoOaSymbolsForConversionRes, &reply);
         Ok(())
     }
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Breach;
 use crate::sim::state::connection::ConnId;
 use crate::sim::state::envelope::MAX_FRAME;
+use crate::sim::state::payload::{HEARTBEAT_EVENT, named};
 use crate::sim::state::refusal::{Refusal, RefusalMessage};
 use crate::sim::state::request::{Request, RequestRecord};
 
@@ -40,13 +41,13 @@ impl Broker {
                     .frame(None, None, self.frame_options());
             return self.send(conn, frame);
         };
-        if message.payload_type == 51 {
+        if message.payload_type == HEARTBEAT_EVENT {
             self.stats.heartbeats += 1;
             return;
         }
         let request = Request {
             conn,
-            kind: message.payload_type,
+            payload_type: message.payload_type,
             id: message.client_msg_id,
             body: message.payload.unwrap_or_default(),
         };
@@ -81,7 +82,7 @@ impl Broker {
         }
         self.request_log.push_back(RequestRecord {
             conn: request.conn,
-            kind: request.kind,
+            payload_type: request.payload_type,
             account,
             at: self.now,
         });
@@ -98,10 +99,10 @@ impl Broker {
         let limits = self.settings.limits;
         let now = self.now;
         let charged = match self.conns.get_mut(&request.conn) {
-            Some(socket) => socket.budget.charge(request.kind, &limits, now),
+            Some(socket) => socket.budget.charge(request.payload_type, &limits, now),
             None => Ok(()),
         };
-        if let Some(refusal) = self.faults.refuse(request.kind, account) {
+        if let Some(refusal) = self.faults.refuse(request.payload_type, account) {
             return Err(refusal);
         }
         charged.map_err(|breach| {
@@ -117,23 +118,32 @@ impl Broker {
     }
 
     fn dispatch(&mut self, request: &Request) -> Result<(), Refusal> {
-        match request.kind {
-            2100 => self.on_application_auth(request),
-            2102 => self.on_account_auth(request),
-            2104 => self.on_version(request),
-            2106 => self.on_new_order(request),
-            2108 => self.on_cancel_order(request),
-            2111 => self.on_close_position(request),
-            2121 => self.on_trader(request),
-            2124 => self.on_reconcile(request),
-            2127 => self.on_subscribe_spots(request),
-            2129 => self.on_unsubscribe_spots(request),
-            2149 => self.on_account_list(request),
-            2162 => self.on_logout(request),
-            2173 => self.on_refresh(request),
-            2187 => self.on_unrealized_pnl(request),
-            2112 | 2114 | 2116 | 2118 => self.dispatch_static(request),
-            2133 | 2143 => self.dispatch_history(request),
+        match named(request.payload_type) {
+            Some(PayloadType::ProtoOaApplicationAuthReq) => self.on_application_auth(request),
+            Some(PayloadType::ProtoOaAccountAuthReq) => self.on_account_auth(request),
+            Some(PayloadType::ProtoOaVersionReq) => self.on_version(request),
+            Some(PayloadType::ProtoOaNewOrderReq) => self.on_new_order(request),
+            Some(PayloadType::ProtoOaCancelOrderReq) => self.on_cancel_order(request),
+            Some(PayloadType::ProtoOaClosePositionReq) => self.on_close_position(request),
+            Some(PayloadType::ProtoOaTraderReq) => self.on_trader(request),
+            Some(PayloadType::ProtoOaReconcileReq) => self.on_reconcile(request),
+            Some(PayloadType::ProtoOaSubscribeSpotsReq) => self.on_subscribe_spots(request),
+            Some(PayloadType::ProtoOaUnsubscribeSpotsReq) => self.on_unsubscribe_spots(request),
+            Some(PayloadType::ProtoOaGetAccountsByAccessTokenReq) => self.on_account_list(request),
+            Some(PayloadType::ProtoOaAccountLogoutReq) => self.on_logout(request),
+            Some(PayloadType::ProtoOaRefreshTokenReq) => self.on_refresh(request),
+            Some(PayloadType::ProtoOaGetPositionUnrealizedPnlReq) => {
+                self.on_unrealized_pnl(request)
+            }
+            Some(
+                PayloadType::ProtoOaAssetListReq
+                | PayloadType::ProtoOaSymbolsListReq
+                | PayloadType::ProtoOaSymbolByIdReq
+                | PayloadType::ProtoOaSymbolsForConversionReq,
+            ) => self.dispatch_static(request),
+            Some(PayloadType::ProtoOaDealListReq | PayloadType::ProtoOaCashFlowHistoryListReq) => {
+                self.dispatch_history(request)
+            }
             _ => {
                 self.require_app(request)?;
                 Err(Refusal::new("UNSUPPORTED_MESSAGE").description("Unsupported message"))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::account::PastSnapshot;
 use crate::sim::state::broker::Broker;
@@ -22,7 +22,7 @@ impl Broker {
             ctid_trader_account_id: id,
             trader,
         };
-        self.reply(request, 2122, &reply);
+        self.reply(request, PayloadType::ProtoOaTraderRes, &reply);
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Broker {
                 .collect(),
             order: orders.cloned().collect(),
         };
-        self.reply(request, 2125, &reply);
+        self.reply(request, PayloadType::ProtoOaReconcileRes, &reply);
         Ok(())
     }
 
@@ -121,7 +121,11 @@ impl Broker {
             position_unrealized_pn_l: rows.collect(),
             money_digits: truth.money_digits,
         };
-        self.reply(request, 2188, &reply);
+        self.reply(
+            request,
+            PayloadType::ProtoOaGetPositionUnrealizedPnlRes,
+            &reply,
+        );
         Ok(())
     }
 }

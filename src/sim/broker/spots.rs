@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
@@ -54,7 +54,7 @@ impl Broker {
                 payload_type: None,
                 ctid_trader_account_id: account,
             };
-            self.reply(request, 2128, &reply);
+            self.reply(request, PayloadType::ProtoOaSubscribeSpotsRes, &reply);
         }
         for id in fresh {
             self.send_initial_spot(request.conn, account, venue, id, with_time);
@@ -92,7 +92,7 @@ impl Broker {
             ..Default::default()
         };
         self.stats.spots += 1;
-        self.push_to(conn, 2131, &spot);
+        self.push_to(conn, PayloadType::ProtoOaSpotEvent, &spot);
     }
 
     pub(super) fn on_unsubscribe_spots(&mut self, request: &Request) -> Result<(), Refusal> {
@@ -111,7 +111,7 @@ impl Broker {
             payload_type: None,
             ctid_trader_account_id: account,
         };
-        self.reply(request, 2130, &reply);
+        self.reply(request, PayloadType::ProtoOaUnsubscribeSpotsRes, &reply);
         if self.faults.stray_spots {
             for symbol in body.symbol_id {
                 self.send_initial_spot(request.conn, account, venue, symbol, false);

@@ -1,6 +1,6 @@
 //! Refreshing tokens, and what ends with them.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::faults::TokenRefreshEffect;
@@ -25,7 +25,7 @@ impl Broker {
             expires_in: i64::try_from(ACCESS_TOKEN_LIFETIME.as_secs()).unwrap_or(i64::MAX),
             refresh_token,
         };
-        self.reply(request, 2174, &reply);
+        self.reply(request, PayloadType::ProtoOaRefreshTokenRes, &reply);
         Ok(())
     }
 
@@ -66,7 +66,11 @@ impl Broker {
                 ctid_trader_account_ids: hit.clone(),
                 reason: Some(reason.to_owned()),
             };
-            self.push_to(conn, 2147, &body);
+            self.push_to(
+                conn,
+                PayloadType::ProtoOaAccountsTokenInvalidatedEvent,
+                &body,
+            );
             for account in hit {
                 self.end_session(conn, account);
             }

@@ -1,6 +1,6 @@
 //! What a broker does to an account: deposits, bonuses, swaps, margins, leverage, rights.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use wire::ProtoOaExecutionType as Execution;
 
 use crate::sim::state::broker::Broker;
@@ -128,7 +128,12 @@ impl Broker {
             money_digits: book.send_object_digits.then_some(book.position_digits),
         };
         self.record_margin(account, position_id);
-        self.publish(account, 2141, None, &event);
+        self.publish(
+            account,
+            PayloadType::ProtoOaMarginChangedEvent,
+            None,
+            &event,
+        );
     }
 
     /// Changes the account's leverage and says so with 2123.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{Close, ConnId};
@@ -165,7 +165,7 @@ impl Broker {
             reason: Some(reason.to_owned()),
         };
         for conn in self.open_connections() {
-            self.push_to(conn, 2148, &body);
+            self.push_to(conn, PayloadType::ProtoOaClientDisconnectEvent, &body);
             self.close(conn, Close::Normal);
         }
     }

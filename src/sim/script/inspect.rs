@@ -85,7 +85,7 @@ impl Broker {
             .iter()
             .rev()
             .take_while(|seen| seen.at >= since)
-            .filter(|seen| seen.kind == kind)
+            .filter(|seen| seen.payload_type == kind)
             .count()
     }
 
@@ -93,7 +93,7 @@ impl Broker {
     pub fn requests_of(&self, kind: u32) -> usize {
         self.request_log
             .iter()
-            .filter(|seen| seen.kind == kind)
+            .filter(|seen| seen.payload_type == kind)
             .count()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Their events come at once, unless [`Settings::manual_fill_delay`](crate::sim::Settings::manual_fill_delay) says otherwise.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
@@ -137,7 +137,12 @@ impl Broker {
             stop_price: raw_f64(stop),
             utc_last_update_timestamp: now_ms,
         };
-        self.publish(account, 2107, None, &event);
+        self.publish(
+            account,
+            PayloadType::ProtoOaTrailingSlChangedEvent,
+            None,
+            &event,
+        );
     }
 
     /// A position's stop loss or take profit is hit at the price of now: one FILLED by the server.

@@ -1,6 +1,6 @@
 //! Moves prices by hand, and says how fast they move by themselves.
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::venue::{Symbol, interval};
@@ -112,7 +112,7 @@ impl Broker {
                 ctid_trader_account_id: account,
                 symbol_id: vec![id],
             };
-            self.publish(account, 2120, None, &body);
+            self.publish(account, PayloadType::ProtoOaSymbolChangedEvent, None, &body);
         }
     }
 }

@@ -3,16 +3,27 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::payload::named;
+use crate::ctrader::wire::ProtoOaPayloadType as PayloadType;
 use crate::sim::world::settings::Limits;
 
 /// Payload types that count against the historical budget.
-const HISTORICAL: [u32; 8] = [2133, 2137, 2143, 2145, 2175, 2179, 2183, 2185];
+const HISTORICAL: [PayloadType; 8] = [
+    PayloadType::ProtoOaDealListReq,
+    PayloadType::ProtoOaGetTrendbarsReq,
+    PayloadType::ProtoOaCashFlowHistoryListReq,
+    PayloadType::ProtoOaGetTickdataReq,
+    PayloadType::ProtoOaOrderListReq,
+    PayloadType::ProtoOaDealListByPositionIdReq,
+    PayloadType::ProtoOaOrderListByPositionIdReq,
+    PayloadType::ProtoOaDealOffsetListReq,
+];
 /// Length of the rolling history quota.
 const QUOTA_WINDOW: Duration = Duration::from_mins(10);
 
 /// Whether a request counts as historical.
 fn historical(kind: u32) -> bool {
-    HISTORICAL.contains(&kind)
+    named(kind).is_some_and(|named| HISTORICAL.contains(&named))
 }
 
 /// Tokens in millionths, so that refilling needs no floating point.
@@ -184,6 +195,7 @@ fn whole_seconds(left: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::state::payload::number;
 
     #[test]
     fn the_fifty_first_request_of_a_second_is_blocked_and_others_pass() {
@@ -191,14 +203,30 @@ mod tests {
         let limits = Limits::default();
         let mut budget = Budget::new(&limits, now);
         for _ in 0..50 {
-            assert_eq!(budget.charge(2121, &limits, now), Ok(()));
+            assert_eq!(
+                budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, now),
+                Ok(())
+            );
         }
-        assert_eq!(budget.charge(2121, &limits, now), Err(Breach::Blocked(1)));
-        let soon = now + Duration::from_millis(500);
-        assert_eq!(budget.charge(2121, &limits, soon), Err(Breach::Blocked(1)));
-        assert_eq!(budget.charge(2124, &limits, soon), Ok(()));
         assert_eq!(
-            budget.charge(2121, &limits, now + Duration::from_millis(1001)),
+            budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, now),
+            Err(Breach::Blocked(1))
+        );
+        let soon = now + Duration::from_millis(500);
+        assert_eq!(
+            budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, soon),
+            Err(Breach::Blocked(1))
+        );
+        assert_eq!(
+            budget.charge(number(PayloadType::ProtoOaReconcileReq), &limits, soon),
+            Ok(())
+        );
+        assert_eq!(
+            budget.charge(
+                number(PayloadType::ProtoOaTraderReq),
+                &limits,
+                now + Duration::from_millis(1001)
+            ),
             Ok(())
         );
         assert_eq!((budget.most_requests(), budget.refused), (53, 2));
@@ -210,10 +238,23 @@ mod tests {
         let limits = Limits::default();
         let mut budget = Budget::new(&limits, now);
         for _ in 0..5 {
-            assert_eq!(budget.charge(2133, &limits, now), Ok(()));
+            assert_eq!(
+                budget.charge(number(PayloadType::ProtoOaDealListReq), &limits, now),
+                Ok(())
+            );
         }
-        assert_eq!(budget.charge(2143, &limits, now), Err(Breach::Blocked(1)));
-        assert_eq!(budget.charge(2121, &limits, now), Ok(()));
+        assert_eq!(
+            budget.charge(
+                number(PayloadType::ProtoOaCashFlowHistoryListReq),
+                &limits,
+                now
+            ),
+            Err(Breach::Blocked(1))
+        );
+        assert_eq!(
+            budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, now),
+            Ok(())
+        );
         assert_eq!((budget.most_historical(), budget.most_requests()), (6, 1));
     }
 
@@ -224,7 +265,10 @@ mod tests {
         let mut budget = Budget::new(&limits, start);
         for step in 0..2_000 {
             let now = start + Duration::from_millis(22 * step);
-            assert_eq!(budget.charge(2121, &limits, now), Ok(()));
+            assert_eq!(
+                budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, now),
+                Ok(())
+            );
         }
         assert!(budget.most_requests() <= 46);
     }

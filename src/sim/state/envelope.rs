@@ -7,11 +7,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
+
+use super::payload::{named, number};
 
 /// Frames longer than this are refused with `FRAME_TOO_LONG`.
 pub const MAX_FRAME: usize = 1024 * 1024;
 
+/// Payload type of `ProtoOASpotEvent`.
+const SPOT_EVENT: u32 = number(PayloadType::ProtoOaSpotEvent);
 /// Key byte of field 1 as a varint.
 const FIELD_1_VARINT: u8 = 0x08;
 /// Key byte of field 2 as bytes.
@@ -60,9 +64,11 @@ pub(crate) fn frame(
 
 /// Fields seen on the live server that no schema has: 23 of the trader; elsewhere a field 99.
 fn unknown_tail(kind: u32) -> &'static [u8] {
-    match kind {
+    match named(kind) {
         // A second occurrence of the trader merges into the first.
-        2122 | 2123 => &[0x1a, 0x03, 0xb8, 0x01, 0x01],
+        Some(PayloadType::ProtoOaTraderRes | PayloadType::ProtoOaTraderUpdateEvent) => {
+            &[0x1a, 0x03, 0xb8, 0x01, 0x01]
+        }
         _ => &[0x98, 0x06, 0x01],
     }
 }
@@ -77,7 +83,7 @@ pub(crate) fn spot_prefix(account: i64, symbol: i64, omit_inner: bool) -> Vec<u8
     let mut prefix = Vec::with_capacity(24);
     if !omit_inner {
         prefix.push(FIELD_1_VARINT);
-        encode_varint(2131, &mut prefix);
+        encode_varint(u64::from(SPOT_EVENT), &mut prefix);
     }
     prefix.extend_from_slice(&body.encode_to_vec());
     prefix
@@ -104,7 +110,7 @@ pub(crate) fn spot_frame(prefix: &[u8], suffix: &[u8], scratch: &mut BytesMut) -
     let inner = prefix.len() + suffix.len();
     scratch.reserve(inner + 8 + encoded_len_varint(inner as u64));
     scratch.put_u8(FIELD_1_VARINT);
-    encode_varint(2131, scratch);
+    encode_varint(u64::from(SPOT_EVENT), scratch);
     scratch.put_u8(FIELD_2_BYTES);
     encode_varint(inner as u64, scratch);
     scratch.put_slice(prefix);
@@ -126,7 +132,7 @@ mod tests {
             &mut BytesMut::new(),
         );
         let message = wire::ProtoMessage::decode(bytes).expect("an envelope");
-        assert_eq!(message.payload_type, 2131);
+        assert_eq!(message.payload_type, SPOT_EVENT);
         let spot =
             wire::ProtoOaSpotEvent::decode(message.payload.expect("a payload")).expect("a spot");
         assert_eq!(
@@ -137,7 +143,10 @@ mod tests {
             (spot.bid, spot.ask, spot.timestamp),
             (Some(108_400), None, Some(1_700_000_000_000))
         );
-        assert_eq!(spot.payload_type, Some(2131));
+        assert_eq!(
+            spot.payload_type,
+            Some(i32::from(PayloadType::ProtoOaSpotEvent))
+        );
     }
 
     #[test]
@@ -152,7 +161,7 @@ mod tests {
             ..Default::default()
         };
         let bytes = frame(
-            2122,
+            number(PayloadType::ProtoOaTraderRes),
             Some("id"),
             &sent,
             FrameOptions {

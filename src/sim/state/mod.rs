@@ -11,6 +11,7 @@ pub(crate) mod faults;
 pub(crate) mod journal;
 pub(crate) mod money;
 pub(crate) mod order;
+pub(crate) mod payload;
 pub(crate) mod ratio;
 pub(crate) mod refusal;
 pub(crate) mod request;

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 use super::envelope::{FrameOptions, frame};
+use super::payload::{ERROR_RES, number};
 
 /// By which message a refusal travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Refusal {
                     description: self.0.description.clone(),
                     maintenance_end_timestamp: self.0.maintenance_end_ms.map(i64::cast_unsigned),
                 };
-                frame(50, id, &body, options)
+                frame(ERROR_RES, id, &body, options)
             }
             RefusalMessage::OaError => {
                 let body = wire::ProtoOaErrorRes {
@@ -122,7 +123,7 @@ impl Refusal {
                     maintenance_end_timestamp: self.0.maintenance_end_ms.map(|ms| ms / 1000),
                     retry_after: self.0.retry_after,
                 };
-                frame(2142, id, &body, options)
+                frame(number(PayloadType::ProtoOaErrorRes), id, &body, options)
             }
             RefusalMessage::OrderError => {
                 let body = wire::ProtoOaOrderErrorEvent {
@@ -133,7 +134,12 @@ impl Refusal {
                     position_id: self.0.position,
                     description: self.0.description.clone(),
                 };
-                frame(2132, id, &body, options)
+                frame(
+                    number(PayloadType::ProtoOaOrderErrorEvent),
+                    id,
+                    &body,
+                    options,
+                )
             }
             RefusalMessage::Rejected => {
                 let body = wire::ProtoOaExecutionEvent {
@@ -149,7 +155,12 @@ impl Refusal {
                     is_server_event: Some(false),
                     ..Default::default()
                 };
-                frame(2126, id, &body, options)
+                frame(
+                    number(PayloadType::ProtoOaExecutionEvent),
+                    id,
+                    &body,
+                    options,
+                )
             }
         }
     }

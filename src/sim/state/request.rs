@@ -6,13 +6,15 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::connection::ConnId;
+use super::payload::named;
 use super::refusal::Refusal;
+use crate::ctrader::wire::ProtoOaPayloadType as PayloadType;
 
 /// A request that passed the envelope.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) conn: ConnId,
-    pub(crate) kind: u32,
+    pub(crate) payload_type: u32,
     pub(crate) id: Option<String>,
     pub(crate) body: Bytes,
 }
@@ -25,8 +27,13 @@ impl Request {
 
     /// The account that it names, if its field 2 is one.
     pub(crate) fn account(&self) -> Option<i64> {
-        match self.kind {
-            2100 | 2104 | 2149 | 2173 => None,
+        match named(self.payload_type) {
+            Some(
+                PayloadType::ProtoOaApplicationAuthReq
+                | PayloadType::ProtoOaVersionReq
+                | PayloadType::ProtoOaGetAccountsByAccessTokenReq
+                | PayloadType::ProtoOaRefreshTokenReq,
+            ) => None,
             _ => AccountField::decode(self.body.clone())
                 .ok()
                 .and_then(|field| field.account),
@@ -40,7 +47,7 @@ pub struct RequestRecord {
     /// The connection.
     pub conn: ConnId,
     /// Its payload type.
-    pub kind: u32,
+    pub payload_type: u32,
     /// The account it names; 0 if none.
     pub account: i64,
     /// When.
