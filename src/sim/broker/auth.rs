@@ -1,7 +1,6 @@
 //! Who may ask what on a connection (nobody → application → accounts), and how sessions end.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
 use crate::sim::state::faults::UnauthorisedReply;
@@ -54,10 +53,11 @@ impl Broker {
                 .description("Trade permission is required for this operation")
                 .account(account));
         }
+        let no_trading = i32::from(wire::ProtoOaAccessRights::NoTrading);
         if self
             .accounts
             .get(&account)
-            .is_some_and(|account| account.access_rights >= 2)
+            .is_some_and(|account| account.access_rights >= no_trading)
         {
             return Err(Refusal::new("TRADING_NOT_ALLOWED").account(account));
         }

@@ -1,10 +1,9 @@
 //! Operations on the balance and the bonus, and the events that tell them.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Changes the balance by an operation of any `ProtoOAChangeBalanceType`.
@@ -56,8 +55,13 @@ impl Broker {
         };
         book.manager_bonus += manager;
         book.ib_bonus += ib;
+        let kind = if manager + ib < 0 {
+            wire::ProtoOaChangeBonusType::BonusWithdraw
+        } else {
+            wire::ProtoOaChangeBonusType::BonusDeposit
+        };
         let change = wire::ProtoOaBonusDepositWithdraw {
-            operation_type: i32::from(manager + ib < 0),
+            operation_type: kind.into(),
             bonus_history_id: history_id,
             manager_bonus: book.manager_bonus,
             manager_delta: manager,

@@ -7,7 +7,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::ctrader::wire;
-
 use crate::sim::state::account::{Account, Position, default_margin_calls};
 use crate::sim::state::broker::{Broker, BrokerSetup};
 use crate::sim::state::money;

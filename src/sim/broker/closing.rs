@@ -5,8 +5,6 @@
 use std::time::Duration;
 
 use crate::ctrader::wire;
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::account::Position;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
@@ -14,6 +12,7 @@ use crate::sim::state::money;
 use crate::sim::state::order::{ExecutionDetails, Fill, PendingFill, closing_order, new_deal};
 use crate::sim::state::ratio::{Ratio, fine_f64, share};
 use crate::sim::state::refusal::Refusal;
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Sends a closing market order: ACCEPTED now, FILLED after `delay`.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::ctrader::wire;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Budget;
 use crate::sim::state::connection::{ClientConnection, Close, ConnId, Output};

@@ -1,7 +1,6 @@
 //! What an order does once it is executed: which position it acts on, and in how many parts.
 
 use crate::ctrader::wire;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::order::{Fill, PendingFill, finish};

@@ -1,7 +1,6 @@
 //! Deals and cash flow of the past, in chunks.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::payload::named;
 use crate::sim::state::refusal::Refusal;

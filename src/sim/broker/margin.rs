@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 
 /// A margin call of one threshold comes at most this often.

@@ -1,8 +1,6 @@
 //! Opening fills: the position, its deal, and the protective order that the levels ask for.
 
 use crate::ctrader::wire;
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::account::Position;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
@@ -10,6 +8,7 @@ use crate::sim::state::money;
 use crate::sim::state::order::{ExecutionDetails, Fill, new_deal};
 use crate::sim::state::ratio::{FINE_PER_RAW, Ratio, f64_raw, share};
 use crate::sim::world::spec::Side;
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Opens a position or adds to it, then creates the protective order the levels ask for.

@@ -6,8 +6,6 @@
 use std::time::Duration;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::order::{ExecutionDetails, PendingFill, PlacedOrder};
@@ -15,6 +13,7 @@ use crate::sim::state::refusal::Refusal;
 use crate::sim::state::timer::Timer;
 use crate::sim::world::order_spec::{OrderKind, OrderSpec};
 use crate::sim::world::spec::AccountKind;
+use wire::ProtoOaExecutionType as Execution;
 
 /// An enum's number that no schema has.
 const UNKNOWN_ENUM: i32 = 99;

@@ -9,11 +9,9 @@ use prost::Message;
 use rand::RngExt;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::{ConnId, Output};
-use crate::sim::state::envelope;
-use crate::sim::state::envelope::FrameOptions;
+use crate::sim::state::envelope::{self, FrameOptions};
 use crate::sim::state::payload::{UNKNOWN, number};
 use crate::sim::state::request::Request;
 use crate::sim::state::timer::Timer;

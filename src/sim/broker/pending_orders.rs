@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::ctrader::wire;
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::order::{ExecutionDetails, Fill, finish};
@@ -12,6 +10,7 @@ use crate::sim::state::ratio::{f64_raw, raw_f64};
 use crate::sim::state::refusal::Refusal;
 use crate::sim::world::order_spec::OrderAmendment;
 use crate::sim::world::spec::Side;
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Changes a pending order: REPLACED.

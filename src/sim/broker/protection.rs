@@ -1,13 +1,12 @@
 //! Stop loss and take profit of a position: the protective order that carries both.
 
 use crate::ctrader::wire;
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::order::{ExecutionDetails, finish};
 use crate::sim::state::ratio::raw_f64;
 use crate::sim::state::refusal::Refusal;
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Gives a position levels and its protective order; says nothing, returns what to say.

@@ -1,7 +1,6 @@
 //! Reference data of a broker: assets, symbols, conversion chains.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::payload::named;
 use crate::sim::state::refusal::Refusal;

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::budget::Breach;
 use crate::sim::state::connection::ConnId;

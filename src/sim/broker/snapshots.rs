@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::account::PastSnapshot;
 use crate::sim::state::broker::Broker;
 use crate::sim::state::refusal::Refusal;

@@ -3,7 +3,6 @@
 use bytes::BytesMut;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
 use crate::sim::state::envelope;

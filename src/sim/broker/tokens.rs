@@ -1,7 +1,6 @@
 //! Refreshing tokens, and what ends with them.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::faults::TokenRefreshEffect;
 use crate::sim::state::refusal::Refusal;

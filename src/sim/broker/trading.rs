@@ -1,7 +1,6 @@
 //! Trading requests: new order, cancel order, close position.
 
-use crate::ctrader::wire;
-
+use crate::ctrader::wire::{self, ProtoOaOrderType as OrderType};
 use crate::sim::state::broker::Broker;
 use crate::sim::state::ratio::f64_raw;
 use crate::sim::state::refusal::Refusal;
@@ -19,12 +18,14 @@ impl Broker {
                 .description(text)
                 .account(account)
         };
-        let kind = match body.order_type {
-            1 | 5 => OrderKind::Market,
-            2 => OrderKind::Limit,
-            3 => OrderKind::Stop,
-            6 => OrderKind::StopLimit,
-            _ => return Err(invalid("Unknown order type")),
+        let kind = match OrderType::try_from(body.order_type).ok() {
+            Some(OrderType::Market | OrderType::MarketRange) => OrderKind::Market,
+            Some(OrderType::Limit) => OrderKind::Limit,
+            Some(OrderType::Stop) => OrderKind::Stop,
+            Some(OrderType::StopLimit) => OrderKind::StopLimit,
+            Some(OrderType::StopLossTakeProfit) | None => {
+                return Err(invalid("Unknown order type"));
+            }
         };
         let side = Side::from_wire(body.trade_side).ok_or_else(|| invalid("Unknown trade side"))?;
         let spec = OrderSpec {

@@ -1,5 +1,6 @@
 //! What an account is worth now.
 
+use crate::ctrader::wire::{self, ProtoOaOrderType as OrderType};
 use crate::sim::state::broker::Broker;
 use crate::sim::state::money;
 use crate::sim::state::ratio::{Ratio, fine_f64};
@@ -60,9 +61,18 @@ impl Broker {
             pending: account
                 .orders
                 .values()
-                .filter(|order| matches!(order.order_type, 2 | 3 | 6))
+                .filter(|order| is_pending(order))
                 .map(|order| order.order_id)
                 .collect(),
         })
     }
+}
+
+/// Whether an order waits for its price, and is not the protective order of a position.
+fn is_pending(order: &wire::ProtoOaOrder) -> bool {
+    let kind = OrderType::try_from(order.order_type).ok();
+    matches!(
+        kind,
+        Some(OrderType::Limit | OrderType::Stop | OrderType::StopLimit)
+    )
 }

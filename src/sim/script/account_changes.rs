@@ -1,14 +1,13 @@
 //! What a broker does to an account: deposits, bonuses, swaps, margins, leverage, rights.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;
 use crate::sim::state::order::ExecutionDetails;
 use crate::sim::state::ratio::{Ratio, f64_raw};
 use crate::sim::world::spec::{MarginType, Side};
+use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Deposits (positive) or withdraws (negative) cash, in the account's smallest unit.

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use crate::ctrader::wire;
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::connection::ConnId;
 use crate::sim::state::journal::JournalEntry;

@@ -3,7 +3,6 @@
 //! Their events come at once, unless [`Settings::manual_fill_delay`](crate::sim::Settings::manual_fill_delay) says otherwise.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::money;

@@ -1,7 +1,6 @@
 //! Moves prices by hand, and says how fast they move by themselves.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
-
 use crate::sim::state::broker::Broker;
 use crate::sim::state::venue::{Symbol, interval};
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::ctrader::wire;
-
+use crate::ctrader::wire::{
+    self, ProtoOaAccountType as AccountType, ProtoOaNotificationType as Notification,
+    ProtoOaTotalMarginCalculationType as MarginRule,
+};
 use crate::sim::world::spec::{AccountKind, Environment, MarginType, Side};
 
 use super::ratio::{Ratio, fine_f64, raw_f64};
@@ -118,15 +120,15 @@ impl Account {
             swap_free: Some(false),
             leverage_in_cents: Some(self.leverage * 100),
             total_margin_calculation_type: Some(match self.margin_type {
-                MarginType::Max => 0,
-                MarginType::Sum => 1,
-                MarginType::Net => 2,
+                MarginType::Max => MarginRule::Max.into(),
+                MarginType::Sum => MarginRule::Sum.into(),
+                MarginType::Net => MarginRule::Net.into(),
             }),
             max_leverage: Some(self.leverage * 100),
             trader_login: Some(self.login),
             account_type: Some(match self.kind {
-                AccountKind::Hedged => 0,
-                AccountKind::Netted => 1,
+                AccountKind::Hedged => AccountType::Hedged.into(),
+                AccountKind::Netted => AccountType::Netted.into(),
             }),
             broker_name: Some(broker_name.to_lowercase()),
             registration_timestamp: Some(self.registered_ms),
@@ -211,12 +213,16 @@ impl Account {
 
 /// The three thresholds every account has.
 pub(crate) fn default_margin_calls(now_ms: i64) -> Vec<wire::ProtoOaMarginCall> {
-    [(61, 100.0), (62, 70.0), (63, 50.0)]
-        .into_iter()
-        .map(|(kind, threshold)| wire::ProtoOaMarginCall {
-            margin_call_type: kind,
-            margin_level_threshold: threshold,
-            utc_last_update_timestamp: Some(now_ms),
-        })
-        .collect()
+    [
+        (Notification::MarginLevelThreshold1, 100.0),
+        (Notification::MarginLevelThreshold2, 70.0),
+        (Notification::MarginLevelThreshold3, 50.0),
+    ]
+    .into_iter()
+    .map(|(kind, threshold)| wire::ProtoOaMarginCall {
+        margin_call_type: kind.into(),
+        margin_level_threshold: threshold,
+        utc_last_update_timestamp: Some(now_ms),
+    })
+    .collect()
 }

@@ -4,7 +4,6 @@
 //! amounts, but no sum. Margins and levels are the server's own to set, so they are said as they are.
 
 use crate::ctrader::wire;
-
 use crate::sim::world::spec::MarginType;
 
 /// One thing that happened.

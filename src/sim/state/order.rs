@@ -1,9 +1,8 @@
 //! Orders, their fills and deals as data, and the wire objects made of them.
 
 use crate::ctrader::wire;
-use wire::ProtoOaExecutionType as Execution;
-
 use crate::sim::world::order_spec::{OrderKind, OrderSpec};
+use wire::ProtoOaExecutionType as Execution;
 
 use super::account::Position;
 use super::ratio::raw_f64;

@@ -148,7 +148,7 @@ impl Refusal {
                     error_code: Some(self.0.code.clone()),
                     order: self.0.order.map(|order_id| wire::ProtoOaOrder {
                         order_id,
-                        order_type: 1,
+                        order_type: wire::ProtoOaOrderType::Market.into(),
                         order_status: wire::ProtoOaOrderStatus::OrderStatusRejected.into(),
                         ..Default::default()
                     }),

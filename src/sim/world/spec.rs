@@ -3,6 +3,8 @@
 //! Plain data with builder methods. Prices are raw (1/100000), volumes 1/100 unit, money in the
 //! account's smallest unit, as on the wire.
 
+use crate::ctrader::wire::ProtoOaTradeSide;
+
 /// Which of cTrader's two worlds an account lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Environment {
@@ -33,16 +35,15 @@ impl Side {
 
     pub(crate) fn wire(self) -> i32 {
         match self {
-            Self::Buy => 1,
-            Self::Sell => 2,
+            Self::Buy => ProtoOaTradeSide::Buy.into(),
+            Self::Sell => ProtoOaTradeSide::Sell.into(),
         }
     }
 
     pub(crate) fn from_wire(side: i32) -> Option<Self> {
-        match side {
-            1 => Some(Self::Buy),
-            2 => Some(Self::Sell),
-            _ => None,
+        match ProtoOaTradeSide::try_from(side).ok()? {
+            ProtoOaTradeSide::Buy => Some(Self::Buy),
+            ProtoOaTradeSide::Sell => Some(Self::Sell),
         }
     }
 }
