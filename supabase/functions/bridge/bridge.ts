@@ -5,7 +5,6 @@ import { authenticator, type Caller, mayActFor } from "./auth.ts";
 import { Broker } from "./broker.ts";
 import { newCommand } from "./command.ts";
 import { LIFETIME_SECS, newState, openState } from "./consent.ts";
-import { accounts, exchange } from "./ctrader.ts";
 import { Deadline } from "./deadline.ts";
 import { type CtraderSettings, readSettings, type Settings, SettingsError } from "./env.ts";
 import { Refusal } from "./errors.ts";
@@ -153,6 +152,8 @@ export function createBridge(settings: Settings, flyPauseMs = FLY_PAUSE_MS): Bri
     if (!await store.takeConsent(hash, userId, deadline)) {
       throw new Refusal(409, "the state was used before, or took too long; begin again");
     }
+    // Loaded here, because the protobuf library would lengthen every cold start, and few requests connect.
+    const { accounts, exchange } = await import("./ctrader.ts");
     const pair = await exchange(ctrader, code);
     const listed = (await accounts(ctrader, pair.accessToken))
       // The first one becomes primary, if none is yet: live before demo.

@@ -1,11 +1,32 @@
-// cTrader, as far as connecting an account takes: the exchange of a code over HTTP, and the accounts of a
-// grant over one short connection of the Open API.
+// cTrader, as far as connecting an account needs it: the exchange of an authorisation code over HTTP, and the
+// list of a grant's accounts over one short connection of the Open API.
 //
-// Four messages of protobuf, written by hand, so that the same address serves as the worker's.
+// open_api/ is generated from proto/ by scripts/bindings; a test compares the two.
 
+import {
+  create,
+  type DescMessage,
+  fromBinary,
+  isFieldSet,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { CtraderSettings } from "./env.ts";
-import type { Account } from "./store.ts";
 import { Refusal } from "./errors.ts";
+import { ProtoErrorResSchema, ProtoMessageSchema } from "./open_api/OpenApiCommonMessages_pb.ts";
+import { ProtoPayloadType } from "./open_api/OpenApiCommonModelMessages_pb.ts";
+import {
+  ProtoOAApplicationAuthReqSchema,
+  ProtoOAErrorResSchema,
+  ProtoOAGetAccountListByAccessTokenReqSchema,
+  ProtoOAGetAccountListByAccessTokenResSchema,
+} from "./open_api/OpenApiMessages_pb.ts";
+import {
+  type ProtoOACtidTraderAccount,
+  ProtoOACtidTraderAccountSchema,
+  ProtoOAPayloadType,
+} from "./open_api/OpenApiModelMessages_pb.ts";
+import type { Account } from "./store.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 const ACCOUNTS_TIMEOUT_MS = 10_000;
@@ -68,22 +89,32 @@ export async function accounts(settings: CtraderSettings, accessToken: string): 
       socket.onerror = away;
       socket.onclose = away;
       socket.onopen = () =>
-        socket.send(envelope(
-          APPLICATION_AUTH_REQ,
-          text(2, settings.clientId),
-          text(3, settings.clientSecret),
+        socket.send(encode(
+          ProtoOAPayloadType.PROTO_OA_APPLICATION_AUTH_REQ,
+          ProtoOAApplicationAuthReqSchema,
+          { clientId: settings.clientId, clientSecret: settings.clientSecret },
         ));
       socket.onmessage = ({ data }) => {
         try {
-          const message = fields(new Uint8Array(data));
-          const type = Number(message.find(([number]) => number === 1)?.[1]);
-          const payload = fields(bytesOf(message, 2));
-          if (type === APPLICATION_AUTH_RES) {
-            socket.send(envelope(ACCOUNTS_REQ, text(2, accessToken)));
-          } else if (type === ACCOUNTS_RES) {
-            resolve(listed(payload));
-          } else if (type === OA_ERROR_RES || type === ERROR_RES) {
-            reject(refused(stringOf(payload, type === OA_ERROR_RES ? 3 : 2)));
+          const { payloadType, payload } = fromBinary(ProtoMessageSchema, new Uint8Array(data));
+          switch (payloadType) {
+            case ProtoOAPayloadType.PROTO_OA_APPLICATION_AUTH_RES:
+              socket.send(encode(
+                ProtoOAPayloadType.PROTO_OA_GET_ACCOUNTS_BY_ACCESS_TOKEN_REQ,
+                ProtoOAGetAccountListByAccessTokenReqSchema,
+                { accessToken },
+              ));
+              break;
+            case ProtoOAPayloadType.PROTO_OA_GET_ACCOUNTS_BY_ACCESS_TOKEN_RES: {
+              const list = fromBinary(ProtoOAGetAccountListByAccessTokenResSchema, payload);
+              resolve(list.ctidTraderAccount.map(listed));
+              break;
+            }
+            case ProtoOAPayloadType.PROTO_OA_ERROR_RES:
+              reject(refused(fromBinary(ProtoOAErrorResSchema, payload).errorCode));
+              break;
+            case ProtoPayloadType.ERROR_RES:
+              reject(refused(fromBinary(ProtoErrorResSchema, payload).errorCode));
           }
         } catch {
           away();
@@ -97,6 +128,25 @@ export async function accounts(settings: CtraderSettings, accessToken: string): 
   }
 }
 
+/** A frame: the message in cTrader's envelope. */
+function encode<Desc extends DescMessage>(
+  payloadType: ProtoOAPayloadType,
+  schema: Desc,
+  fields: MessageInitShape<Desc>,
+) {
+  const payload = toBinary(schema, create(schema, fields));
+  return toBinary(ProtoMessageSchema, create(ProtoMessageSchema, { payloadType, payload }));
+}
+
+function listed(account: ProtoOACtidTraderAccount): Listed {
+  const hasLogin = isFieldSet(account, ProtoOACtidTraderAccountSchema.field.traderLogin);
+  return {
+    accountId: String(account.ctidTraderAccountId),
+    isDemo: !account.isLive,
+    traderLogin: hasLogin ? String(account.traderLogin) : null,
+  };
+}
+
 function unavailable(): Refusal {
   return new Refusal(503, "cTrader did not list the accounts; begin again", { "retry-after": "5" });
 }
@@ -104,84 +154,4 @@ function unavailable(): Refusal {
 function refused(errorCode: string): Refusal {
   const code = /^[A-Z_]{1,64}$/.test(errorCode) ? errorCode : "no code";
   return new Refusal(503, `cTrader did not list the accounts (${code}); begin again`);
-}
-
-const ERROR_RES = 50;
-const APPLICATION_AUTH_REQ = 2100;
-const APPLICATION_AUTH_RES = 2101;
-const OA_ERROR_RES = 2142;
-const ACCOUNTS_REQ = 2149;
-const ACCOUNTS_RES = 2150;
-
-/** `ctidTraderAccount` (4): `ctidTraderAccountId` (1), `isLive` (2), `traderLogin` (3). */
-function listed(payload: Field[]): Listed[] {
-  return payload.filter(([number]) => number === 4).map(([, value]) => {
-    const account = fields(value as Uint8Array);
-    const varint = (wanted: number) => account.find(([number]) => number === wanted)?.[1];
-    return {
-      accountId: String(varint(1)),
-      isDemo: varint(2) !== 1n,
-      traderLogin: varint(3) === undefined ? null : String(varint(3)),
-    };
-  });
-}
-
-// Protobuf: a field is a number, and a varint (wire type 0) or bytes (2); 1 and 5 are fixed and skipped.
-type Field = [number: number, value: bigint | Uint8Array];
-
-function varint(value: number): number[] {
-  const bytes = [];
-  for (; value > 127; value >>>= 7) bytes.push(value & 127 | 128);
-  return [...bytes, value];
-}
-
-function text(number: number, value: string): number[] {
-  const bytes = [...new TextEncoder().encode(value)];
-  return [number << 3 | 2, ...varint(bytes.length), ...bytes];
-}
-
-/** `ProtoMessage`: `payloadType` (1), `payload` (2). */
-function envelope(type: number, ...parts: number[][]) {
-  const payload = parts.flat();
-  return new Uint8Array([8, ...varint(type), 18, ...varint(payload.length), ...payload]);
-}
-
-function fields(bytes: Uint8Array): Field[] {
-  const found: Field[] = [];
-  let at = 0;
-  const read = () => {
-    let value = 0n;
-    for (let shift = 0n;; shift += 7n) {
-      const byte = bytes[at++];
-      if (byte === undefined || shift > 63n) throw new Error("not protobuf");
-      value |= BigInt(byte & 127) << shift;
-      if (byte < 128) return value;
-    }
-  };
-  while (at < bytes.length) {
-    const tag = Number(read());
-    const [number, type] = [tag >>> 3, tag & 7];
-    if (type === 0) {
-      found.push([number, read()]);
-    } else if (type === 1 || type === 5) {
-      at += type === 1 ? 8 : 4;
-    } else if (type === 2) {
-      const length = Number(read());
-      if (at + length > bytes.length) throw new Error("not protobuf");
-      found.push([number, bytes.subarray(at, at + length)]);
-      at += length;
-    } else {
-      throw new Error("not protobuf");
-    }
-  }
-  return found;
-}
-
-function bytesOf(message: Field[], wanted: number): Uint8Array {
-  const value = message.find(([number]) => number === wanted)?.[1];
-  return value instanceof Uint8Array ? value : new Uint8Array();
-}
-
-function stringOf(message: Field[], wanted: number): string {
-  return new TextDecoder().decode(bytesOf(message, wanted));
 }

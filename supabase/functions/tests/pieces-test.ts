@@ -23,6 +23,12 @@ Deno.test("commands are written as the golden files that the worker's tests read
   assert.ok(seen >= 5, `${seen} golden files`);
 });
 
+Deno.test("the generated protobuf code is what proto/ gives", async () => {
+  const script = new URL("../../../scripts/bindings", import.meta.url).pathname;
+  const { success, stderr } = await new Deno.Command(script, { args: ["--check"] }).output();
+  assert.ok(success, new TextDecoder().decode(stderr));
+});
+
 Deno.test("the largest account id keeps its digits", () => {
   const accountId = accountIdOf("9223372036854775807");
   const command = { id: "i", command: "start", userId: "u", accountId, issuedAt: "t" } as const;
