@@ -11,8 +11,9 @@ import {
   type MessageInitShape,
   toBinary,
 } from "@bufbuild/protobuf";
+import type { ConnectedAccount } from "./api.ts";
 import type { CtraderSettings } from "./env.ts";
-import { Refusal } from "./errors.ts";
+import { HttpError } from "./errors.ts";
 import { ProtoErrorResSchema, ProtoMessageSchema } from "./open_api/OpenApiCommonMessages_pb.ts";
 import { ProtoPayloadType } from "./open_api/OpenApiCommonModelMessages_pb.ts";
 import {
@@ -26,23 +27,21 @@ import {
   ProtoOACtidTraderAccountSchema,
   ProtoOAPayloadType,
 } from "./open_api/OpenApiModelMessages_pb.ts";
-import type { Account } from "./store.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 const ACCOUNTS_TIMEOUT_MS = 10_000;
 
-export interface Pair {
+export interface TokenPair {
   accessToken: string;
   refreshToken: string;
   expiresAt: Date | null;
 }
 
-export interface Listed extends Account {
-  traderLogin: string | null;
-}
+/** An account that the user gave access to. */
+export type GrantedAccount = Omit<ConnectedAccount, "isPrimary">;
 
-/** Exchanges the code, which lives for a minute and works once. */
-export async function exchange(settings: CtraderSettings, code: string): Promise<Pair> {
+/** Exchanges an authorisation code, which is valid for a minute and once, for tokens. */
+export async function exchangeCode(settings: CtraderSettings, code: string): Promise<TokenPair> {
   const url = new URL(settings.tokenUrl);
   url.search = new URLSearchParams({
     grant_type: "authorization_code",
@@ -60,14 +59,14 @@ export async function exchange(settings: CtraderSettings, code: string): Promise
     });
     body = await response.json();
   } catch {
-    // Not the cause itself: its text has the address, and that has the secret.
-    throw new Refusal(503, "cTrader did not answer; begin again", { "retry-after": "5" });
+    // The cause is left out: its text contains the URL, and the URL contains the secret.
+    throw new HttpError(503, "cTrader did not answer; begin again", { "retry-after": "5" });
   }
   const { accessToken, refreshToken, expiresIn, errorCode } = body ?? {};
-  // Errors come with status 200, too.
+  // cTrader sends errors with status 200, too.
   if (errorCode || typeof accessToken !== "string" || typeof refreshToken !== "string") {
-    const said = /^[A-Z_]{1,64}$/.test(String(errorCode)) ? ` (${errorCode})` : "";
-    throw new Refusal(400, `cTrader did not take the code${said}; begin again`);
+    const detail = /^[A-Z_]{1,64}$/.test(String(errorCode)) ? ` (${errorCode})` : "";
+    throw new HttpError(400, `cTrader did not take the code${detail}; begin again`);
   }
   const seconds = Number(expiresIn);
   return {
@@ -77,17 +76,20 @@ export async function exchange(settings: CtraderSettings, code: string): Promise
   };
 }
 
-/** The accounts that the grant covers, of both environments. */
-export async function accounts(settings: CtraderSettings, accessToken: string): Promise<Listed[]> {
+/** Returns the accounts that the user gave access to, demo and live ones. */
+export async function listAccounts(
+  settings: CtraderSettings,
+  accessToken: string,
+): Promise<GrantedAccount[]> {
   const socket = new WebSocket(settings.accountsUrl);
   socket.binaryType = "arraybuffer";
   let timer: ReturnType<typeof setTimeout> | undefined;
   try {
-    return await new Promise<Listed[]>((resolve, reject) => {
-      const away = () => reject(unavailable());
-      timer = setTimeout(away, ACCOUNTS_TIMEOUT_MS);
-      socket.onerror = away;
-      socket.onclose = away;
+    return await new Promise<GrantedAccount[]>((resolve, reject) => {
+      const fail = () => reject(unavailable());
+      timer = setTimeout(fail, ACCOUNTS_TIMEOUT_MS);
+      socket.onerror = fail;
+      socket.onclose = fail;
       socket.onopen = () =>
         socket.send(encode(
           ProtoOAPayloadType.PROTO_OA_APPLICATION_AUTH_REQ,
@@ -107,17 +109,17 @@ export async function accounts(settings: CtraderSettings, accessToken: string): 
               break;
             case ProtoOAPayloadType.PROTO_OA_GET_ACCOUNTS_BY_ACCESS_TOKEN_RES: {
               const list = fromBinary(ProtoOAGetAccountListByAccessTokenResSchema, payload);
-              resolve(list.ctidTraderAccount.map(listed));
+              resolve(list.ctidTraderAccount.map(grantedAccount));
               break;
             }
             case ProtoOAPayloadType.PROTO_OA_ERROR_RES:
-              reject(refused(fromBinary(ProtoOAErrorResSchema, payload).errorCode));
+              reject(rejected(fromBinary(ProtoOAErrorResSchema, payload).errorCode));
               break;
             case ProtoPayloadType.ERROR_RES:
-              reject(refused(fromBinary(ProtoErrorResSchema, payload).errorCode));
+              reject(rejected(fromBinary(ProtoErrorResSchema, payload).errorCode));
           }
         } catch {
-          away();
+          fail();
         }
       };
     });
@@ -128,7 +130,7 @@ export async function accounts(settings: CtraderSettings, accessToken: string): 
   }
 }
 
-/** A frame: the message in cTrader's envelope. */
+/** Returns a frame: the message in a `ProtoMessage`. */
 function encode<Desc extends DescMessage>(
   payloadType: ProtoOAPayloadType,
   schema: Desc,
@@ -138,7 +140,7 @@ function encode<Desc extends DescMessage>(
   return toBinary(ProtoMessageSchema, create(ProtoMessageSchema, { payloadType, payload }));
 }
 
-function listed(account: ProtoOACtidTraderAccount): Listed {
+function grantedAccount(account: ProtoOACtidTraderAccount): GrantedAccount {
   const hasLogin = isFieldSet(account, ProtoOACtidTraderAccountSchema.field.traderLogin);
   return {
     accountId: String(account.ctidTraderAccountId),
@@ -147,11 +149,11 @@ function listed(account: ProtoOACtidTraderAccount): Listed {
   };
 }
 
-function unavailable(): Refusal {
-  return new Refusal(503, "cTrader did not list the accounts; begin again", { "retry-after": "5" });
+function unavailable(): HttpError {
+  return new HttpError(503, "cTrader did not list the accounts; begin again", { "retry-after": "5" });
 }
 
-function refused(errorCode: string): Refusal {
+function rejected(errorCode: string): HttpError {
   const code = /^[A-Z_]{1,64}$/.test(errorCode) ? errorCode : "no code";
-  return new Refusal(503, `cTrader did not list the accounts (${code}); begin again`);
+  return new HttpError(503, `cTrader did not list the accounts (${code}); begin again`);
 }

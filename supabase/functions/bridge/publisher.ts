@@ -1,57 +1,58 @@
-// Publishes commands: one warm connection with a channel in confirm mode, one retry on a fresh one.
+// Publishes commands to RabbitMQ: over one warm connection with a channel in confirm mode, with one retry on a
+// new connection.
 //
-// A command counts as taken once the broker has confirmed it, and it was not returned as unroutable. It
-// keeps its id over the retry: to apply a command twice changes nothing.
+// A command is published once the broker has confirmed it and has not returned it as unroutable. The retry
+// sends the same id, and applying a command twice changes nothing.
 
 import { Buffer } from "node:buffer";
 import amqp, { type ChannelModel, type ConfirmChannel } from "amqplib";
 import { type Command, commandJson } from "./command.ts";
 import type { Deadline } from "./deadline.ts";
-import { Refusal } from "./errors.ts";
+import { HttpError } from "./errors.ts";
 
 const EXCHANGE = "bridge.commands";
 
-/** A warm connection may be dead without knowing: then enough has to be left for a fresh one. */
-const WARM_MS = 1200;
-/** What takes longer to open is not waited for by those who come later: they open another. */
-const OPENING_MS = 1200;
-/** When a connection that is given up is not closed in good order, it is cut. */
-const CLOSING_MS = 1000;
+/** A warm connection may be dead without notice: this leaves enough time for a retry on a new one. */
+const WARM_TIMEOUT_MS = 1200;
+/** Later requests do not share a connection attempt that takes longer than this: they begin another. */
+const OPEN_TIMEOUT_MS = 1200;
+/** A discarded connection that is not closed in order after this time is destroyed. */
+const CLOSE_TIMEOUT_MS = 1000;
 
-export class Broker {
+export class CommandPublisher {
   readonly #url: string;
-  #link: Link | undefined;
-  #opening: { link: Promise<Link>; since: number } | undefined;
+  #connection: Connection | undefined;
+  #opening: { connection: Promise<Connection>; since: number } | undefined;
 
-  /** Those that were given up and are not closed yet. */
+  /** Discarded connections that are not closed yet. */
   readonly #closing = new Set<Promise<void>>();
 
   constructor(url: string) {
     this.#url = url;
   }
 
-  /** Comes back once the broker has the command in a queue; else refuses with 503. */
+  /** Resolves once the broker has stored the command in a queue, else rejects with an `HttpError` of 503. */
   async publish(command: Command, deadline: Deadline): Promise<void> {
-    const warm = this.#link;
+    const isWarm = this.#connection !== undefined;
     try {
       try {
-        await this.#attempt(command, deadline, warm === undefined ? Infinity : WARM_MS);
+        await this.#attempt(command, deadline, isWarm ? WARM_TIMEOUT_MS : Infinity);
       } catch (error) {
-        if (error instanceof NotTaken || deadline.left() === 0) throw error;
+        if (error instanceof CommandRejected || deadline.remainingMs() === 0) throw error;
         await this.#attempt(command, deadline, Infinity);
       }
     } catch (error) {
-      if (error instanceof NotTaken) throw error;
-      throw new Refusal(503, "the command queue cannot be reached; nothing was changed", {
+      if (error instanceof CommandRejected) throw error;
+      throw new HttpError(503, "the command queue cannot be reached; nothing was changed", {
         "retry-after": "2",
       }, { cause: error });
     }
   }
 
-  /** Whether there is a connection, or one can be had. */
-  async reachable(deadline: Deadline, ms: number): Promise<boolean> {
+  /** Returns whether there is a connection, or one can be opened within `limitMs`. */
+  async isReachable(deadline: Deadline, limitMs: number): Promise<boolean> {
     try {
-      await deadline.wait("the command queue", this.#open(), ms);
+      await deadline.wait("the command queue", this.#open(), limitMs);
       return true;
     } catch {
       return false;
@@ -59,99 +60,107 @@ export class Broker {
   }
 
   async close(): Promise<void> {
-    const opening = this.#opening?.link;
-    const link = this.#link;
-    this.#link = this.#opening = undefined;
-    await Promise.all([link?.close(), opening?.then((link) => link.close(), () => {}), ...this.#closing]);
+    const opening = this.#opening?.connection;
+    const connection = this.#connection;
+    this.#connection = this.#opening = undefined;
+    await Promise.all([
+      connection?.close(),
+      opening?.then((connection) => connection.close(), () => {}),
+      ...this.#closing,
+    ]);
   }
 
-  async #attempt(command: Command, deadline: Deadline, ms: number): Promise<void> {
-    let used: Link | undefined;
+  async #attempt(command: Command, deadline: Deadline, limitMs: number): Promise<void> {
+    let used: Connection | undefined;
     try {
-      const work = this.#open().then((link) => {
-        used = link;
-        return link.publish(command);
+      const work = this.#open().then((connection) => {
+        used = connection;
+        return connection.publish(command);
       });
-      await deadline.wait("the command queue", work, ms);
+      await deadline.wait("the command queue", work, limitMs);
     } catch (error) {
-      // What failed is not warm any more. A refused command says nothing against the connection, and
-      // another request may have opened a new one by now.
-      if (used !== undefined && !(error instanceof NotTaken)) {
-        if (this.#link === used) this.#link = undefined;
-        this.#giveUp(used);
+      // A rejected command does not mean that the connection is broken. Any other error does; another
+      // request may have opened a new connection by now, which stays.
+      if (used !== undefined && !(error instanceof CommandRejected)) {
+        if (this.#connection === used) this.#connection = undefined;
+        this.#discard(used);
       }
       throw error;
     }
   }
 
-  #giveUp(link: Link): void {
-    const closed = link.close().finally(() => this.#closing.delete(closed));
+  #discard(connection: Connection): void {
+    const closed = connection.close().finally(() => this.#closing.delete(closed));
     this.#closing.add(closed);
   }
 
-  /** Requests that come together share one connection. */
-  #open(): Promise<Link> {
-    if (this.#link?.usable()) return Promise.resolve(this.#link);
+  /** Returns the open connection, or opens one. Concurrent requests share one attempt. */
+  #open(): Promise<Connection> {
+    if (this.#connection?.isOpen()) return Promise.resolve(this.#connection);
     const now = performance.now();
-    if (this.#opening !== undefined && now - this.#opening.since < OPENING_MS) return this.#opening.link;
-    const link = Link.open(this.#url).then(
-      (link) => {
+    if (this.#opening !== undefined && now - this.#opening.since < OPEN_TIMEOUT_MS) {
+      return this.#opening.connection;
+    }
+    const connection = Connection.open(this.#url).then(
+      (connection) => {
         if (this.#opening !== opening) {
-          this.#giveUp(link);
+          this.#discard(connection);
           throw new Error("the connection came too late");
         }
         this.#opening = undefined;
-        this.#link = link;
-        return link;
+        this.#connection = connection;
+        return connection;
       },
       (error) => {
         if (this.#opening === opening) this.#opening = undefined;
         throw error;
       },
     );
-    const opening = this.#opening = { link, since: now };
-    return link;
+    const opening = this.#opening = { connection, since: now };
+    return connection;
   }
 }
 
-/** The broker is there, and did not take the command. */
-class NotTaken extends Refusal {
-  override name = "NotTaken";
+/** The broker is reachable, and did not store the command in a queue. */
+class CommandRejected extends HttpError {
+  override name = "CommandRejected";
 }
 
-/** One connection and its channel. */
-class Link {
+/** One connection to RabbitMQ and its channel in confirm mode. */
+class Connection {
   readonly #model: ChannelModel;
   readonly #channel: ConfirmChannel;
+  /** The ids of commands that the broker returned as unroutable. */
   readonly #returned = new Set<string>();
+  /** Rejects the publishes that wait for their confirm. */
   readonly #pending = new Set<(error: Error) => void>();
   #ended = false;
 
   private constructor(model: ChannelModel, channel: ConfirmChannel) {
     this.#model = model;
     this.#channel = channel;
-    const ended = () => this.#end();
-    model.on("close", ended);
-    channel.on("close", ended);
-    // Without a listener they would end the isolate. Each is followed by a close.
-    model.on("error", ended);
-    channel.on("error", ended);
-    // Comes before the confirm of the same message.
+    const handleEnd = () => this.#end();
+    model.on("close", handleEnd);
+    channel.on("close", handleEnd);
+    // An "error" event without a listener would end the isolate. A "close" event follows each of them.
+    model.on("error", handleEnd);
+    channel.on("error", handleEnd);
+    // The broker returns a message before it confirms it.
     channel.on("return", (message) => this.#returned.add(String(message.properties.messageId)));
   }
 
-  static async open(url: string): Promise<Link> {
+  static async open(url: string): Promise<Connection> {
     const model = await amqp.connect(url, {
       noDelay: true,
-      // The caller gives up earlier; this one frees the socket.
+      // Callers give up earlier; this timeout frees the socket.
       timeout: 5000,
       clientProperties: { connection_name: "edge function bridge" },
     });
     model.on("error", () => {});
-    return new Link(model, await model.createConfirmChannel());
+    return new Connection(model, await model.createConfirmChannel());
   }
 
-  usable(): boolean {
+  isOpen(): boolean {
     return !this.#ended;
   }
 
@@ -159,15 +168,15 @@ class Link {
     return new Promise((resolve, reject) => {
       if (this.#ended) throw new Error("the connection has ended");
       this.#pending.add(reject);
-      const confirmed = (error: unknown) => {
+      const handleConfirm = (error: unknown) => {
         this.#pending.delete(reject);
-        const returned = this.#returned.delete(command.id);
+        const wasReturned = this.#returned.delete(command.id);
         if (this.#ended) {
           reject(new Error("the connection ended before the confirm"));
         } else if (error) {
-          reject(new NotTaken(503, "the command queue is full", { "retry-after": "10" }));
-        } else if (returned) {
-          reject(new NotTaken(503, "no worker has set up the command queue yet"));
+          reject(new CommandRejected(503, "the command queue is full", { "retry-after": "10" }));
+        } else if (wasReturned) {
+          reject(new CommandRejected(503, "no worker has set up the command queue yet"));
         } else {
           resolve();
         }
@@ -177,14 +186,15 @@ class Link {
         mandatory: true,
         contentType: "application/json",
         messageId: command.id,
-      }, confirmed);
+      }, handleConfirm);
     });
   }
 
-  /** In good order, or else by cutting it. */
+  /** Closes the connection in order, or destroys its socket if that takes too long. */
   close(): Promise<void> {
     this.#end();
-    // Not part of the library's types; it leaves both as they are when the answer to its close is not coming.
+    // These fields are not in the library's types. The library does not release them by itself if the server
+    // never answers the close.
     const { stream, heartbeater } = this.#model.connection as unknown as {
       stream?: { destroy(): void };
       heartbeater?: { clear(): void };
@@ -194,7 +204,7 @@ class Link {
         heartbeater?.clear();
         stream?.destroy();
         resolve();
-      }, CLOSING_MS);
+      }, CLOSE_TIMEOUT_MS);
       this.#model.close().catch(() => {}).then(() => {
         clearTimeout(timer);
         resolve();

@@ -1,4 +1,5 @@
-// A table of attacks: each gets its status, and an answer that says nothing of others or of the inside.
+// A table of attacks. Each gets the right status, and a response that reveals nothing about other users or about
+// the implementation.
 
 import assert from "node:assert/strict";
 import { base64url, exportSPKI, SignJWT } from "jose";
@@ -7,7 +8,7 @@ import { jwks, keys, LANCE, OTHER, serviceToken, sign, test } from "./support/wo
 const START = "/api/start-websocket";
 const encoded = (value: unknown) => base64url.encode(JSON.stringify(value));
 
-/** Words that no answer to an attacker holds: other users, their money, the inside. */
+/** What no response to an attacker contains: other users, their money, the implementation. */
 const LEAKS =
   /other@|5d1c88aa|777001|31337|select|insert|bridge\.|postgres|amqp|sql|stack|\.ts|file:|undefined|secret/i;
 
@@ -69,7 +70,7 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     { name: "a kid that is a path", status: 401, token: await withHeader({ kid: "../../secret" }), body },
     { name: "a critical header", status: 401, token: await withHeader({ crit: ["x"], x: 1 }), body },
     { name: "expired", status: 401, token: await sign(LANCE, { secs: -60 }), body },
-    { name: "never expires", status: 401, token: await neverEnds(), body },
+    { name: "never expires", status: 401, token: await withoutExpiry(), body },
     { name: "wrong key", status: 401, token: await sign(LANCE, { key: keys.stranger.privateKey }), body },
     {
       name: "wrong secret",
@@ -280,7 +281,7 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     [LANCE.email, 5150705],
   ]);
 
-  /** Signed with the right key, but for what was added. */
+  /** A token that is signed with the right key, with additional header fields. */
   async function withHeader(header: Record<string, unknown>): Promise<string> {
     const text = `${encoded({ alg: "ES256", kid: "es", ...header })}.${
       encoded({ ...LANCE, ...serviceClaims })
@@ -290,7 +291,7 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     return `${text}.${base64url.encode(new Uint8Array(bytes))}`;
   }
 
-  async function neverEnds(): Promise<string> {
+  async function withoutExpiry(): Promise<string> {
     return await new SignJWT({ ...LANCE, role: "authenticated" }).setProtectedHeader({
       alg: "ES256",
       kid: "es",
@@ -311,7 +312,7 @@ test("tokens of every kind that Supabase issues are taken", async (world) => {
 });
 
 test(
-  "keys are the project's own, new ones are fetched, and without them the answer is 503",
+  "the project's keys are used, new ones are fetched, and without them the response is 503",
   async (world) => {
     const published = { keys: [jwks.keys[1]] as unknown[], status: 200 };
     const project = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
@@ -326,7 +327,7 @@ test(
 
     await world.serve({ SUPABASE_URL: url, SUPABASE_JWKS: "", JWT_SECRET: "" });
     assert.deepEqual([await ask("RS256"), await ask("ES256"), await ask("HS256")], [200, 401, 401]);
-    // The keys that the function was deployed with lack the one that the project signs with by now.
+    // The function was deployed with keys that lack the one that the project signs with now.
     published.keys = jwks.keys;
     await world.serve({ SUPABASE_URL: url, SUPABASE_JWKS: JSON.stringify({ keys: [jwks.keys[1]] }) });
     assert.deepEqual([await ask("RS256"), await ask("ES256")], [200, 200]);
@@ -337,4 +338,4 @@ test(
     assert.equal(await ask("ES256"), 503);
   },
   { sanitizeResources: false },
-); // jose leaves an answer with an error unread
+); // jose does not read the body of an error response
