@@ -18,6 +18,7 @@ pub mod config;
 pub mod failure;
 pub mod shutdown;
 pub mod telemetry;
+pub mod token_cipher;
 pub mod worker;
 pub mod cli;
 #[cfg(feature = "sim")]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mahspeccy_bridge::domain::decimal::Decimal;
+use mahspeccy_bridge::domain::fence::Fence;
 use mahspeccy_bridge::domain::ids::{AccountId, PositionId, SessionKey, Slot, SymbolId, UserId};
 use mahspeccy_bridge::domain::row::{
     AccountRow, PositionRow, RowContent, RowWrite, SessionState, ToJson as _,
@@ -57,9 +58,15 @@ pub(crate) async fn run(services: &Services, arguments: &Arguments) -> Result<Wr
 async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, Failure> {
     let mut writes: Vec<RowWrite> = (0..ROWS).map(write).collect::<Result<_, _>>()?;
     // The order of keys, as the writer sorts them too.
-    writes.sort_by(|a, b| a.key.cmp(&b.key));
-    let users: Vec<&str> = writes.iter().map(|write| write.key.user.as_str()).collect();
-    let accounts: Vec<i64> = writes.iter().map(|write| write.key.account.0).collect();
+    writes.sort_by(|a, b| a.fence.key.cmp(&b.fence.key));
+    let users: Vec<&str> = writes
+        .iter()
+        .map(|write| write.fence.key.user.as_str())
+        .collect();
+    let accounts: Vec<i64> = writes
+        .iter()
+        .map(|write| write.fence.key.account.0)
+        .collect();
     sqlx::raw_sql("update bridge.slots set epoch = 1")
         .execute(&mut *pg)
         .await?;
@@ -138,7 +145,10 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
 }
 
 fn write(n: u32) -> Result<RowWrite, Failure> {
-    let user = UserId::new(world::user(n))?;
+    let key = SessionKey {
+        user: UserId::new(world::user(n))?,
+        account: AccountId(world::account(n)),
+    };
     let cents = |units: i128| Decimal::new(units, 2);
     let position = |id: u32| PositionRow {
         position_id: PositionId(i64::from(n * 3 + id)),
@@ -177,12 +187,7 @@ fn write(n: u32) -> Result<RowWrite, Failure> {
         event_at: OffsetDateTime::UNIX_EPOCH,
     };
     Ok(RowWrite {
-        slot: user.slot(),
-        key: SessionKey {
-            user,
-            account: AccountId(world::account(n)),
-        },
-        epoch: EPOCH,
+        fence: Fence::new(&key, EPOCH),
         seq: 0,
         content: RowContent::Full {
             state: SessionState::of(Status::Live).on(true),
@@ -233,18 +238,24 @@ impl Columns {
                 .collect()
         };
         let slot = |write: &RowWrite| {
-            let Slot(slot) = write.slot;
+            let Slot(slot) = write.fence.slot;
             slot
         };
         Self {
             ords: (0..).take(chunk.len()).collect(),
-            user_keys: chunk.iter().map(|write| write.key.user.key()).collect(),
-            accounts: chunk.iter().map(|write| write.key.account.0).collect(),
+            user_keys: chunk
+                .iter()
+                .map(|write| write.fence.key.user.key())
+                .collect(),
+            accounts: chunk
+                .iter()
+                .map(|write| write.fence.key.account.0)
+                .collect(),
             slots: chunk.iter().map(slot).collect(),
             seqs: chunk.iter().map(|write| write.seq).collect(),
             users: chunk
                 .iter()
-                .map(|write| write.key.user.as_str().to_owned())
+                .map(|write| write.fence.key.user.as_str().to_owned())
                 .collect(),
             money: [
                 money(|account| Some(account.balance)),

@@ -12,5 +12,4 @@ mod liveness;
 mod request;
 mod session;
 pub mod throttle;
-mod view;
 pub mod wire;

@@ -12,5 +12,6 @@ pub mod deal;
 pub mod account;
 pub mod ledger;
 pub mod equity;
+pub mod fence;
 pub mod fleet;
 pub mod row;

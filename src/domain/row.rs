@@ -8,7 +8,8 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::decimal::Decimal;
-use super::ids::{OrderId, PositionId, SessionKey, Slot, SymbolId};
+use super::fence::Fence;
+use super::ids::{OrderId, PositionId, SymbolId};
 use super::status::Status;
 pub use json::ToJson;
 
@@ -181,12 +182,8 @@ pub enum RowContent {
 /// A write of one row, fenced by the slot's epoch and ordered by `seq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowWrite {
-    /// Which row.
-    pub key: SessionKey,
-    /// The slot of its user.
-    pub slot: Slot,
-    /// The epoch at which this worker claimed the slot.
-    pub epoch: i64,
+    /// Which row, and under which claim.
+    pub fence: Fence,
     /// Rises with every write of this worker.
     pub seq: i64,
     /// What to say.

@@ -103,7 +103,7 @@ impl WriteReport {
 
     /// Counts a chunk as failed, for a cause of its own or for that of the one before it.
     fn fail(&mut self, chunk: &[Row<'_>], error: Option<PgError>) {
-        let keys = chunk.iter().map(|row| row.write.key.clone());
+        let keys = chunk.iter().map(|row| row.write.fence.key.clone());
         match (error, self.failed.last_mut()) {
             (Some(error), _) => self.failed.push(Failure {
                 keys: keys.collect(),
@@ -129,7 +129,7 @@ impl WriteReport {
                 "stale" => &mut self.stale,
                 _ => &mut self.missing,
             };
-            list.push(row.write.key.clone());
+            list.push(row.write.fence.key.clone());
         }
     }
 }
@@ -154,7 +154,7 @@ impl<'a> Kinds<'a> {
     fn sort(writes: &'a [RowWrite]) -> Self {
         let mut last: HashMap<&SessionKey, [Option<&'a RowWrite>; 3]> = HashMap::new();
         for write in writes {
-            let [full, state, heartbeat] = last.entry(&write.key).or_default();
+            let [full, state, heartbeat] = last.entry(&write.fence.key).or_default();
             let newest = match write.content {
                 RowContent::Full { .. } => full,
                 RowContent::State(_) => state,
@@ -195,7 +195,7 @@ impl<'a> Kinds<'a> {
 }
 
 fn place(write: &RowWrite) -> (i64, i64) {
-    (write.epoch, write.seq)
+    (write.fence.epoch, write.seq)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -222,9 +222,9 @@ impl Statement {
         let query = sqlx::query_as(sql)
             .bind(ords)
             .bind(column(chunk, |row| row.user_key.as_str()))
-            .bind(column(chunk, |row| row.write.key.account.0))
-            .bind(column(chunk, |row| row.write.slot.0))
-            .bind(column(chunk, |row| row.write.epoch))
+            .bind(column(chunk, |row| row.write.fence.key.account.0))
+            .bind(column(chunk, |row| row.write.fence.slot.0))
+            .bind(column(chunk, |row| row.write.fence.epoch))
             .bind(column(chunk, |row| row.write.seq));
         let query = match self {
             Self::Heartbeat => query,
@@ -232,7 +232,7 @@ impl Statement {
                 let states: Vec<&SessionState> = chunk.iter().filter_map(Row::state).collect();
                 query
                     .bind(worker)
-                    .bind(column(chunk, |row| row.write.key.user.as_str()))
+                    .bind(column(chunk, |row| row.write.fence.key.user.as_str()))
                     .bind(column(&states, |state| state.status.as_str()))
                     .bind(column(&states, |state| {
                         state.last_error.as_deref().map(storable)

@@ -7,7 +7,7 @@ use super::PgError;
 use super::numeric::Numeric;
 use crate::domain::deal::{Closing, Deal, Source};
 use crate::domain::decimal::Decimal;
-use crate::domain::ids::{AccountId, Slot, UserId};
+use crate::domain::fence::Fence;
 use crate::domain::row::storable;
 
 /// Rows of one statement.
@@ -16,14 +16,8 @@ const CHUNK_ROWS: usize = 400;
 /// A deal, for whom, and by which claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DealWrite {
-    /// Whose.
-    pub user: UserId,
-    /// On which account.
-    pub account: AccountId,
-    /// The slot of the user.
-    pub slot: Slot,
-    /// The epoch at which this worker claimed it.
-    pub epoch: i64,
+    /// For which session, and under which claim.
+    pub fence: Fence,
     /// How it came to be known.
     pub source: Source,
     /// The execution.
@@ -79,10 +73,10 @@ async fn insert_chunk(
         })
     };
     Ok(sqlx::query_as(INSERT)
-        .bind(column(chunk, |write| write.slot.0))
-        .bind(column(chunk, |write| write.epoch))
-        .bind(column(chunk, |write| write.user.key()))
-        .bind(column(chunk, |write| write.account.0))
+        .bind(column(chunk, |write| write.fence.slot.0))
+        .bind(column(chunk, |write| write.fence.epoch))
+        .bind(column(chunk, |write| write.fence.key.user.key()))
+        .bind(column(chunk, |write| write.fence.key.account.0))
         .bind(column(chunk, |write| write.deal.deal_id.0))
         .bind(column(chunk, |write| write.deal.order_id.0))
         .bind(column(chunk, |write| write.deal.position_id.0))

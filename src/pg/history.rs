@@ -6,7 +6,8 @@ use time::OffsetDateTime;
 
 use super::PgError;
 use crate::domain::decimal::Decimal;
-use crate::domain::ids::{PositionId, SessionKey, Slot};
+use crate::domain::fence::HistoryMark;
+use crate::domain::ids::{PositionId, SessionKey};
 use crate::domain::ledger::{Known, Positions};
 
 /// What the tables know of a session before it begins.
@@ -18,19 +19,6 @@ pub struct Baseline {
     pub through: Option<OffsetDateTime>,
     /// The account as its row says.
     pub known: Known,
-}
-
-/// Every deal of a session executed up to a time is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryMark {
-    /// Which session.
-    pub key: SessionKey,
-    /// The slot of its user.
-    pub slot: Slot,
-    /// The epoch at which this worker claimed it.
-    pub epoch: i64,
-    /// Up to when.
-    pub through: OffsetDateTime,
 }
 
 /// What became of a batch of marks.
@@ -116,14 +104,17 @@ fn decimal(text: &str) -> Option<Decimal> {
 /// When Postgres does not answer as it should; the same batch may be written again.
 pub async fn mark(conn: &mut PgConnection, marks: &[HistoryMark]) -> Result<MarkReport, PgError> {
     let column = |of: fn(&HistoryMark) -> i64| -> Vec<i64> { marks.iter().map(of).collect() };
-    let users: Vec<&str> = marks.iter().map(|mark| mark.key.user.as_str()).collect();
-    let slots: Vec<i32> = marks.iter().map(|mark| mark.slot.0).collect();
+    let users: Vec<&str> = marks
+        .iter()
+        .map(|mark| mark.fence.key.user.as_str())
+        .collect();
+    let slots: Vec<i32> = marks.iter().map(|mark| mark.fence.slot.0).collect();
     let through: Vec<OffsetDateTime> = marks.iter().map(|mark| mark.through).collect();
     let owned: i64 = sqlx::query_scalar(MARK)
         .bind(users)
-        .bind(column(|mark| mark.key.account.0))
+        .bind(column(|mark| mark.fence.key.account.0))
         .bind(slots)
-        .bind(column(|mark| mark.epoch))
+        .bind(column(|mark| mark.fence.epoch))
         .bind(through)
         .fetch_one(conn)
         .await?;

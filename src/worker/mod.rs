@@ -14,26 +14,15 @@
 //! (last figures, log-out, rows that no longer look live) → refresher (new tokens committed) → writer (last round) → keeper (claims
 //! released) → health server. All within the grace; a second signal skips the waiting.
 
-mod clock;
-mod coordinator;
-mod drain;
-mod gauges;
-mod hints;
-mod keeper;
+mod config;
+mod credentials;
+mod handles;
+mod health;
+mod lifecycle;
 mod link;
-mod links;
-mod outbox;
-mod refresher;
-mod roster;
-mod run;
-mod serving;
-mod setup;
-mod status;
-mod tally;
-mod tokens;
-mod writer;
+mod ownership;
+mod writing;
 
-pub use gauges::metrics;
-pub use run::run;
-pub use setup::{StartError, WorkerConfig};
-pub use tokens::{KEY_BYTES, TokenError, TokenKey};
+pub use config::{StartError, WorkerConfig};
+pub use health::gauges::metrics;
+pub use lifecycle::run;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mahspeccy_bridge::domain::ids::Slot;
-use mahspeccy_bridge::domain::row::{RowContent, RowWrite};
+use mahspeccy_bridge::domain::row::RowContent;
 use mahspeccy_bridge::domain::status::Status;
 use mahspeccy_bridge::pg::cache::write;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -76,10 +76,8 @@ async fn a_session_that_is_gone_is_not_written() {
 async fn a_slot_is_that_of_the_write() {
     let (database, key) = one().await;
     let other = Slot((key.user.slot().0 + 1) % 1024);
-    let write = RowWrite {
-        slot: other,
-        ..row(&key, 1, 1, full())
-    };
+    let mut write = row(&key, 1, 1, full());
+    write.fence.slot = other;
     assert_eq!(counts(&written(&database, &[write]).await), (0, 0, 1, 0, 0));
     assert_eq!(user("lance@lwk.space").slot(), key.user.slot());
 }

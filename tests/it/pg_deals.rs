@@ -2,21 +2,19 @@
 
 use mahspeccy_bridge::domain::deal::{Closing, Deal, Side, Source};
 use mahspeccy_bridge::domain::decimal::Decimal;
-use mahspeccy_bridge::domain::ids::{AccountId, DealId, OrderId, PositionId, SymbolId};
+use mahspeccy_bridge::domain::fence::Fence;
+use mahspeccy_bridge::domain::ids::{DealId, OrderId, PositionId, SymbolId};
 use mahspeccy_bridge::pg::deals::{DealReport, DealWrite, insert};
 use time::macros::datetime;
 
-use crate::pg_support::{claim, migrated, user};
+use crate::pg_support::{claim, key, migrated, user};
 
 const USER: &str = "lance@lwk.space";
 
 fn deal(id: i64, closing: Option<Closing>) -> DealWrite {
     DealWrite {
         source: Source::Event,
-        user: user(USER),
-        account: AccountId(5_150_705),
-        slot: user(USER).slot(),
-        epoch: 1,
+        fence: Fence::new(&key(USER, 5_150_705), 1),
         deal: Deal {
             deal_id: DealId(id),
             order_id: OrderId(20),
@@ -107,7 +105,7 @@ async fn a_deal_of_a_lost_slot_is_left_to_the_new_owner() {
         .await
         .expect("epochs");
     let newer = DealWrite {
-        epoch: 2,
+        fence: Fence::new(&key(USER, 5_150_705), 2),
         ..deal(3, None)
     };
     let report = insert(&mut conn, &[deal(1, None), deal(2, None), newer])

@@ -1,10 +1,11 @@
 //! Marks move forward, under their slot's epoch alone; baselines are what is stored, digit for digit.
 
+use mahspeccy_bridge::domain::fence::{Fence, HistoryMark};
 use mahspeccy_bridge::domain::ids::PositionId;
 use mahspeccy_bridge::domain::ledger::{Known, Positions};
 use mahspeccy_bridge::domain::row::{AccountRow, RowContent};
 use mahspeccy_bridge::domain::status::Status;
-use mahspeccy_bridge::pg::history::{Baseline, HistoryMark, MarkReport, baselines, mark};
+use mahspeccy_bridge::pg::history::{Baseline, MarkReport, baselines, mark};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -17,11 +18,8 @@ const EARLY: OffsetDateTime = datetime!(2026-11-23 05:42:00.000123 UTC);
 const LATE: OffsetDateTime = datetime!(2026-11-23 05:43:00 UTC);
 
 fn of(account: i64, epoch: i64, through: OffsetDateTime) -> HistoryMark {
-    let key = key(USER, account);
     HistoryMark {
-        slot: key.user.slot(),
-        key,
-        epoch,
+        fence: Fence::new(&key(USER, account), epoch),
         through,
     }
 }
@@ -110,8 +108,8 @@ async fn a_baseline_is_what_is_stored_of_a_session() {
     let mut conn = lease(&database).await;
     let only_marked = of(3, 1, LATE);
     let both = HistoryMark {
-        key: lance.clone(),
-        ..of(0, 1, EARLY)
+        fence: Fence::new(&lance, 1),
+        through: EARLY,
     };
     mark(&mut conn, &[only_marked.clone(), both])
         .await
@@ -121,7 +119,7 @@ async fn a_baseline_is_what_is_stored_of_a_session() {
     let unknown = [key("other@lwk.space", 5_150_705), key(USER, 4)];
     let keys = [
         unknown[0].clone(),
-        only_marked.key.clone(),
+        only_marked.fence.key.clone(),
         lance.clone(),
         stated.clone(),
         unknown[1].clone(),
@@ -150,7 +148,7 @@ async fn a_baseline_is_what_is_stored_of_a_session() {
             empty(first),
             Baseline {
                 through: Some(LATE),
-                ..empty(only_marked.key)
+                ..empty(only_marked.fence.key)
             },
             known.clone(),
             empty(stated),

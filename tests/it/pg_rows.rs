@@ -1,6 +1,7 @@
 //! Rows to write, and databases with the sessions that they belong to.
 
 use mahspeccy_bridge::domain::decimal::Decimal;
+use mahspeccy_bridge::domain::fence::Fence;
 use mahspeccy_bridge::domain::ids::{OrderId, PositionId, SessionKey, SymbolId};
 use mahspeccy_bridge::domain::row::{
     AccountRow, OrderRow, PositionRow, RowContent, RowWrite, SessionState,
@@ -108,9 +109,7 @@ pub(crate) fn full() -> RowContent {
 
 pub(crate) fn row(key: &SessionKey, epoch: i64, seq: i64, content: RowContent) -> RowWrite {
     RowWrite {
-        key: key.clone(),
-        slot: key.user.slot(),
-        epoch,
+        fence: Fence::new(key, epoch),
         seq,
         content,
     }

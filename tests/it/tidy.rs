@@ -16,12 +16,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("failure", &[]),
+    ("token_cipher", &["domain"]),
     // It builds the adapters' own settings out of the environment.
     ("config", &["amqp", "domain", "telemetry"]),
     (
         "worker",
         &[
-            "amqp", "config", "ctrader", "domain", "failure", "http", "metrics", "pg", "shutdown",
+            "amqp",
+            "config",
+            "ctrader",
+            "domain",
+            "failure",
+            "http",
+            "metrics",
+            "pg",
+            "shutdown",
+            "token_cipher",
             "ws",
         ],
     ),

@@ -11,13 +11,15 @@
 //! Time must not go backwards. After [`Event::Failed`] nothing more comes out: the socket is to be
 //! dropped, since nothing of it (authorisations, subscriptions, quotes) survives.
 
-mod due;
-mod look;
-mod outcome;
+mod checks;
+mod errors;
+mod event;
 mod receive;
-mod refuse;
+mod rows;
+mod schedule;
 mod sessions;
-mod tally;
+mod stats;
+mod tokens;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,15 +27,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use outcome::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
+pub use event::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
 use sessions::Sessions;
-use tally::RequestEnd;
-pub use tally::Tally;
+use stats::RequestEnd;
+pub use stats::Tally;
 
 use super::catalog::Catalog;
 use super::frame::{self, RequestIds, SPOT_EVENT};
 use super::liveness::Liveness;
-use super::request::{Ask, Need, Purpose, Request, accounts_of_token, application_auth};
+use super::request::{Ask, Need, Purpose, Request, application_auth};
 pub use super::session::{Audit, HistoryReport};
 use super::session::{Phase, Session};
 use super::throttle::Throttle;
@@ -164,17 +166,6 @@ impl Connection {
             self.drop_waiting(account);
             self.push(logout);
             self.leave_questions(broker, now);
-        }
-        self.pump(now);
-    }
-
-    /// Asks which accounts a token covers; [`Event::TokenVerified`] answers with the ticket.
-    pub fn verify_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
-        let question = accounts_of_token(ticket, token);
-        if self.ready {
-            self.push(question);
-        } else {
-            self.unasked.push(question);
         }
         self.pump(now);
     }

@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 use super::{LINGER, LOGOUT_TIMEOUT, Link};
 use crate::ctrader::connection::{Connection, Covered, Refreshed};
 use crate::ctrader::error::Refusal;
+use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
-use crate::worker::outbox::Fence;
-use crate::worker::roster::{Assignment, Held, Roster};
+use crate::worker::link::roster::{Assignment, Held, Roster};
 
 /// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
 /// which loses nothing, since the desired state stands in the table.

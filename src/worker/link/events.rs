@@ -11,8 +11,8 @@ use crate::ctrader::connection::{
 };
 use crate::ctrader::error::Refusal;
 use crate::domain::ids::AccountId;
-use crate::worker::refresher::{RefreshRequest, Why};
-use crate::worker::roster::{Roster, Want};
+use crate::worker::credentials::refresher::{RefreshRequest, Why};
+use crate::worker::link::roster::{Roster, Want};
 
 impl Askers {
     /// A ticket for a refresh token.

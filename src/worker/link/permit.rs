@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Drained, Link};
-use crate::worker::keeper::ClaimRequest;
-use crate::worker::roster::Roster;
+use crate::worker::link::roster::Roster;
+use crate::worker::ownership::lock_keeper::ClaimRequest;
 
 /// What a session's row says meanwhile.
 pub(super) const NO_PERMIT: &str =

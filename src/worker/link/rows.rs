@@ -8,12 +8,12 @@ use tracing::error;
 use super::Link;
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
+use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
-use crate::worker::outbox::Fence;
-use crate::worker::roster::{LiveSession, Roster};
+use crate::worker::link::roster::{LiveSession, Roster};
 
 impl Link {
     /// A regular round: every live row is written, whole if it changed.
@@ -125,13 +125,9 @@ impl Link {
         source: Source,
         deal: &Deal,
     ) {
-        let Fence { key, slot, epoch } = fence.clone();
-        let account = key.account;
+        let account = fence.key.account;
         let write = DealWrite {
-            user: key.user,
-            account,
-            slot,
-            epoch,
+            fence: fence.clone(),
             source,
             deal: deal.clone(),
         };
@@ -150,7 +146,7 @@ impl Link {
     ) {
         for (fence, is_demo) in roster.stop_all(connection, now) {
             // Of a slot that never was ours nothing is said.
-            if fence.epoch == Fence::NONE {
+            if fence.epoch == Fence::UNCLAIMED_EPOCH {
                 continue;
             }
             self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));

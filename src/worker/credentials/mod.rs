@@ -1,0 +1,3 @@
+//! Renews the tokens of cTrader grants.
+
+pub(in crate::worker) mod refresher;

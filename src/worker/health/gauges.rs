@@ -1,0 +1,54 @@
+//! A worker's metrics, and what is asked of the tasks when somebody reads them.
+
+use std::sync::Arc;
+
+use crate::amqp::ConsumerHandle;
+use crate::ctrader::connection;
+use crate::domain::command::CommandKind;
+use crate::domain::status::Status;
+use crate::metrics::{LinkState, Metrics, Words};
+use crate::worker::health::status::{LinkStatus, WorkerStatus};
+use crate::worker::writing::row_stats::Tally;
+
+/// A worker's metrics, all at zero.
+#[must_use]
+pub fn metrics() -> Metrics {
+    Metrics::new(&Words {
+        statuses: Status::ALL.map(Status::as_str),
+        events: &connection::Tally::EVENTS,
+        requests: &connection::Tally::REQUESTS,
+    })
+}
+
+/// Has the metrics ask these.
+pub(in crate::worker) fn ask(
+    metrics: &Metrics,
+    status: &Arc<WorkerStatus>,
+    links: &[(&'static str, Arc<LinkStatus>)],
+    commands: &ConsumerHandle,
+    tally: &Arc<Tally>,
+) {
+    let (status, tally) = (Arc::clone(status), Arc::clone(tally));
+    let (links, commands) = (links.to_vec(), commands.clone());
+    metrics.on_render(move |metrics| {
+        let slots = status.slots();
+        tally.keep(&slots);
+        metrics.set_sessions(tally.statuses());
+        metrics.set_row_age_max(tally.age_max());
+        metrics.set_slots_held(slots.len());
+        let waiting = links.iter().map(|(_, link)| link.queued()).sum();
+        metrics.set_request_queue(waiting);
+        for environment in ["demo", "live"] {
+            for state in LinkState::ALL {
+                let of_it = links
+                    .iter()
+                    .filter(|(name, link)| *name == environment && link.state() == state);
+                metrics.set_connections(environment, state, of_it.count());
+            }
+        }
+        for ((kind, outcome), count) in commands.counts() {
+            let command = kind.map_or("unknown", CommandKind::as_str);
+            metrics.set_commands(command, outcome.as_str(), count);
+        }
+    });
+}

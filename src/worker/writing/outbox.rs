@@ -1,0 +1,206 @@
+//! What is to be written: the latest state of each session, and every deal.
+//!
+//! Links put, the writer takes. A row that waits is replaced by a newer one of the same session,
+//! so a slow database costs freshness and never memory; deals wait in order, up to a bound. Marks say
+//! up to when all deals were put, and are written after the deals that were put before them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::domain::fence::Fence;
+use crate::domain::fence::HistoryMark;
+use crate::domain::ids::{SessionKey, Slot};
+use crate::domain::row::{RowContent, RowWrite};
+use crate::pg::deals::DealWrite;
+
+/// Deals that may wait for a database that is away; history fetches what did not fit.
+const DEALS_MAX: usize = 100_000;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    rows: HashMap<SessionKey, RowWrite>,
+    deals: Vec<DealWrite>,
+    marks: BTreeMap<SessionKey, HistoryMark>,
+    /// Who waits until all that was put before is written.
+    barriers: Vec<oneshot::Sender<()>>,
+}
+
+/// What the writer takes at once.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct Taken {
+    pub(in crate::worker) rows: Vec<RowWrite>,
+    pub(in crate::worker) deals: Vec<DealWrite>,
+    pub(in crate::worker) marks: Vec<HistoryMark>,
+    pub(in crate::worker) barriers: Vec<oneshot::Sender<()>>,
+}
+
+impl Taken {
+    pub(in crate::worker) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+            && self.deals.is_empty()
+            && self.marks.is_empty()
+            && self.barriers.is_empty()
+    }
+}
+
+/// The writer's inbox.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct Outbox {
+    waiting: Mutex<Waiting>,
+    seq: AtomicI64,
+    wake: Notify,
+}
+
+impl Outbox {
+    /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
+    pub(in crate::worker) fn put(&self, fence: &Fence, content: RowContent) {
+        // Under the lock: what is put later has the higher number.
+        let mut waiting = self.lock();
+        let seq = self.next_seq();
+        let newer = RowWrite {
+            fence: fence.clone(),
+            seq,
+            content,
+        };
+        match waiting.rows.entry(newer.fence.key.clone()) {
+            Entry::Occupied(mut older) => merge(older.get_mut(), newer),
+            Entry::Vacant(place) => {
+                place.insert(newer);
+            }
+        }
+    }
+
+    /// Puts a deal; `false` when there is no more room.
+    pub(in crate::worker) fn put_deal(&self, deal: DealWrite) -> bool {
+        let mut waiting = self.lock();
+        let room = waiting.deals.len() < DEALS_MAX;
+        if room {
+            waiting.deals.push(deal);
+        }
+        room
+    }
+
+    /// Puts the word that all deals of a session up to a time were put.
+    pub(in crate::worker) fn put_mark(&self, mark: HistoryMark) {
+        self.lock().marks.insert(mark.fence.key.clone(), mark);
+    }
+
+    /// Lets the writer begin a round.
+    pub(in crate::worker) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until somebody woke the writer.
+    pub(in crate::worker) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes all that waits.
+    pub(in crate::worker) fn take(&self) -> Taken {
+        let waiting = std::mem::take(&mut *self.lock());
+        Taken {
+            rows: waiting.rows.into_values().collect(),
+            deals: waiting.deals,
+            marks: waiting.marks.into_values().collect(),
+            barriers: waiting.barriers,
+        }
+    }
+
+    /// Answers once all that was put before this is written.
+    pub(in crate::worker) fn flushed(&self) -> oneshot::Receiver<()> {
+        let (flushed, answer) = oneshot::channel();
+        self.lock().barriers.push(flushed);
+        self.wake();
+        answer
+    }
+
+    /// Slots have changed hands from this worker to itself: deals that still wait are as true as they were.
+    pub(in crate::worker) fn refence(&self, claimed: &[(Slot, i64)]) {
+        let epochs: BTreeMap<Slot, i64> = claimed.iter().copied().collect();
+        for deal in &mut self.lock().deals {
+            if let Some(epoch) = epochs.get(&deal.fence.slot) {
+                deal.fence.epoch = *epoch;
+            }
+        }
+    }
+
+    /// Puts back what could not be written, where nothing newer waits by now. A row gets a new
+    /// `seq`: its write may have arrived all the same, and would fence this one.
+    pub(in crate::worker) fn put_back(&self, taken: Taken) {
+        let Taken {
+            rows,
+            mut deals,
+            marks,
+            barriers,
+        } = taken;
+        let mut waiting = self.lock();
+        for older in rows {
+            match waiting.rows.entry(older.fence.key.clone()) {
+                Entry::Occupied(mut place) => {
+                    let newer = std::mem::replace(place.get_mut(), older);
+                    merge(place.get_mut(), newer);
+                }
+                Entry::Vacant(place) => {
+                    place.insert(RowWrite {
+                        seq: self.next_seq(),
+                        ..older
+                    });
+                }
+            }
+        }
+        deals.append(&mut waiting.deals);
+        waiting.deals = deals;
+        waiting.barriers.extend(barriers);
+        for mark in marks {
+            waiting.marks.entry(mark.fence.key.clone()).or_insert(mark);
+        }
+        if waiting.deals.len() > DEALS_MAX {
+            // History has them, and nothing may say that it is not needed.
+            waiting.deals.truncate(DEALS_MAX);
+            waiting.marks.clear();
+        }
+    }
+
+    fn next_seq(&self) -> i64 {
+        self.seq.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here can panic halfway through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts the newer row in place of the older one, with what that said and the newer does not say again.
+fn merge(row: &mut RowWrite, newer: RowWrite) {
+    if row.fence.epoch > newer.fence.epoch {
+        return;
+    }
+    if row.fence.epoch != newer.fence.epoch {
+        *row = newer;
+        return;
+    }
+    let old = std::mem::replace(&mut row.content, RowContent::Heartbeat);
+    let content = match (old, newer.content) {
+        // Still so: the older content is what is so.
+        (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
+        // The figures were not written yet, and nothing newer is known of them.
+        (RowContent::Full { state, account, .. }, RowContent::State(newer)) => RowContent::Full {
+            state: newer.after(&state),
+            connected: false,
+            account,
+        },
+        (RowContent::State(state), RowContent::State(newer)) => {
+            RowContent::State(newer.after(&state))
+        }
+        (_, content) => content,
+    };
+    *row = RowWrite { content, ..newer };
+}
+
+#[cfg(test)]
+mod tests;

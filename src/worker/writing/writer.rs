@@ -1,0 +1,256 @@
+//! The writer: takes what waits in the outbox and writes it in batches, one round at a time.
+//!
+//! While Postgres is slow or away the outbox coalesces; the writer tries again, at its own pace,
+//! and a socket never waits for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::domain::fence::HistoryMark;
+use crate::domain::ids::SessionKey;
+use crate::domain::row::RowWrite;
+use crate::metrics::Metrics;
+use crate::pg::PgError;
+use crate::pg::cache::{self, Failure, WriteReport};
+use crate::pg::connect::{Database, within};
+use crate::pg::deals::{self, DealWrite};
+use crate::pg::history;
+use crate::worker::writing::outbox::{Outbox, Taken};
+use crate::worker::writing::row_stats::Tally;
+
+/// The pause after a round that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the last rows are tried; the caller's grace may end it sooner.
+const LAST_TRIES: Duration = Duration::from_secs(30);
+
+/// What a write found out about its sessions.
+#[derive(Debug)]
+pub(in crate::worker) enum Finding {
+    /// Another worker has the slots of these sessions, which were written under these epochs.
+    Fenced(Vec<(SessionKey, i64)>),
+    /// The row is gone: it must be written whole.
+    Missing(Vec<SessionKey>),
+}
+
+/// Writes rows and deals.
+pub(in crate::worker) struct Writer {
+    pub(in crate::worker) database: Database,
+    pub(in crate::worker) outbox: Arc<Outbox>,
+    pub(in crate::worker) worker_id: String,
+    pub(in crate::worker) metrics: Arc<Metrics>,
+    pub(in crate::worker) tally: Arc<Tally>,
+    /// A full channel drops findings: the next write of the same session finds the same.
+    pub(in crate::worker) findings: mpsc::Sender<Finding>,
+    /// Why rows cannot be written, if they can't.
+    pub(in crate::worker) trouble: watch::Sender<Option<String>>,
+}
+
+impl Writer {
+    /// Runs until `stop`, and then until nothing waits, or a round fails.
+    pub(in crate::worker) async fn run(self, stop: CancellationToken) {
+        loop {
+            let last = tokio::select! {
+                () = self.outbox.woken() => false,
+                () = stop.cancelled() => true,
+            };
+            if last {
+                return self.finish().await;
+            }
+            if !self.round().await {
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY_PAUSE) => self.outbox.wake(),
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    /// The last rows: without them a session that has ended looks live until somebody claims it.
+    async fn finish(&self) {
+        let until = Instant::now() + LAST_TRIES;
+        while Instant::now() < until {
+            if self.round().await {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        error!("the last rows could not be written");
+    }
+
+    /// Writes all that waits; whether that worked.
+    async fn round(&self) -> bool {
+        let taken = self.outbox.take();
+        if taken.is_empty() {
+            return true;
+        }
+        let (left, failure) = self.write(taken).await;
+        let Some(failure) = failure else {
+            self.trouble
+                .send_if_modified(|trouble| trouble.take().is_some());
+            return true;
+        };
+        warn!(rows = left.rows.len(), deals = left.deals.len(), error = %failure, "rows could not be written");
+        self.trouble.send_replace(Some(failure.to_string()));
+        self.outbox.put_back(left);
+        false
+    }
+
+    /// Rows, then deals, then the marks that say that the deals are there. Gives back what is left, and
+    /// why.
+    async fn write(&self, taken: Taken) -> (Taken, Option<PgError>) {
+        let Taken {
+            rows,
+            deals,
+            marks,
+            barriers,
+        } = taken;
+        let (rows, failure) = self.write_rows(rows).await;
+        let mut left = Taken {
+            rows,
+            deals,
+            marks,
+            barriers,
+        };
+        if let Err(error) = self.write_deals(&left.deals).await {
+            return (left, Some(error));
+        }
+        left.deals.clear();
+        if let Err(error) = self.write_marks(&left.marks).await {
+            return (left, Some(error));
+        }
+        left.marks.clear();
+        if failure.is_none() {
+            for waiter in left.barriers.drain(..) {
+                // Who no longer waits does not need to know.
+                let _ = waiter.send(());
+            }
+        }
+        (left, failure)
+    }
+
+    async fn write_rows(&self, rows: Vec<RowWrite>) -> (Vec<RowWrite>, Option<PgError>) {
+        if rows.is_empty() {
+            return (rows, None);
+        }
+        let mut lease = match self.database.lease().await {
+            Ok(lease) => lease,
+            Err(error) => return (rows, Some(error)),
+        };
+        let limit = self.database.reply_timeout();
+        let began = Instant::now();
+        let written = within(limit, async {
+            Ok(cache::write(&mut lease, &rows, &self.worker_id).await)
+        })
+        .await;
+        match lease.settle(written) {
+            Ok(report) => {
+                self.tally
+                    .wrote(&rows, &report, began.elapsed(), &self.metrics);
+                self.tell(&rows, &report);
+                again(rows, report)
+            }
+            Err(error) => (rows, Some(error)),
+        }
+    }
+
+    /// Writes deals. If a value of one is at fault they are written one by one, and that one is given up.
+    async fn write_deals(&self, deals: &[DealWrite]) -> Result<(), PgError> {
+        match self.insert(deals).await {
+            Err(error) if error.is_about_data() => {}
+            done => return done,
+        }
+        for deal in deals.chunks(1) {
+            match self.insert(deal).await {
+                Err(error) if error.is_about_data() => {
+                    let ids: Vec<i64> = deal.iter().map(|write| write.deal.deal_id.0).collect();
+                    error!(deal = ?ids, error = %error, "a deal cannot be stored");
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert(&self, deals: &[DealWrite]) -> Result<(), PgError> {
+        if deals.is_empty() {
+            return Ok(());
+        }
+        let report = self
+            .database
+            .run(async |conn| deals::insert(conn, deals).await)
+            .await?;
+        let from_events = report.inserted - report.from_gaps;
+        self.metrics.deals_stored(from_events, report.from_gaps);
+        debug!(
+            inserted = report.inserted,
+            from_gaps = report.from_gaps,
+            known = report.known,
+            fenced = report.fenced,
+            "deals written"
+        );
+        Ok(())
+    }
+
+    async fn write_marks(&self, marks: &[HistoryMark]) -> Result<(), PgError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let report = self
+            .database
+            .run(async |conn| history::mark(conn, marks).await)
+            .await?;
+        debug!(
+            marked = report.marked,
+            fenced = report.fenced,
+            "histories marked"
+        );
+        Ok(())
+    }
+
+    fn tell(&self, rows: &[RowWrite], report: &WriteReport) {
+        if !report.fenced.is_empty() {
+            warn!(
+                rows = report.fenced.len(),
+                "rows were fenced: their slots have another epoch"
+            );
+            let fenced: BTreeSet<&SessionKey> = report.fenced.iter().collect();
+            let fenced = rows.iter().filter(|row| fenced.contains(&row.fence.key));
+            let fenced = fenced
+                .map(|row| (row.fence.key.clone(), row.fence.epoch))
+                .collect();
+            // See the field.
+            let _ = self.findings.try_send(Finding::Fenced(fenced));
+        }
+        if !report.missing.is_empty() {
+            let _ = self
+                .findings
+                .try_send(Finding::Missing(report.missing.clone()));
+        }
+    }
+}
+
+/// The rows to be written again, and why they were not. A row whose content is at fault would
+/// fail for ever: it is given up, and the next state of its session is written as it comes.
+fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
+    let mut again = BTreeSet::new();
+    let mut why = None;
+    for Failure { keys, error } in report.failed {
+        if error.is_about_data() {
+            error!(rows = keys.len(), error = %error, "rows were given up");
+        } else {
+            again.extend(keys);
+            why = Some(error);
+        }
+    }
+    let rows = rows
+        .into_iter()
+        .filter(|row| again.contains(&row.fence.key))
+        .collect();
+    (rows, why)
+}
