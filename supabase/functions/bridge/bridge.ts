@@ -1,8 +1,8 @@
 // The routes. Each route checks the caller before it looks at anything else, and a response contains nothing
 // that the caller may not know. Unexpected errors are logged by their kind only, and answered with 500.
 //
-// No router library: hono answers HEAD like GET, a wrong method with 404, a malformed path and the preflight
-// of a refused origin as if they were good. Correcting that took more code than the table below.
+// There is no router library. hono answers HEAD like GET and a wrong method with 404, and it accepts a malformed
+// path and the preflight of a refused origin. Correcting that would take more code than the table of routes.
 
 import type {
   Connected,
