@@ -11,7 +11,7 @@ use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
-use crate::worker::link::roster::{Assignment, Held, Roster};
+use crate::worker::link::roster::{Assignment, DeferredDeal, Roster};
 
 /// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
 /// which loses nothing, since the desired state stands in the table.
@@ -101,11 +101,13 @@ impl Link {
     fn put_last_rows(&self, roster: &mut Roster, connection: &Connection, command: &LinkCommand) {
         match command {
             LinkCommand::Stop(key, Some(_)) => {
-                self.put_rows(roster, connection, false, |live| live == key);
+                self.put_rows(roster, connection, false, |live| live.fence.key == *key);
             }
             LinkCommand::HandOver(keys, _) => {
                 let following = connection.is_following();
-                self.put_rows(roster, connection, following, |live| keys.contains(live));
+                self.put_rows(roster, connection, following, |live| {
+                    keys.contains(&live.fence.key)
+                });
             }
             LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
                 self.put_rows(roster, connection, false, |_| true);
@@ -122,11 +124,11 @@ impl Link {
 
     /// Deals that were held back while the session stood by.
     fn put_released(&self, roster: &mut Roster) {
-        for Held {
+        for DeferredDeal {
             fence,
             source,
             deal,
-        } in roster.take_released()
+        } in roster.take_deferred_deals()
         {
             self.put_deal_of(roster, &fence, source, &deal);
         }
@@ -134,7 +136,7 @@ impl Link {
 
     /// Tells the coordinator which sessions that stand by are as far as they get.
     pub(super) fn tell_settled(&self, roster: &mut Roster, connection: Option<&Connection>) {
-        let settled = roster.take_settled(connection, Instant::now());
+        let settled = roster.take_standby_ready(connection, Instant::now());
         if !settled.is_empty() {
             self.hints.settled(settled);
         }

@@ -12,7 +12,7 @@ use crate::ctrader::connection::{
 use crate::ctrader::error::Refusal;
 use crate::domain::ids::AccountId;
 use crate::worker::credentials::refresher::{RefreshRequest, Why};
-use crate::worker::link::roster::{Roster, Want};
+use crate::worker::link::roster::{CredentialRequest, Roster};
 
 impl Askers {
     /// A ticket for a refresh token.
@@ -47,7 +47,7 @@ impl Link {
     ) {
         self.handle_events(roster, &mut connection, askers, failures);
         self.put_rows(roster, &connection, false, |_| true);
-        roster.remember_all(&connection);
+        roster.save_all_last_seen(&connection);
         connection.finish();
         self.handle_events(roster, &mut connection, askers, failures);
     }
@@ -76,7 +76,7 @@ impl Link {
                 }
                 Event::Behind(account) => {
                     warn!(link = self.name, %account, "an event was lost: the account is read anew");
-                    roster.handle_behind(account);
+                    roster.handle_gap_detected(account);
                 }
                 Event::Down(account, down) => {
                     info!(link = self.name, %account, reason = %down, "session down");
@@ -85,7 +85,7 @@ impl Link {
                 Event::Deal(account, source, deal) => self.put_deal(roster, account, source, &deal),
                 Event::Amended(account) => {
                     info!(link = self.name, %account, "a later snapshot differs: its deals are looked for");
-                    roster.handle_amended(account, connection, now);
+                    roster.handle_snapshot_diverged(account, connection, now);
                 }
                 Event::History(account, report) => {
                     self.handle_history(roster, account, &report, now);
@@ -103,7 +103,6 @@ impl Link {
                             connection,
                             now,
                         );
-                        roster.handle_timeout(Some(connection), now);
                     }
                 }
                 Event::TokenRefreshed(ticket, refreshed) => {
@@ -161,10 +160,10 @@ impl Link {
 
     /// Passes on what the roster cannot do by itself.
     pub(super) fn pass_on(&self, roster: &mut Roster) {
-        for want in roster.take_wants() {
-            match want {
-                Want::Reload(key) => self.hints.slot(key.user.slot()),
-                Want::Renew(key, token) => {
+        for request in roster.take_credential_requests() {
+            match request {
+                CredentialRequest::Reload(key) => self.hints.slot(key.user.slot()),
+                CredentialRequest::Refresh(key, token) => {
                     let request = RefreshRequest {
                         key,
                         why: Why::Refused(token),

@@ -24,14 +24,16 @@ use tracing::{debug, error, info, warn};
 use crate::ctrader::connection::{
     Connection, ConnectionConfig, ConnectionError, Covered, Refreshed, Transmit,
 };
-use crate::ctrader::error::{Disposition, Refusal};
+use crate::ctrader::error::Refusal;
 use crate::domain::backoff;
 use crate::failure::with_causes;
 use crate::metrics::Metrics;
 use crate::worker::credentials::refresher::RefreshRequest;
 use crate::worker::handles::wakeups::HintBox;
 use crate::worker::health::status::LinkStatus;
-use crate::worker::link::roster::{Remedy, RetryPolicy, Roster, remedy_of};
+use crate::worker::link::roster::{
+    RetryPolicy, Roster, connection_error_text, is_fatal, reconnect_pause_min,
+};
 use crate::worker::ownership::lock_keeper::ClaimRequest;
 use crate::worker::writing::outbox::Outbox;
 use crate::ws::dial::Dialer;
@@ -171,15 +173,15 @@ impl Link {
                 }
                 Some(End::Failed(failure)) => {
                     failures = failures.saturating_add(1);
-                    hopeless = is_hopeless(&failure);
-                    pause_min = pause_of(&failure);
+                    hopeless = is_fatal(&failure);
+                    pause_min = reconnect_pause_min(&failure, wall_ms());
                     if hopeless {
                         // For whoever watches the log: nothing of this application works any more.
                         error!(link = self.name, error = %failure, "cTrader refuses this application");
                     } else {
                         warn!(link = self.name, failures, error = %failure, "connection to cTrader given up");
                     }
-                    self.lost(&mut roster, &for_user(&failure), hopeless);
+                    self.lost(&mut roster, &connection_error_text(&failure), hopeless);
                 }
             }
             let pause = if hopeless || failures >= self.policy.attempts_max {
@@ -262,7 +264,7 @@ impl Link {
                 self.last_words(roster, connection, &mut askers, failures);
                 return Some(End::Socket(socket_error));
             }
-            calm &= !connection.has_events() && !roster.is_unsettled();
+            calm &= !connection.has_events() && !roster.has_pending_standby();
             if let Some(failure) =
                 self.handle_events(roster, &mut connection, &mut askers, failures)
             {
@@ -277,7 +279,7 @@ impl Link {
             calm = false;
             let now = Instant::now();
             let drained = draining.as_ref().is_some_and(|(_, until)| {
-                let out = !roster.is_leaving() || *until <= now;
+                let out = !roster.is_logging_out() || *until <= now;
                 out && (!askers.wait() || *until + ANSWER_LINGER <= now)
             });
             if drained && let Some((done, _)) = draining.take() {
@@ -414,44 +416,7 @@ fn take_in(incoming: Incoming, connection: &mut Connection, now: Instant) {
     }
 }
 
-/// Whether trying again soon is of no use, and harmful.
-fn is_hopeless(failure: &ConnectionError) -> bool {
-    match failure {
-        ConnectionError::ApplicationRefused(refusal) => {
-            refusal.disposition() == Disposition::StopApplication
-        }
-        ConnectionError::Disconnected { reason } => reason
-            .as_deref()
-            .is_some_and(|reason| reason.to_ascii_lowercase().contains("block")),
-        ConnectionError::Unanswered | ConnectionError::Silent | ConnectionError::Malformed => false,
-    }
-}
-
-/// The shortest pause that a failure asks for.
-fn pause_of(failure: &ConnectionError) -> Duration {
-    match failure {
-        ConnectionError::ApplicationRefused(refusal) => match remedy_of(refusal, wall_ms()) {
-            Remedy::NotBefore(pause) => pause,
-            Remedy::Soon | Remedy::Help | Remedy::Renew | Remedy::Route => Duration::ZERO,
-        },
-        ConnectionError::Disconnected { .. }
-        | ConnectionError::Unanswered
-        | ConnectionError::Silent
-        | ConnectionError::Malformed => Duration::ZERO,
-    }
-}
-
 /// The wall clock's time, milliseconds since the epoch.
 fn wall_ms() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
-fn for_user(failure: &ConnectionError) -> String {
-    match failure {
-        ConnectionError::ApplicationRefused(refusal) => refusal.for_user(),
-        ConnectionError::Disconnected { .. } => "cTrader ended the connection".to_owned(),
-        ConnectionError::Unanswered => "cTrader did not answer".to_owned(),
-        ConnectionError::Silent => "cTrader has gone silent".to_owned(),
-        ConnectionError::Malformed => "cTrader sent something unreadable".to_owned(),
-    }
 }

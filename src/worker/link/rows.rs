@@ -9,7 +9,7 @@ use super::Link;
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::fence::Fence;
-use crate::domain::ids::{AccountId, SessionKey};
+use crate::domain::ids::AccountId;
 use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
@@ -21,8 +21,7 @@ impl Link {
         if !connection.is_following() {
             return;
         }
-        let mut live: Vec<LiveSession<'_>> = roster.live().collect();
-        live.sort_by_key(|session| session.account);
+        let live: Vec<LiveSession<'_>> = roster.live().collect();
         for sessions in live.chunk_by(|one, other| one.account == other.account) {
             let Some((last, others)) = sessions.split_last() else {
                 continue;
@@ -61,12 +60,7 @@ impl Link {
         connection: &Connection,
         following: bool,
     ) {
-        let due: Vec<SessionKey> = roster
-            .live()
-            .filter(|session| session.row_due)
-            .map(|session| session.fence.key.clone())
-            .collect();
-        self.put_rows(roster, connection, following, |key| due.contains(key));
+        self.put_rows(roster, connection, following, |session| session.row_due);
     }
 
     /// Writes whole rows of live sessions, with the latest figures there are.
@@ -75,10 +69,10 @@ impl Link {
         roster: &mut Roster,
         connection: &Connection,
         connected: bool,
-        which: impl Fn(&SessionKey) -> bool,
+        which: impl Fn(&LiveSession<'_>) -> bool,
     ) {
         let mut put = Vec::new();
-        for session in roster.live().filter(|session| which(&session.fence.key)) {
+        for session in roster.live().filter(|session| which(session)) {
             let Some(row) = connection.peek_row(session.account, wall_at) else {
                 continue;
             };
@@ -115,7 +109,7 @@ impl Link {
         for fence in &fences {
             self.put_deal_of(roster, fence, source, deal);
         }
-        roster.hold_deal(account, source, deal);
+        roster.defer_deal(account, source, deal);
     }
 
     pub(super) fn put_deal_of(
@@ -159,12 +153,13 @@ impl Link {
     }
 
     pub(super) fn say(&self, roster: &mut Roster) {
-        let says = roster.take_says();
-        if says.is_empty() {
+        let updates = roster.take_status_updates();
+        if updates.is_empty() {
             return;
         }
-        for say in says {
-            self.outbox.put(&say.fence, RowContent::State(say.state));
+        for update in updates {
+            self.outbox
+                .put(&update.fence, RowContent::State(update.state));
         }
         self.outbox.wake();
     }
