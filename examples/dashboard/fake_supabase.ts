@@ -1,8 +1,8 @@
-// What stands in for Supabase in the demo and the tests: the function, reads of the cache, Realtime, and
-// the page. Requests to the database run as `authenticated` with the token's claims, as Supabase's do, so
-// that its row-level security decides. Realtime is fed by logical replication of the real publication.
+// A fake of Supabase for the demo and the tests: it serves the function, reads of the cache, Realtime, and the
+// page. Queries run as `authenticated` with the token's claims, like Supabase's, so that row-level security
+// applies. Realtime gets its changes by logical replication of the real publication.
 //
-// It knows one signing secret, and nothing of Supabase that the page does not use.
+// Tokens are signed with one secret. What the page does not use of Supabase is missing.
 
 import { jwtVerify } from "jose";
 import postgres from "postgres";
@@ -10,24 +10,24 @@ import postgres from "postgres";
 type Sql = postgres.Sql<Record<string, unknown>>;
 type Claims = Record<string, unknown>;
 
-export interface StandInOptions {
-  /** As the owner of the tables, or whoever may replicate and act as `authenticated`. */
+export interface FakeSupabaseOptions {
+  /** For the owner of the tables, or another role that may replicate and switch to `authenticated`. */
   databaseUrl: string;
   jwtSecret: string;
   apiKey: string;
-  /** Filled in on the page. */
+  /** The token that the page's sign-in form is filled with. */
   token?: string;
   /** The edge function. */
   bridge: (request: Request) => Promise<Response>;
   port?: number;
   staleMs?: number;
-  /** Whether to serve the page, too. Its script is bundled, which takes Deno 2.4 or later. */
+  /** Whether to serve the page, too; true. Bundling its script needs Deno 2.4 or later. */
   page?: boolean;
 }
 
-export interface StandIn {
+export interface FakeSupabase {
   origin: string;
-  /** Whether Realtime could be had: the server has to log logically. */
+  /** Undefined if the server does not have `wal_level = logical`. */
   realtime: Realtime | undefined;
   close: () => Promise<void>;
 }
@@ -39,13 +39,13 @@ const TYPES: Record<string, string> = {
   ".js": "text/javascript; charset=utf-8",
 };
 
-export async function standIn(options: StandInOptions): Promise<StandIn> {
+export async function startFakeSupabase(options: FakeSupabaseOptions): Promise<FakeSupabase> {
   const sql: Sql = postgres(options.databaseUrl, { max: 4, onnotice: () => {}, fetch_types: false });
   const secret = new TextEncoder().encode(options.jwtSecret);
   const verify = async (token: string): Promise<Claims> =>
     (await jwtVerify(token, secret, { algorithms: ["HS256"] })).payload;
   const [files, realtime] = await Promise.all([
-    options.page === false ? new Map<string, string>() : pageFiles(),
+    options.page === false ? new Map<string, string>() : readPageFiles(),
     Realtime.open(options.databaseUrl, sql, verify).catch(() => undefined),
   ]);
 
@@ -53,7 +53,7 @@ export async function standIn(options: StandInOptions): Promise<StandIn> {
     const url = new URL(request.url);
     if (url.pathname.startsWith("/functions/v1/bridge/")) return await options.bridge(request);
     if (url.pathname === "/realtime/v1/websocket") {
-      return realtime?.upgrade(request) ?? new Response("no logical replication here", { status: 503 });
+      return realtime?.upgrade(request) ?? new Response("no logical replication", { status: 503 });
     }
     if (url.pathname === "/rest/v1/ctrader_cache") return await rows(request, url);
     if (url.pathname === "/config.json") {
@@ -67,14 +67,14 @@ export async function standIn(options: StandInOptions): Promise<StandIn> {
       headers: {
         "content-type": TYPES[name.slice(name.lastIndexOf("."))] ?? "application/octet-stream",
         "cache-control": "no-store",
-        // The page needs nothing from elsewhere.
+        // The page loads nothing from other origins.
         "content-security-policy":
           "default-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
       },
     });
   }
 
-  /** As PostgREST reads: `?select=*&user_key=eq.…`. */
+  /** Answers the query that PostgREST would: `?select=*&user_key=eq.…`. */
   async function rows(request: Request, url: URL): Promise<Response> {
     let claims: Claims;
     try {
@@ -107,7 +107,7 @@ export async function standIn(options: StandInOptions): Promise<StandIn> {
   };
 }
 
-/** Runs a query as whoever has these claims. */
+/** Runs a query with the rights of a token's claims. */
 async function asUser<T>(
   sql: Sql,
   claims: Claims,
@@ -121,8 +121,8 @@ async function asUser<T>(
   }) as T;
 }
 
-/** The page's files, its script bundled for a browser. */
-async function pageFiles(): Promise<Map<string, string>> {
+/** Reads the page's files, and bundles its script for a browser. */
+async function readPageFiles(): Promise<Map<string, string>> {
   const files = new Map<string, string>();
   for (const name of ["index.html", "style.css"]) {
     files.set(name, await Deno.readTextFile(new URL(name, HERE)));
@@ -136,7 +136,7 @@ async function pageFiles(): Promise<Map<string, string>> {
   return files;
 }
 
-/** One joined channel. */
+/** A channel that a client has joined. */
 interface Subscription {
   socket: WebSocket;
   joinRef: string;
@@ -148,7 +148,7 @@ interface Subscription {
 const COLUMN_TYPES = `select attname as name, format_type(atttypid, null) as type from pg_attribute
   where attrelid = 'public.ctrader_cache'::regclass and attnum > 0 and not attisdropped order by attnum`;
 
-/** Realtime's `postgres_changes` for the cache, in the form that Supabase's client understands. */
+/** Realtime's `postgres_changes` for the cache, in the protocol of Supabase's client. */
 export class Realtime {
   readonly #sql: Sql;
   readonly #verify: (token: string) => Promise<Claims>;
@@ -156,7 +156,7 @@ export class Realtime {
   readonly #subscriptions = new Set<Subscription>();
   readonly #sockets = new Set<WebSocket>();
   #close: () => Promise<void> = () => Promise.resolve();
-  #refusing = false;
+  #down = false;
 
   private constructor(sql: Sql, verify: (token: string) => Promise<Claims>, columns: unknown[]) {
     [this.#sql, this.#verify, this.#columns] = [sql, verify, columns];
@@ -168,7 +168,7 @@ export class Realtime {
     verify: (token: string) => Promise<Claims>,
   ): Promise<Realtime> {
     const [{ level } = { level: "" }] = await sql`select current_setting('wal_level') as level`;
-    if (level !== "logical") throw new Error("the server does not log logically");
+    if (level !== "logical") throw new Error("wal_level is not logical");
     const realtime = new Realtime(sql, verify, await sql.unsafe(COLUMN_TYPES));
     const replica = postgres(databaseUrl, {
       max: 1,
@@ -177,7 +177,7 @@ export class Realtime {
       fetch_types: false,
     });
     const changes = await replica.subscribe("*:public.ctrader_cache", (row, { command }) => {
-      if (row !== null) void realtime.#changed(command.toUpperCase(), row);
+      if (row !== null) void realtime.#publishChange(command.toUpperCase(), row);
     });
     realtime.#close = async () => {
       changes.unsubscribe();
@@ -187,36 +187,36 @@ export class Realtime {
   }
 
   upgrade(request: Request): Response {
-    if (this.#refusing) return new Response("down", { status: 503 });
+    if (this.#down) return new Response("down", { status: 503 });
     const { socket, response } = Deno.upgradeWebSocket(request);
     this.#sockets.add(socket);
-    socket.onmessage = ({ data }) => void this.#message(socket, String(data));
+    socket.onmessage = ({ data }) => void this.#handleMessage(socket, String(data));
     socket.onclose = () => {
       this.#sockets.delete(socket);
-      for (const one of this.#subscriptions) {
-        if (one.socket === socket) this.#subscriptions.delete(one);
+      for (const subscription of this.#subscriptions) {
+        if (subscription.socket === socket) this.#subscriptions.delete(subscription);
       }
     };
     return response;
   }
 
-  /** How many channels are joined. */
-  get joined(): number {
+  /** The number of joined channels. */
+  get channelCount(): number {
     return this.#subscriptions.size;
   }
 
-  /** Goes away, or comes back. */
-  refuse(refusing: boolean): void {
-    this.#refusing = refusing;
-    if (refusing) { for (const socket of this.#sockets) socket.close(); }
+  /** Takes Realtime down: it closes all connections and refuses new ones, until it is brought up again. */
+  setDown(down: boolean): void {
+    this.#down = down;
+    if (down) { for (const socket of this.#sockets) socket.close(); }
   }
 
   async close(): Promise<void> {
-    this.refuse(true);
+    this.setDown(true);
     await this.#close();
   }
 
-  async #message(socket: WebSocket, text: string): Promise<void> {
+  async #handleMessage(socket: WebSocket, text: string): Promise<void> {
     const [joinRef, ref, topic, event, payload] = JSON.parse(text);
     const reply = (status: "ok" | "error", response: unknown) =>
       send(socket, [joinRef, ref, topic, "phx_reply", { status, response }]);
@@ -232,8 +232,10 @@ export class Realtime {
         reply("error", { reason: "Unauthorized" });
       }
     } else if (event === "phx_leave") {
-      for (const one of this.#subscriptions) {
-        if (one.socket === socket && one.topic === topic) this.#subscriptions.delete(one);
+      for (const subscription of this.#subscriptions) {
+        if (subscription.socket === socket && subscription.topic === topic) {
+          this.#subscriptions.delete(subscription);
+        }
       }
       reply("ok", {});
     } else if (event === "heartbeat") {
@@ -241,30 +243,30 @@ export class Realtime {
     }
   }
 
-  /** Row-level security decides for each subscriber whether the change is theirs. */
-  async #changed(type: string, change: postgres.Row): Promise<void> {
-    for (const one of this.#subscriptions) {
-      if (one.filter !== `user_key=eq.${change.user_key}`) continue;
-      const [seen] = await asUser(
+  /** Sends a change to each subscriber who may read the row, which row-level security decides. */
+  async #publishChange(type: string, change: postgres.Row): Promise<void> {
+    for (const subscription of this.#subscriptions) {
+      if (subscription.filter !== `user_key=eq.${change.user_key}`) continue;
+      const [visible] = await asUser(
         this.#sql,
-        one.claims,
+        subscription.claims,
         (tx) =>
           tx`select to_jsonb(c) as row from public.ctrader_cache c
           where user_key = ${change.user_key} and account_id = ${String(change.account_id)}`,
       )
         .catch(() => []);
-      if (seen === undefined) continue;
+      if (visible === undefined) continue;
       const data = {
         schema: "public",
         table: "ctrader_cache",
         type,
         commit_timestamp: new Date().toISOString(),
         columns: this.#columns,
-        record: seen.row,
+        record: visible.row,
         old_record: { user_key: change.user_key, account_id: Number(change.account_id) },
         errors: null,
       };
-      send(one.socket, [null, null, one.topic, "postgres_changes", { ids: [1], data }]);
+      send(subscription.socket, [null, null, subscription.topic, "postgres_changes", { ids: [1], data }]);
     }
   }
 }
