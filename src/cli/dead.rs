@@ -7,7 +7,9 @@ use time::format_description::well_known::Rfc3339;
 use super::arguments::DeadAction;
 use super::error::CliError;
 use super::screen::{Column, Style, cell, print, print_styled, printable, styled_cell, table};
-use crate::amqp::dead::{self, Letter, Letters, Outcome, Which};
+use crate::amqp::dead_letters::{
+    DeadLetter, DeadLetterList, Selection, SelectionReport, discard, list, requeue,
+};
 use crate::amqp::probe::diagnose;
 use crate::amqp::{AmqpError, AmqpSettings};
 use crate::domain::command::CommandKind;
@@ -15,7 +17,7 @@ use crate::domain::command::CommandKind;
 /// Runs the action; `list` by default.
 ///
 /// # Errors
-/// When the broker cannot be used, or there is no such letter.
+/// When the broker cannot be used, or there is no such dead letter.
 pub(super) async fn run(
     settings: &AmqpSettings,
     action: Option<DeadAction>,
@@ -24,7 +26,7 @@ pub(super) async fn run(
         |error: AmqpError| CliError::unavailable("RabbitMQ", &diagnose(&error, settings));
     match action.unwrap_or(DeadAction::List { json: false }) {
         DeadAction::List { json } => {
-            let letters = dead::list(settings).await.map_err(unavailable)?;
+            let letters = list(settings).await.map_err(unavailable)?;
             if json {
                 print(&as_json(&letters));
             } else {
@@ -33,19 +35,19 @@ pub(super) async fn run(
             Ok(())
         }
         DeadAction::Requeue { id, all: _ } => {
-            let which = id.map_or(Which::All, Which::Id);
-            let outcome = dead::requeue(settings, &which).await.map_err(unavailable)?;
-            report(&outcome, &which, "requeued")
+            let selection = id.map_or(Selection::All, Selection::Id);
+            let outcome = requeue(settings, &selection).await.map_err(unavailable)?;
+            report(&outcome, &selection, "requeued")
         }
         DeadAction::Drop { id } => {
-            let which = Which::Id(id);
-            let outcome = dead::discard(settings, &which).await.map_err(unavailable)?;
-            report(&outcome, &which, "dropped")
+            let selection = Selection::Id(id);
+            let outcome = discard(settings, &selection).await.map_err(unavailable)?;
+            report(&outcome, &selection, "dropped")
         }
     }
 }
 
-fn report(outcome: &Outcome, which: &Which, what: &str) -> Result<(), CliError> {
+fn report(outcome: &SelectionReport, selection: &Selection, what: &str) -> Result<(), CliError> {
     print(&format!("{} {what}\n", outcome.done));
     if let Some((id, why)) = outcome.kept.first_key_value() {
         let others = outcome.kept.len() - 1;
@@ -53,14 +55,14 @@ fn report(outcome: &Outcome, which: &Which, what: &str) -> Result<(), CliError> 
             "{id} stays: {why} ({others} others likewise)"
         )));
     }
-    match which {
-        Which::Id(id) if outcome.done == 0 => {
+    match selection {
+        Selection::Id(id) if outcome.done == 0 => {
             let id = printable(id, 64);
             Err(CliError::Usage(format!(
                 "there is no dead letter {id}: `dead list` shows those there are"
             )))
         }
-        Which::Id(_) | Which::All => Ok(()),
+        Selection::Id(_) | Selection::All => Ok(()),
     }
 }
 
@@ -74,7 +76,7 @@ const COLUMNS: [Column; 6] = [
     Column::text("REASON").cut_to(16),
 ];
 
-fn as_table(letters: &Letters) -> String {
+fn as_table(letters: &DeadLetterList) -> String {
     if letters.letters.is_empty() {
         return "no dead letters\n".to_owned();
     }
@@ -85,7 +87,7 @@ fn as_table(letters: &Letters) -> String {
     text
 }
 
-fn row(letter: &Letter) -> Vec<Cell> {
+fn row(letter: &DeadLetter) -> Vec<Cell> {
     let dash = || "-".to_owned();
     let command = letter.command.as_ref();
     vec![
@@ -105,11 +107,11 @@ fn row(letter: &Letter) -> Vec<Cell> {
     ]
 }
 
-fn issued_at(letter: &Letter) -> Option<String> {
+fn issued_at(letter: &DeadLetter) -> Option<String> {
     letter.command.as_ref()?.issued_at.format(&Rfc3339).ok()
 }
 
-fn as_json(letters: &Letters) -> String {
+fn as_json(letters: &DeadLetterList) -> String {
     let letters: Vec<_> = letters
         .letters
         .iter()

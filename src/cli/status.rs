@@ -13,7 +13,7 @@ use super::screen::{
 use crate::config::MigrateConfig;
 use crate::pg::PgError;
 use crate::pg::connect::{Database, PgConfig};
-use crate::pg::overview::{self, Overview};
+use crate::pg::overview::{self, SessionOverview};
 use crate::pg::probe::diagnose;
 
 /// Between two refreshes of `--watch`: rows are written that often.
@@ -48,7 +48,7 @@ pub(super) async fn run(
 }
 
 async fn watch(
-    load: impl AsyncFn() -> Result<Vec<Overview>, PgError>,
+    load: impl AsyncFn() -> Result<Vec<SessionOverview>, PgError>,
     arguments: &StatusArguments,
     unavailable: impl Fn(PgError) -> CliError,
 ) {
@@ -67,7 +67,7 @@ async fn watch(
 }
 
 /// Prints the sessions, and returns whether anybody still reads.
-fn show(sessions: &[Overview], arguments: &StatusArguments) -> bool {
+fn show(sessions: &[SessionOverview], arguments: &StatusArguments) -> bool {
     if arguments.json {
         // It has nothing that JSON cannot represent.
         let json = serde_json::to_string(sessions).unwrap_or_default();
@@ -100,7 +100,7 @@ const COLUMNS: [Column; 11] = [
     Column::text("WHY").cut_to(12),
 ];
 
-fn row(session: &Overview) -> Vec<Cell> {
+fn row(session: &SessionOverview) -> Vec<Cell> {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let amount = |amount: &Option<String>| match (amount, &session.currency) {
         (Some(amount), Some(currency)) => format!("{amount} {currency}"),
@@ -158,7 +158,7 @@ fn age(seconds: f64) -> String {
     format!("{:.1} s", seconds.max(0.0))
 }
 
-fn summary(sessions: &[Overview], user: Option<&str>) -> String {
+fn summary(sessions: &[SessionOverview], user: Option<&str>) -> String {
     if sessions.is_empty() {
         return match user {
             Some(user) => format!("no session of {}\n", printable(user, 320)),

@@ -1,8 +1,5 @@
 //! What a row of `public.ctrader_cache` says about a session, and the three ways to say it.
 
-mod json;
-
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -11,17 +8,6 @@ use super::decimal::Decimal;
 use super::fence::Fence;
 use super::ids::{OrderId, PositionId, SymbolId};
 use super::status::Status;
-pub use json::ToJson;
-
-/// A text as Postgres can have it: neither its `text` nor its `jsonb` has U+0000.
-#[must_use]
-pub fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') {
-        Cow::Owned(text.replace('\0', "\u{fffd}"))
-    } else {
-        Cow::Borrowed(text)
-    }
-}
 
 /// The figures of an account at one moment: all columns but the key, the state and the fence.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mahspeccy_bridge::amqp::ConnectionState;
-use mahspeccy_bridge::amqp::consumer::{Outcome, PREFETCH};
+use mahspeccy_bridge::amqp::consumer::PREFETCH;
+use mahspeccy_bridge::amqp::handler::CommandOutcome;
 use mahspeccy_bridge::amqp::topology::{COMMANDS_QUEUE, DEAD_QUEUE};
 use mahspeccy_bridge::domain::command::CommandKind;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +28,10 @@ async fn commands_are_applied_once_and_acknowledged() {
     assert_eq!(rig.applied.lock().expect("applied").len(), 200);
     let counts = rig.handle.counts();
     for kind in [CommandKind::Start, CommandKind::Stop] {
-        assert_eq!(counts.get(&(Some(kind), Outcome::Applied)), Some(&100));
+        assert_eq!(
+            counts.get(&(Some(kind), CommandOutcome::Applied)),
+            Some(&100)
+        );
     }
     rig.stop().await;
     nothing_left(&vhost).await;

@@ -61,7 +61,7 @@ mod pg_roles;
 mod pg_rows;
 mod pg_schema;
 mod pg_support;
-mod pg_tokens;
+mod pg_token_refresh;
 mod pair_crowd;
 mod pair_checks;
 mod pair_events;

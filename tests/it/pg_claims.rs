@@ -262,10 +262,10 @@ async fn permits_are_as_many_as_the_limit() {
     let database = migrated().await;
     let (mut a, mut b) = (connect(&database).await, connect(&database).await);
     a.acquire("a", &[Slot(1), Slot(2)]).await.expect("claims");
-    assert_eq!(a.take_permit(3).await.expect("an answer"), Some(1));
-    assert_eq!(b.take_permit(3).await.expect("an answer"), Some(2));
-    assert_eq!(a.take_permit(3).await.expect("an answer"), Some(3));
-    assert_eq!(b.take_permit(3).await.expect("an answer"), None);
-    a.return_permit(1).await.expect("a return");
-    assert_eq!(b.take_permit(3).await.expect("an answer"), Some(1));
+    assert_eq!(a.acquire_permit(3).await.expect("an answer"), Some(1));
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), Some(2));
+    assert_eq!(a.acquire_permit(3).await.expect("an answer"), Some(3));
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), None);
+    a.release_permit(1).await.expect("a return");
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), Some(1));
 }

@@ -7,7 +7,7 @@ use crate::failure::Diagnosis;
 use crate::pg::PgError;
 use crate::pg::connect::PgConfig;
 use crate::pg::pooler;
-use crate::pg::probe::{Probe, Skew, diagnose};
+use crate::pg::probe::{ClockSkew, DatabaseProbe, diagnose};
 
 /// Locks that must be free: one for each slot, and those of a few hundred concurrent statements.
 const LOCKS_NEEDED: i64 = 1_024 + 512;
@@ -18,7 +18,7 @@ const DEPENDENT_CHECKS: [&str; 5] = ["pooler", "schema", "rights", "locks", "clo
 pub(super) async fn checks(url: Secret) -> Vec<Check> {
     let config = PgConfig::new(url, "mahspeccy-bridge check");
     let failed = |name, error: &PgError| Check::failed(name, diagnose(error, &config));
-    let mut probe = match Probe::connect(&config).await {
+    let mut probe = match DatabaseProbe::connect(&config).await {
         Ok(probe) => probe,
         Err(error) => {
             let skipped =
@@ -61,7 +61,7 @@ pub(super) async fn checks(url: Secret) -> Vec<Check> {
         Ok((room, held)) => locks(room, held),
         Err(error) => failed("locks", &error),
     });
-    checks.push(match probe.skew().await {
+    checks.push(match probe.clock_skew().await {
         Ok(skew) => clock(skew),
         Err(error) => failed("clock", &error),
     });
@@ -101,7 +101,7 @@ fn locks(room: i64, held: i64) -> Check {
     )
 }
 
-fn clock(skew: Skew) -> Check {
+fn clock(skew: ClockSkew) -> Check {
     let ahead_secs = skew.ahead_secs;
     let side = if ahead_secs < 0.0 {
         "behind"
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_clock_is_wrong_beyond_the_error_of_the_measurement() {
         let check = |ahead_secs, error_secs| {
-            clock(Skew {
+            clock(ClockSkew {
                 ahead_secs,
                 error_secs,
             })

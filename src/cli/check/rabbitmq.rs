@@ -2,10 +2,10 @@
 
 use super::report::Check;
 use crate::amqp::AmqpSettings;
-use crate::amqp::probe::{Probe, diagnose};
+use crate::amqp::probe::{BrokerProbe, diagnose};
 
 pub(super) async fn checks(settings: &AmqpSettings) -> Vec<Check> {
-    let probe = match Probe::connect(settings).await {
+    let probe = match BrokerProbe::connect(settings).await {
         Ok(probe) => probe,
         Err(error) => {
             return vec![
@@ -14,11 +14,11 @@ pub(super) async fn checks(settings: &AmqpSettings) -> Vec<Check> {
             ];
         }
     };
-    let queues = match probe.rights().await {
+    let queues = match probe.check_rights().await {
         Ok(()) => Check::passed("queues", "declared; publishing and reading are allowed"),
         Err(error) => Check::failed("queues", diagnose(&error, settings)),
     };
-    let endpoint = probe.place().to_owned();
+    let endpoint = probe.endpoint().to_owned();
     probe.close().await;
     vec![Check::passed("RabbitMQ", endpoint), queues]
 }

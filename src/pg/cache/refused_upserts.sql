@@ -8,7 +8,7 @@ select i.ord, case
     -- Another epoch wrote the row, or somebody did while this statement ran: the look back does not
     -- see that.
     else 'fenced'
-end
+end as reason
 from unnest(
     $1::int[], $2::text[], $3::bigint[], $4::int[], $5::bigint[], $6::bigint[]
 ) as i (ord, user_key, account_id, slot, epoch, seq)

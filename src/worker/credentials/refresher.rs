@@ -1,6 +1,6 @@
 //! Renews tokens: one at a time a grant, over the whole fleet.
 //!
-//! A refresh token works once, and only its answer tells the next one. So: lease it (`pg::tokens`), say
+//! A refresh token works once, and only its answer tells the next one. So: lease it (`pg::token_refresh`), say
 //! that it is sent, send it over a link, commit the new pair, and only then is it used, by whoever reads
 //! `bridge.credentials`. The commit is tried until it works. An answer that comes late still counts;
 //! when none comes, the token is never sent again unless cTrader itself proves that it was not spent,
@@ -25,7 +25,8 @@ use crate::domain::secret::Secret;
 use crate::metrics::{Metrics, RefreshOutcome};
 use crate::pg::PgError;
 use crate::pg::connect::Database;
-use crate::pg::tokens::{self, Lease, Rotation, Stored};
+use crate::pg::credentials::{self, Credentials, CredentialsUpdate};
+use crate::pg::token_refresh::{self, LeaseOutcome};
 use crate::token_cipher::{TokenCipher, TokenError};
 use crate::worker::handles::links::Links;
 use crate::worker::link::LinkCommand;
@@ -87,7 +88,7 @@ pub(in crate::worker) struct Refresher {
 
 /// A grant, as one session's row has it.
 struct Grant {
-    stored: Stored,
+    stored: Credentials,
     access: Secret,
     refresh: Secret,
     hash: String,
@@ -161,9 +162,9 @@ impl Refresher {
             return Ok(());
         }
         match self.lease(&grant.hash).await? {
-            Lease::Granted => self.spend(&request, grant, place).await,
-            Lease::Busy => Ok(()),
-            Lease::Done {
+            LeaseOutcome::Granted => self.spend(&request, grant, place).await,
+            LeaseOutcome::Busy => Ok(()),
+            LeaseOutcome::Done {
                 access_token,
                 refresh_token,
                 expires_at,
@@ -177,11 +178,11 @@ impl Refresher {
                 self.metrics.refreshed(RefreshOutcome::Adopted);
                 Ok(())
             }
-            Lease::Refused { reason } => {
+            LeaseOutcome::Refused { reason } => {
                 self.tell(&request, &grant, reason).await;
                 Ok(())
             }
-            Lease::Sent { at } => self.handle_sent(&request, grant, at, place).await,
+            LeaseOutcome::Sent { at } => self.handle_sent(&request, grant, at, place).await,
         }
     }
 
@@ -209,9 +210,11 @@ impl Refresher {
                 }
                 let released = self
                     .database
-                    .run(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
+                    .run(async |conn| {
+                        token_refresh::release_proven_unsent(conn, &grant.hash, at).await
+                    })
                     .await?;
-                if released && self.lease(&grant.hash).await? == Lease::Granted {
+                if released && self.lease(&grant.hash).await? == LeaseOutcome::Granted {
                     return self.spend(request, grant, place).await;
                 }
                 Ok(())
@@ -228,7 +231,7 @@ impl Refresher {
     ) -> Result<(), Trouble> {
         let said = self
             .database
-            .run(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
+            .run(async |conn| token_refresh::mark_sent(conn, &grant.hash, &self.worker_id).await)
             .await;
         let said = match said {
             Ok(said) => said,
@@ -298,7 +301,7 @@ impl Refresher {
             refusal.for_user()
         };
         self.database
-            .run(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
+            .run(async |conn| token_refresh::refuse(conn, &grant.hash, &reason).await)
             .await?;
         warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
         self.metrics.refreshed(RefreshOutcome::Refused);
@@ -311,7 +314,7 @@ impl Refresher {
         loop {
             match self.try_commit(grant, pair, expires_at).await {
                 Ok(rows) => {
-                    info!(account = %grant.stored.account, user = ?grant.stored.user, rows, "a new token is stored");
+                    info!(account = %grant.stored.key.account, user = ?grant.stored.key.user, rows, "a new token is stored");
                     return;
                 }
                 Err(Trouble::Postgres(error)) if error.is_transient() => {
@@ -319,7 +322,7 @@ impl Refresher {
                     sleep(COMMIT_PAUSE).await;
                 }
                 Err(trouble) => {
-                    error!(account = %grant.stored.account, error = %trouble, "a new token cannot be stored");
+                    error!(account = %grant.stored.key.account, error = %trouble, "a new token cannot be stored");
                     sleep(COMMIT_PAUSE).await;
                 }
             }
@@ -333,27 +336,28 @@ impl Refresher {
         expires_at: Option<OffsetDateTime>,
     ) -> Result<u64, Trouble> {
         let stored = &grant.stored;
-        let siblings = self
+        let same_grant = self
             .database
-            .run(async |conn| tokens::siblings(conn, &stored.user, &stored.refresh_token).await)
+            .run(async |conn| {
+                credentials::load_same_grant(conn, &stored.key.user, &stored.refresh_token).await
+            })
             .await?;
-        let mut rotations = Vec::new();
-        for row in siblings {
+        let mut updates = Vec::new();
+        for row in same_grant {
             // A row of another grant, or one that this worker cannot open.
             if self
                 .token_cipher
-                .open(&row.user, &row.refresh_token)
+                .open(&row.key.user, &row.refresh_token)
                 .ok()
                 .as_ref()
                 != Some(&grant.refresh)
             {
                 continue;
             }
-            rotations.push(Rotation {
-                access_token: self.token_cipher.seal(&row.user, &pair.access)?,
-                refresh_token: self.token_cipher.seal(&row.user, &pair.refresh)?,
-                user: row.user,
-                account: row.account,
+            updates.push(CredentialsUpdate {
+                access_token: self.token_cipher.seal(&row.key.user, &pair.access)?,
+                refresh_token: self.token_cipher.seal(&row.key.user, &pair.refresh)?,
+                key: row.key,
                 old_refresh_token: row.refresh_token,
             });
         }
@@ -363,7 +367,7 @@ impl Refresher {
             .database
             .run(async |conn| {
                 let hash = &grant.hash;
-                tokens::complete(conn, hash, (&access, &refresh), expires_at, &rotations).await
+                token_refresh::complete(conn, hash, (&access, &refresh), expires_at, &updates).await
             })
             .await?)
     }
@@ -372,15 +376,17 @@ impl Refresher {
     async fn grant(&self, key: &SessionKey) -> Result<Option<Grant>, Trouble> {
         let stored = self
             .database
-            .run(async |conn| tokens::credentials(conn, key).await)
+            .run(async |conn| credentials::load(conn, key).await)
             .await?;
         let Some(stored) = stored else {
             return Ok(None);
         };
-        let access = self.token_cipher.open(&stored.user, &stored.access_token)?;
+        let access = self
+            .token_cipher
+            .open(&stored.key.user, &stored.access_token)?;
         let refresh = self
             .token_cipher
-            .open(&stored.user, &stored.refresh_token)?;
+            .open(&stored.key.user, &stored.refresh_token)?;
         let hash = hex::encode(Sha256::digest(refresh.expose().as_bytes()));
         Ok(Some(Grant {
             stored,
@@ -411,15 +417,15 @@ impl Refresher {
         self.links.of_token(grant.stored.is_live, &grant.access)
     }
 
-    async fn lease(&self, hash: &str) -> Result<Lease, PgError> {
+    async fn lease(&self, hash: &str) -> Result<LeaseOutcome, PgError> {
         self.database
-            .run(async |conn| tokens::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
+            .run(async |conn| token_refresh::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
             .await
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), PgError> {
         self.database
-            .run(async |conn| tokens::release(conn, &grant.hash, &self.worker_id).await)
+            .run(async |conn| token_refresh::release(conn, &grant.hash, &self.worker_id).await)
             .await
     }
 }

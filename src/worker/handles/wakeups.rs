@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::connect::PgConfig;
-use crate::pg::listen::{Hint, Hints};
+use crate::pg::listen::{Notification, NotificationListener};
 
 /// The pause before listening again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -110,16 +110,18 @@ impl HintBox {
     pub(in crate::worker) async fn listen(&self, config: &PgConfig, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             let lost = async {
-                let mut hints = Hints::connect(config).await?;
+                let mut hints = NotificationListener::connect(config).await?;
                 debug!("listening for hints");
                 self.all();
                 loop {
                     match hints.next().await? {
-                        Hint::Slot(slot) => self.slot(slot),
-                        Hint::Fleet(number) if number == self.me.load(Ordering::Relaxed) => {
+                        Notification::Slot(slot) => self.slot(slot),
+                        Notification::Fleet(number)
+                            if number == self.me.load(Ordering::Relaxed) =>
+                        {
                             self.fleet();
                         }
-                        Hint::Fleet(_) => {}
+                        Notification::Fleet(_) => {}
                     }
                 }
             };

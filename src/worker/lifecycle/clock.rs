@@ -8,7 +8,7 @@ use crate::pg::probe::{self, SKEW_SECS_MAX};
 
 /// Compares the clocks. It stops nobody: whose clock is wrong, nobody can tell.
 pub(in crate::worker) async fn compare(conn: &mut PgConnection) {
-    match probe::skew(conn).await {
+    match probe::clock_skew(conn).await {
         Ok(skew) if skew.is_wrong() => warn!(
             ahead_secs = skew.ahead_secs,
             limit_secs = SKEW_SECS_MAX,

@@ -13,7 +13,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::amqp::consumer::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
+use crate::amqp::{ApplyError, ConnectionState, Consumer, ConsumerHandle};
 use crate::domain::command::{Command, CommandKind};
 use crate::domain::ids::SLOT_COUNT;
 use crate::failure::with_causes;
@@ -381,9 +381,9 @@ fn handler(
                 account: command.account,
                 issued_at: command.issued_at,
             };
-            let mut lease = database.lease().await.map_err(later)?;
-            let applied = within(database.reply_timeout(), commands::apply(&mut lease, &row)).await;
-            match lease.settle(applied) {
+            let mut conn = database.acquire().await.map_err(later)?;
+            let applied = within(database.reply_timeout(), commands::apply(&mut conn, &row)).await;
+            match conn.release(applied) {
                 Ok(applied) => {
                     let outcome = match applied {
                         Applied::Now(_) => "applied",

@@ -187,7 +187,7 @@ impl Link {
             let pause = if hopeless || failures >= self.policy.attempts_max {
                 self.policy.failed_pause
             } else {
-                backoff::pause(failures, rand::random())
+                backoff::CTRADER.pause(failures, rand::random())
             };
             // Not the whole fleet in the same moment, when a maintenance ends.
             let pause = pause.max(pause_min.mul_f64(1.0 + rand::random::<f64>() / 20.0));

@@ -89,7 +89,7 @@ impl Coordinator {
         }
         let free = self
             .database
-            .run(async |conn| table::free(conn, &candidates).await)
+            .run(async |conn| table::free_slots(conn, &candidates).await)
             .await?;
         let free: Vec<FreeSlot> = free
             .into_iter()
@@ -214,7 +214,7 @@ impl Coordinator {
             return Ok(());
         }
         self.database
-            .run(async |conn| table::report(conn, number, sessions, most, draining).await)
+            .run(async |conn| table::update_member(conn, number, sessions, most, draining).await)
             .await?;
         self.state.reported = Some((sessions, most, draining));
         Ok(())

@@ -51,9 +51,9 @@ impl Coordinator {
         let fleet = self
             .database
             .run(async |conn| {
-                let fleet = table::look(conn).await?;
+                let fleet = table::load(conn).await?;
                 if !fleet.dead.is_empty() {
-                    table::bury(conn, &fleet.dead).await?;
+                    table::delete_dead_members(conn, &fleet.dead).await?;
                 }
                 Ok(fleet)
             })
@@ -89,15 +89,15 @@ impl Coordinator {
             .run(async |conn| table::offer(conn, me, &offers).await)
             .await?;
         info!(slots = offers.len(), "slots offered to other workers");
-        for (slot, _, taker, _) in offers {
-            self.state.offered.insert(slot, taker);
+        for offer in offers {
+            self.state.offered.insert(offer.slot, offer.taker);
         }
         // They count as under way from now on; the next look has them as they are.
         self.hints.fleet();
         Ok(())
     }
 
-    fn plan(&self) -> Vec<(Slot, i64, i32, usize)> {
+    fn plan(&self) -> Vec<table::Offer> {
         let mine: Vec<(Slot, usize)> = self
             .state
             .held
@@ -119,7 +119,12 @@ impl Coordinator {
         fleet::offers(&self.me(), &members, &mine, handovers, total)
             .into_iter()
             .filter_map(|(slot, taker, sessions)| {
-                Some((slot, *self.state.held.get(&slot)?, taker, sessions))
+                Some(table::Offer {
+                    slot,
+                    epoch: *self.state.held.get(&slot)?,
+                    taker,
+                    sessions,
+                })
             })
             .collect()
     }
@@ -270,7 +275,7 @@ impl Coordinator {
         }
         if !ready.is_empty() {
             self.database
-                .run(async |conn| table::ready(conn, me, &ready).await)
+                .run(async |conn| table::mark_ready(conn, me, &ready).await)
                 .await?;
             for slot in &ready {
                 if let Some(warm) = self.state.warm.get_mut(slot) {

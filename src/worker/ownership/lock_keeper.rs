@@ -122,7 +122,7 @@ impl Keeper {
                 Err(lost) => lost,
             };
             // Silence: the server may let go of the locks while it cannot be heard.
-            let silent = !lost.is_answer();
+            let silent = !lost.is_reply();
             suspended = !silent;
             self.lose(&lost, silent).await;
         }
@@ -227,7 +227,7 @@ impl Keeper {
                     Some(request) = self.requests.recv() => refuse(request),
                 }
             };
-            if error.is_answer() {
+            if error.is_reply() {
                 heard_at = Instant::now();
             }
             warn!(error = %error, "no lock connection");

@@ -25,8 +25,8 @@ use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::secret::Secret;
 use crate::pg::PgError;
 use crate::pg::connect::Database;
-use crate::pg::fleet::Fleet;
-use crate::pg::sessions;
+use crate::pg::fleet::FleetView;
+use crate::pg::{placeholders, sessions};
 use crate::token_cipher::TokenCipher;
 use crate::worker::credentials::refresher::RefreshRequest;
 use crate::worker::handles::links::Links;
@@ -108,7 +108,7 @@ pub(in crate::worker) struct State {
     sweeps: u32,
     /// The slots with work, and how many sessions, as of the last look at them.
     active: BTreeMap<Slot, usize>,
-    fleet: Fleet,
+    fleet: FleetView,
     /// Slots that were free and due to somebody else.
     left_over: BTreeSet<Slot>,
     /// Nothing else is claimed until then: after an outage others come back as well, and for what they had.
@@ -296,7 +296,7 @@ impl Coordinator {
             self.release_idle().await;
         }
         self.report().await?;
-        self.mind_the_queue();
+        self.apply_backpressure();
         Ok(())
     }
 
@@ -320,7 +320,7 @@ impl Coordinator {
             return Ok(());
         }
         self.database
-            .run(async |conn| sessions::resolve_primary(conn, &held).await)
+            .run(async |conn| placeholders::resolve_primary(conn, &held).await)
             .await?;
         for slots in slots.chunks(SLOTS_AT_ONCE) {
             let records = self
@@ -334,7 +334,7 @@ impl Coordinator {
 
     /// A worker that is full leaves commands in the queue, where another one finds them, and whoever starts
     /// more workers sees them.
-    fn mind_the_queue(&self) {
+    fn apply_backpressure(&self) {
         let (sessions, most) = (self.sessions(), self.sessions_max);
         if sessions >= most {
             if self.consumer.pause() {

@@ -41,7 +41,7 @@ impl Permits {
     ) -> Result<Vec<usize>, PgError> {
         self.numbers.clear();
         while self.numbers.len() < self.links.len().max(1) {
-            let Some(number) = connection.take_permit(self.limit).await? else {
+            let Some(number) = connection.acquire_permit(self.limit).await? else {
                 break;
             };
             self.numbers.push(number);
@@ -60,7 +60,7 @@ impl Permits {
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         if self.numbers.is_empty() {
-            let first = connection.take_permit(self.limit).await?;
+            let first = connection.acquire_permit(self.limit).await?;
             self.numbers.extend(first);
             self.say();
         }
@@ -74,7 +74,7 @@ impl Permits {
         connection: &mut LockConnection,
     ) -> Result<bool, PgError> {
         if !self.links.contains(&link) && self.links.len() >= self.numbers.len() {
-            let Some(number) = connection.take_permit(self.limit).await? else {
+            let Some(number) = connection.acquire_permit(self.limit).await? else {
                 return Ok(false);
             };
             self.numbers.push(number);
@@ -93,7 +93,7 @@ impl Permits {
         self.links.remove(&link);
         while self.numbers.len() > self.links.len().max(1) {
             if let Some(number) = self.numbers.pop() {
-                connection.return_permit(number).await?;
+                connection.release_permit(number).await?;
             }
         }
         Ok(())

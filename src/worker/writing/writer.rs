@@ -16,7 +16,7 @@ use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
 use crate::metrics::Metrics;
 use crate::pg::PgError;
-use crate::pg::cache::{self, Failure, WriteReport};
+use crate::pg::cache::{self, WriteFailure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
 use crate::pg::history;
@@ -138,17 +138,17 @@ impl Writer {
         if rows.is_empty() {
             return (rows, None);
         }
-        let mut lease = match self.database.lease().await {
-            Ok(lease) => lease,
+        let mut conn = match self.database.acquire().await {
+            Ok(conn) => conn,
             Err(error) => return (rows, Some(error)),
         };
         let limit = self.database.reply_timeout();
         let began = Instant::now();
         let written = within(limit, async {
-            Ok(cache::write(&mut lease, &rows, &self.worker_id).await)
+            Ok(cache::write(&mut conn, &rows, &self.worker_id).await)
         })
         .await;
-        match lease.settle(written) {
+        match conn.release(written) {
             Ok(report) => {
                 self.tally
                     .wrote(&rows, &report, began.elapsed(), &self.metrics);
@@ -162,12 +162,12 @@ impl Writer {
     /// Writes deals. If a value of one is at fault they are written one by one, and that one is given up.
     async fn write_deals(&self, deals: &[DealWrite]) -> Result<(), PgError> {
         match self.insert(deals).await {
-            Err(error) if error.is_about_data() => {}
+            Err(error) if error.is_data_error() => {}
             done => return done,
         }
         for deal in deals.chunks(1) {
             match self.insert(deal).await {
-                Err(error) if error.is_about_data() => {
+                Err(error) if error.is_data_error() => {
                     let ids: Vec<i64> = deal.iter().map(|write| write.deal.deal_id.0).collect();
                     error!(deal = ?ids, error = %error, "a deal cannot be stored");
                 }
@@ -240,8 +240,8 @@ impl Writer {
 fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
     let mut again = BTreeSet::new();
     let mut why = None;
-    for Failure { keys, error } in report.failed {
-        if error.is_about_data() {
+    for WriteFailure { keys, error } in report.failed {
+        if error.is_data_error() {
             error!(rows = keys.len(), error = %error, "rows were given up");
         } else {
             again.extend(keys);

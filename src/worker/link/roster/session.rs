@@ -126,7 +126,7 @@ impl UserSession {
         let pause = if self.attempts >= policy.attempts_max {
             policy.failed_pause
         } else {
-            backoff::pause(self.attempts, jitter)
+            backoff::CTRADER.pause(self.attempts, jitter)
         };
         self.stage = Stage::Waiting(now + pause.max(decision.pause_min()));
     }

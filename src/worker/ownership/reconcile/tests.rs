@@ -17,8 +17,9 @@ use crate::domain::row::RowContent;
 use crate::domain::status::{Desired, Status};
 use crate::http::HealthSnapshot;
 use crate::pg::connect::PgConfig;
+use crate::pg::credentials::Credentials;
 use crate::pg::history::Baseline;
-use crate::pg::sessions::{Credentials, SessionRecord};
+use crate::pg::sessions::SessionRecord;
 
 const EPOCH: i64 = 3;
 
@@ -172,6 +173,7 @@ async fn a_session_begins_on_its_next_link_when_the_one_before_has_let_go() {
         .find(|token| bench.coordinator.links.of(false, token) == 1)
         .expect("there are many");
     let credentials = Credentials {
+        key: bench.key.clone(),
         is_live: false,
         refresh_token: token.clone(),
         access_token: token,

@@ -1,5 +1,5 @@
-//! Positions and orders as the row's JSON. Five thousand rows a second are written so, each value straight
-//! into the statement's buffer: nothing is copied twice, and no name is looked at for what to escape.
+//! The JSON of positions and orders in a row of the cache. Five thousand rows a second are written this way: each value
+//! goes straight into the statement's buffer, nothing is copied twice, and names are not checked for what to escape.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -7,20 +7,21 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{OrderRow, PositionRow, storable};
+use super::text::storable_text;
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::{OrderId, PositionId, SymbolId};
+use crate::domain::row::{OrderRow, PositionRow};
 
-/// What has a place in the row's JSON.
+/// A value of the row's JSON.
 pub trait ToJson {
-    /// Appends it.
+    /// Appends the value's JSON.
     fn to_json(&self, out: &mut Vec<u8>);
 
-    /// The same as a text of its own.
+    /// Returns the value's JSON as a text of its own.
     fn to_json_string(&self) -> String {
         let mut out = Vec::new();
         self.to_json(&mut out);
-        // Nothing but texts and ASCII was appended.
+        // Only UTF-8 texts and ASCII were appended.
         String::from_utf8(out).unwrap_or_default()
     }
 }
@@ -59,7 +60,7 @@ macro_rules! ids_to_json {
     ($($id:ty)+) => {$(
         impl ToJson for $id {
             fn to_json(&self, out: &mut Vec<u8>) {
-                // A vector takes all that it is given.
+                // Writing to a vector cannot fail.
                 let _ = write!(out, "\"{}\"", self.0);
             }
         }
@@ -75,7 +76,7 @@ impl ToJson for OffsetDateTime {
         if self.format_into(out, &Rfc3339).is_ok() {
             out.push(b'"');
         } else {
-            // A year that the format has no room for.
+            // The format has no room for this year.
             out.truncate(before);
             out.extend_from_slice(b"null");
         }
@@ -90,8 +91,8 @@ impl ToJson for str {
             out.extend_from_slice(self.as_bytes());
             out.push(b'"');
         } else {
-            // A vector takes all that it is given.
-            let _ = serde_json::to_writer(out, &storable(self));
+            // Writing to a vector cannot fail.
+            let _ = serde_json::to_writer(out, &storable_text(self));
         }
     }
 }

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::pg::connect::Database;
-use mahspeccy_bridge::pg::listen::{Hint, Hints};
-use mahspeccy_bridge::pg::tokens::{
-    Lease, Rotation, Stored, complete, credentials, lease, mark_sent, refuse, release,
-    release_unsent_proven, siblings,
+use mahspeccy_bridge::pg::credentials::{self, Credentials, CredentialsUpdate};
+use mahspeccy_bridge::pg::listen::{Notification, NotificationListener};
+use mahspeccy_bridge::pg::token_refresh::{
+    LeaseOutcome, complete, lease, mark_sent, refuse, release, release_proven_unsent,
 };
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
@@ -22,7 +21,7 @@ const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f0
 const MINUTE: Duration = Duration::from_mins(1);
 const EXPIRES: OffsetDateTime = datetime!(2026-12-23 05:42:00 UTC);
 
-async fn leased(conn: &mut PgConnection, worker: &str) -> Lease {
+async fn leased(conn: &mut PgConnection, worker: &str) -> LeaseOutcome {
     lease(conn, HASH, worker, MINUTE).await.expect("an answer")
 }
 
@@ -42,8 +41,8 @@ async fn let_run_out(conn: &mut PgConnection) {
     .await;
 }
 
-fn done(access: &str, refresh: &str) -> Lease {
-    Lease::Done {
+fn done(access: &str, refresh: &str) -> LeaseOutcome {
+    LeaseOutcome::Done {
         access_token: Secret::new(access),
         refresh_token: Secret::new(refresh),
         expires_at: Some(EXPIRES),
@@ -60,15 +59,19 @@ async fn of_twenty_who_ask_at_once_one_is_granted() {
         for number in 0..20 {
             let pool = pool.clone();
             asking.spawn(async move {
-                let mut conn = pool.lease().await.expect("a connection");
+                let mut conn = pool.acquire().await.expect("a connection");
                 let answer = lease(&mut conn, HASH, &format!("w{number}"), MINUTE).await;
-                conn.settle(answer).expect("an answer")
+                conn.release(answer).expect("an answer")
             });
         }
         let answers = soon("twenty answers", asking.join_all()).await;
-        let granted = answers.iter().filter(|answer| **answer == Lease::Granted);
+        let granted = answers
+            .iter()
+            .filter(|answer| **answer == LeaseOutcome::Granted);
         assert_eq!(granted.count(), 1, "round {round}: {answers:?}");
-        let busy = answers.iter().filter(|answer| **answer == Lease::Busy);
+        let busy = answers
+            .iter()
+            .filter(|answer| **answer == LeaseOutcome::Busy);
         assert_eq!(busy.count(), 19, "round {round}: {answers:?}");
         let_run_out(&mut database.pool().acquire().await.expect("a connection")).await;
     }
@@ -79,15 +82,15 @@ async fn of_twenty_who_ask_at_once_one_is_granted() {
 async fn a_lease_that_ran_out_is_taken_over() {
     let database = migrated().await;
     let mut conn = database.pool().acquire().await.expect("a connection");
-    assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     for worker in ["b", "a"] {
-        assert_eq!(leased(&mut conn, worker).await, Lease::Busy);
+        assert_eq!(leased(&mut conn, worker).await, LeaseOutcome::Busy);
     }
     let_run_out(&mut conn).await;
-    assert_eq!(leased(&mut conn, "b").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "b").await, LeaseOutcome::Granted);
     assert!(!mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
     release(&mut conn, HASH, "a").await.expect("an answer");
-    assert_eq!(leased(&mut conn, "a").await, Lease::Busy);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Busy);
     // Nobody took it over: it is still its own, and can be used once.
     let_run_out(&mut conn).await;
     assert!(mark_sent(&mut conn, HASH, "b").await.expect("an answer"));
@@ -95,30 +98,30 @@ async fn a_lease_that_ran_out_is_taken_over() {
     // By the server's clock.
     let short = Duration::from_millis(1);
     let other = lease(&mut conn, "other", "a", short).await.expect("one");
-    assert_eq!(other, Lease::Granted);
+    assert_eq!(other, LeaseOutcome::Granted);
     tokio::time::sleep(Duration::from_millis(20)).await;
     let other = lease(&mut conn, "other", "b", MINUTE).await.expect("one");
-    assert_eq!(other, Lease::Granted);
+    assert_eq!(other, LeaseOutcome::Granted);
 }
 
 #[tokio::test]
 async fn what_was_sent_is_not_sent_again() {
     let database = migrated().await;
     let mut conn = database.pool().acquire().await.expect("a connection");
-    assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     assert!(mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
     let_run_out(&mut conn).await;
-    let Lease::Sent { at } = leased(&mut conn, "b").await else {
+    let LeaseOutcome::Sent { at } = leased(&mut conn, "b").await else {
         panic!("it was sent");
     };
-    assert_eq!(leased(&mut conn, "a").await, Lease::Sent { at });
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Sent { at });
     release(&mut conn, HASH, "b").await.expect("an answer");
     let other_time = at + Duration::from_micros(1);
     for (sent_at, released) in [(other_time, false), (at, true), (at, false)] {
-        let answer = release_unsent_proven(&mut conn, HASH, sent_at).await;
+        let answer = release_proven_unsent(&mut conn, HASH, sent_at).await;
         assert_eq!(answer.expect("an answer"), released);
     }
-    assert_eq!(leased(&mut conn, "b").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "b").await, LeaseOutcome::Granted);
 }
 
 #[tokio::test]
@@ -126,25 +129,25 @@ async fn a_lease_is_given_back_before_and_after_it_was_used() {
     let database = migrated().await;
     let mut conn = database.pool().acquire().await.expect("a connection");
     for sent in [false, true] {
-        assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+        assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
         if sent {
             assert!(mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
         }
         release(&mut conn, HASH, "a").await.expect("an answer");
     }
-    assert_eq!(leased(&mut conn, "b").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "b").await, LeaseOutcome::Granted);
 }
 
 #[tokio::test]
 async fn an_outcome_stays() {
     let database = migrated().await;
     let mut conn = database.pool().acquire().await.expect("a connection");
-    assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     assert!(mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
     for _ in 0..2 {
         refuse(&mut conn, HASH, "no \0 more").await.expect("said");
     }
-    let refused = Lease::Refused {
+    let refused = LeaseOutcome::Refused {
         reason: "no \u{fffd} more".to_owned(),
     };
     for worker in ["a", "b"] {
@@ -170,7 +173,7 @@ async fn an_outcome_stays() {
     refuse(&mut conn, "other", "no more").await.expect("said");
     let other = lease(&mut conn, "other", "a", MINUTE).await.expect("one");
     let reason = "no more".to_owned();
-    assert_eq!(other, Lease::Refused { reason });
+    assert_eq!(other, LeaseOutcome::Refused { reason });
 }
 
 #[tokio::test]
@@ -184,7 +187,7 @@ async fn what_is_old_goes_with_the_next_lease() {
             ('young', 'refused', '', now(), now() - interval '89 days')",
     )
     .await;
-    assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     let left: Vec<String> =
         sqlx::query_scalar("select token_hash from bridge.token_refreshes order by 1 desc")
             .fetch_all(&mut *conn)
@@ -210,10 +213,9 @@ async fn grants(pool: &PgPool) {
     .expect("credentials");
 }
 
-fn rotation(id: &str, account: i64, old: &str, new: (&str, &str)) -> Rotation {
-    Rotation {
-        user: user(id),
-        account: AccountId(account),
+fn update(id: &str, account: i64, old: &str, new: (&str, &str)) -> CredentialsUpdate {
+    CredentialsUpdate {
+        key: key(id, account),
         old_refresh_token: Secret::new(old),
         access_token: Secret::new(new.0),
         refresh_token: Secret::new(new.1),
@@ -236,11 +238,10 @@ async fn a_stored_pair_is_found_with_all_that_may_be_of_its_grant() {
     let database = migrated().await;
     grants(database.pool()).await;
     let mut conn = database.pool().acquire().await.expect("a connection");
-    let lance = credentials(&mut conn, &key("lance", 1)).await;
+    let lance = credentials::load(&mut conn, &key("lance", 1)).await;
     let lance = lance.expect("an answer").expect("a row");
-    let expected = Stored {
-        user: user("lance"),
-        account: AccountId(1),
+    let expected = Credentials {
+        key: key("lance", 1),
         access_token: Secret::new("a1"),
         refresh_token: Secret::new("r1"),
         expires_at: Some(datetime!(2026-11-24 05:42 UTC)),
@@ -252,14 +253,14 @@ async fn a_stored_pair_is_found_with_all_that_may_be_of_its_grant() {
     for secret in ["lance", "a1", "r1", "secret-a", "secret-r"] {
         assert!(!shown.contains(&format!("\"{secret}\"")), "{shown}");
     }
-    let nobody = credentials(&mut conn, &key("lance", 5)).await;
+    let nobody = credentials::load(&mut conn, &key("lance", 5)).await;
     assert_eq!(nobody.expect("an answer"), None);
 
-    let found = siblings(&mut conn, &user("lance"), &lance.refresh_token).await;
-    let found = found.expect("siblings");
+    let found = credentials::load_same_grant(&mut conn, &user("lance"), &lance.refresh_token).await;
+    let found = found.expect("rows");
     let keys: Vec<(&str, i64)> = found
         .iter()
-        .map(|row| (row.user.as_str(), row.account.0))
+        .map(|row| (row.key.user.as_str(), row.key.account.0))
         .collect();
     assert_eq!(
         keys,
@@ -273,8 +274,8 @@ async fn a_stored_pair_is_found_with_all_that_may_be_of_its_grant() {
     );
     assert_eq!(found[0], lance);
     assert_eq!((found[2].is_live, found[2].expires_at), (true, None));
-    let none = siblings(&mut conn, &user("nobody"), &Secret::new("r0")).await;
-    assert_eq!(none.expect("siblings"), []);
+    let none = credentials::load_same_grant(&mut conn, &user("nobody"), &Secret::new("r0")).await;
+    assert_eq!(none.expect("rows"), []);
 }
 
 #[tokio::test]
@@ -288,15 +289,17 @@ async fn a_new_pair_reaches_the_rows_that_are_named_and_still_have_the_old_one()
         "update bridge.credentials set access_token = 'n', refresh_token = 'n' where account_id = 2",
     )
     .await;
-    assert_eq!(leased(&mut conn, "a").await, Lease::Granted);
+    assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     assert!(mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
-    let mut hints = Hints::connect(&config(&database)).await.expect("hints");
+    let mut hints = NotificationListener::connect(&config(&database))
+        .await
+        .expect("hints");
     let pair = (&Secret::new("pair a2"), &Secret::new("pair r2"));
-    let rotations = [
-        rotation("lance", 1, "r1", ("a2", "r2")),
-        rotation("lance", 2, "r1", ("a2", "r2")),
-        rotation("lance", 3, "sealed r1", ("sealed a2", "sealed r2")),
-        rotation("lance", 5, "r1", ("a2", "r2")),
+    let updates = [
+        update("lance", 1, "r1", ("a2", "r2")),
+        update("lance", 2, "r1", ("a2", "r2")),
+        update("lance", 3, "sealed r1", ("sealed a2", "sealed r2")),
+        update("lance", 5, "r1", ("a2", "r2")),
     ];
     let expected = [
         "lance 1 a2 r2",
@@ -307,19 +310,19 @@ async fn a_new_pair_reaches_the_rows_that_are_named_and_still_have_the_old_one()
         "third 1 x y",
     ];
     for updated in [2, 0] {
-        let rotated = complete(&mut conn, HASH, pair, Some(EXPIRES), &rotations).await;
+        let rotated = complete(&mut conn, HASH, pair, Some(EXPIRES), &updates).await;
         assert_eq!(rotated.expect("done"), updated);
         assert_eq!(rows(&mut conn).await, expected);
         assert_eq!(leased(&mut conn, "b").await, done("pair a2", "pair r2"));
     }
     let hint = soon("a hint", hints.next()).await.expect("a hint");
-    assert_eq!(hint, Hint::Slot(user("lance").slot()));
-    let row = credentials(&mut conn, &key("lance", 1)).await;
+    assert_eq!(hint, Notification::Slot(user("lance").slot()));
+    let row = credentials::load(&mut conn, &key("lance", 1)).await;
     let expires_at = row.expect("an answer").expect("a row").expires_at;
     assert_eq!(expires_at, Some(EXPIRES));
 
     // The other user's row of the same grant takes the pair when its turn comes.
-    let adopted = [rotation("other", 1, "r1", ("o2", "o2"))];
+    let adopted = [update("other", 1, "r1", ("o2", "o2"))];
     let rotated = complete(&mut conn, HASH, pair, None, &adopted).await;
     assert_eq!(rotated.expect("done"), 1);
     assert_eq!(rows(&mut conn).await[4], "other 1 o2 o2");
@@ -340,9 +343,9 @@ async fn a_grant_that_comes_in_the_middle_stays() {
     let pool = database.pool().clone();
     let completing = tokio::spawn(async move {
         let mut conn = pool.acquire().await.expect("a connection");
-        let rotations = [1, 2].map(|account| rotation("lance", account, "r1", ("a2", "r2")));
+        let updates = [1, 2].map(|account| update("lance", account, "r1", ("a2", "r2")));
         let pair = (&Secret::new("a2"), &Secret::new("r2"));
-        complete(&mut conn, HASH, pair, None, &rotations).await
+        complete(&mut conn, HASH, pair, None, &updates).await
     });
     // It waits for the row, and looks at it again.
     let waiting = async {

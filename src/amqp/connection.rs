@@ -1,8 +1,8 @@
-//! One connection to the broker, from the first packet to the last.
+//! One connection to the broker: opens it, opens channels on it, and closes it.
 //!
 //! The client library takes no time limit for a connection attempt and cannot be told to give up
 //! on one: it leaves a thread behind that reads the socket for ever. So the socket is opened here,
-//! and a second handle to it is kept, which ends that thread when we are done with the connection.
+//! and a second handle to it is kept. Shutting that down ends the thread.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -13,10 +13,10 @@ use lapin::options::ConfirmSelectOptions;
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
-use tokio::time::timeout;
 use url::{Host, Url};
 
-use super::{AmqpError, AmqpSettings};
+use super::error::AmqpError;
+use super::timeout::{reply, within};
 use crate::domain::secret::Secret;
 
 /// Both ends notice a dead peer after at most twice this.
@@ -28,18 +28,25 @@ const FRAME_BYTES_MAX: u32 = 16 * 1024;
 
 /// How long name lookup, TCP, TLS and the AMQP handshake may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the broker may take to answer a request.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// `200 OK` of AMQP, the code of a close that is no error.
+/// `200 OK` of AMQP: the code of a close without an error.
 const REPLY_SUCCESS: u16 = 200;
 
+/// Where the broker is and who we are to it.
+#[derive(Debug, Clone)]
+pub struct AmqpSettings {
+    /// `amqp://` or `amqps://`, with the password.
+    pub url: Secret,
+    /// The connection's name in the broker's list: the worker's id.
+    pub connection_name: String,
+}
+
 /// An open connection.
-pub(super) struct Link {
-    pub(super) connection: Connection,
+pub(super) struct BrokerConnection {
+    pub(super) inner: Connection,
     _socket: SocketGuard,
 }
 
-impl Link {
+impl BrokerConnection {
     /// Connects, or gives up after [`CONNECT_TIMEOUT`] with nothing left behind.
     pub(super) async fn open(settings: &AmqpSettings) -> Result<Self, AmqpError> {
         let uri = parse_uri(settings.url.expose())?;
@@ -65,55 +72,35 @@ impl Link {
             },
             properties,
         );
-        match timeout(CONNECT_TIMEOUT, connect).await {
-            Ok(connection) => Ok(Self {
-                connection: connection?,
-                _socket: socket,
-            }),
-            Err(_) => Err(AmqpError::Timeout {
-                what: "accept a connection",
-                after: CONNECT_TIMEOUT,
-            }),
-        }
+        Ok(Self {
+            inner: within(CONNECT_TIMEOUT, "accept a connection", connect).await?,
+            _socket: socket,
+        })
     }
 
     /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, AmqpError> {
-        answer("open a channel", self.connection.create_channel()).await
+        reply("open a channel", self.inner.create_channel()).await
     }
 
     /// Opens a channel on which the broker confirms what is published.
     pub(super) async fn confirming_channel(&self) -> Result<Channel, AmqpError> {
         let channel = self.channel().await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default());
-        answer("switch confirms on", confirm).await?;
+        reply("switch confirms on", confirm).await?;
         Ok(channel)
     }
 
-    /// Tells the broker that we are done. Deliveries that are not acknowledged go back to it.
+    /// Closes the connection. Deliveries that are not acknowledged go back to the queue.
     pub(super) async fn close(self) -> Result<(), AmqpError> {
-        let close = self.connection.close(REPLY_SUCCESS, "done".into());
-        answer("close the connection", close).await
-    }
-}
-
-/// Waits for the answer to one request, at most [`ANSWER_TIMEOUT`].
-pub(super) async fn answer<T>(
-    what: &'static str,
-    request: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, AmqpError> {
-    match timeout(ANSWER_TIMEOUT, request).await {
-        Ok(answered) => Ok(answered?),
-        Err(_) => Err(AmqpError::Timeout {
-            what,
-            after: ANSWER_TIMEOUT,
-        }),
+        let close = self.inner.close(REPLY_SUCCESS, "done".into());
+        reply("close the connection", close).await
     }
 }
 
 /// Shuts the socket down when the connection, or the attempt to make one, is dropped.
 #[derive(Default)]
-struct SocketGuard(Arc<Socket>);
+struct SocketGuard(Arc<SocketHandle>);
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
@@ -123,15 +110,15 @@ impl Drop for SocketGuard {
 
 /// A second handle to the connection's socket.
 #[derive(Default)]
-struct Socket(Mutex<State>);
+struct SocketHandle(Mutex<SocketState>);
 
 #[derive(Default)]
-struct State {
+struct SocketState {
     stream: Option<TcpStream>,
     shut: bool,
 }
 
-impl Socket {
+impl SocketHandle {
     fn keep(&self, stream: &impl AsFd) -> std::io::Result<()> {
         let stream = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,13 +140,13 @@ impl Socket {
     }
 }
 
-/// Whether the URL can be connected to, as far as can be told without trying.
+/// Whether the text is a valid AMQP URL.
 pub fn is_url(url: &Secret) -> bool {
     parse_uri(url.expose()).is_ok()
 }
 
-/// Reads the URL, with what the client library misses: IPv6 hosts, and a path of `/` alone, which
-/// means the default vhost to other clients and one without a name to this one.
+/// Parses the URL, and corrects what the client library gets wrong: IPv6 hosts, and a path of `/` alone, which
+/// means the default vhost to other clients and a vhost without a name to this one.
 pub(super) fn parse_uri(text: &str) -> Result<AMQPUri, AmqpError> {
     let mut uri: AMQPUri = text.parse().map_err(|_| AmqpError::Url)?;
     if let Some(Host::Ipv6(address)) = Url::parse(text).map_err(|_| AmqpError::Url)?.host() {
