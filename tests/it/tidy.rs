@@ -102,23 +102,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &[]),
 ];
 
-/// TEMPORARY, must become empty: imports between rooms that are being undone.
-const ROOM_IMPORTS_LEFT: &[(&str, &str)] = &[
-    ("credentials", "link"),
-    ("handles", "link"),
-    ("link", "credentials"),
-    ("link", "ownership"),
-    ("ownership", "credentials"),
-    ("ownership", "link"),
-];
-
-/// TEMPORARY, must become empty: folders (or files) whose circles are being opened. A circle is let pass if
-/// all its files lie in one of these.
-const CIRCLES_LEFT: &[&str] = &["src/ctrader/", "src/sim/", "src/worker/"];
-
-/// TEMPORARY, must become empty: files that are too long and are being split.
-const LONG_FILES_LEFT: &[&str] = &["src/worker/lifecycle/mod.rs"];
-
 /// Lines of a file, beyond which it has more than one subject.
 const LINES_MAX: usize = 500;
 
@@ -226,23 +209,14 @@ fn imports() -> Imports {
 }
 
 #[test]
-fn no_circle_of_imports_is_left_in_src() {
+fn no_files_of_src_import_one_another_in_a_circle() {
     let imports = imports();
-    let mut used = BTreeSet::new();
-    let mut found = String::new();
-    for circle in imports.circles() {
-        let left = CIRCLES_LEFT
-            .iter()
-            .find(|left| circle.iter().all(|file| file.starts_with(**left)));
-        match left {
-            Some(left) => drop(used.insert(*left)),
-            None => found += &imports.describe(&circle),
-        }
-    }
+    let circles = imports.circles();
+    let found: String = circles
+        .iter()
+        .map(|circle| imports.describe(circle))
+        .collect();
     assert!(found.is_empty(), "{found}");
-    for left in CIRCLES_LEFT {
-        assert!(used.contains(left), "{left} has no circle: take it off");
-    }
 }
 
 #[test]
@@ -254,7 +228,6 @@ fn every_room_of_the_worker_imports_only_from_those_below_it() {
     };
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     let mut wrong = Vec::new();
-    let mut left = BTreeSet::new();
     for (from, to, line) in imports().edges() {
         let (Some(from_room), Some(to_room)) = (room(from), room(to)) else {
             continue;
@@ -262,20 +235,11 @@ fn every_room_of_the_worker_imports_only_from_those_below_it() {
         let may = allowed
             .get(from_room.as_str())
             .unwrap_or_else(|| panic!("{from} stands in no room"));
-        if from_room == to_room || may.contains(&to_room.as_str()) {
-            continue;
-        }
-        let pair = (from_room.as_str(), to_room.as_str());
-        match ROOM_IMPORTS_LEFT.iter().find(|left| **left == pair) {
-            Some(pair) => drop(left.insert(*pair)),
-            None => wrong.push(format!("{from}:{line} must not import {to}")),
+        if from_room != to_room && !may.contains(&to_room.as_str()) {
+            wrong.push(format!("{from}:{line} must not import {to}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for (from, to) in ROOM_IMPORTS_LEFT {
-        let is_left = left.contains(&(*from, *to));
-        assert!(is_left, "{from} imports nothing of {to}: take it off");
-    }
 }
 
 #[test]
@@ -305,13 +269,7 @@ fn every_file_says_what_it_is_and_has_one_subject() {
                 path.display()
             );
             let lines = text.lines().count();
-            let left = LONG_FILES_LEFT.contains(&relative(&path).as_str());
-            assert_eq!(
-                lines > LINES_MAX,
-                left,
-                "{} has {lines} lines",
-                path.display()
-            );
+            assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
         }
     }
 }
