@@ -61,7 +61,6 @@ impl LinkContext {
                         let jitter = rand::random();
                         self.roster
                             .handle_token_verified(ticket, &answer, jitter, connection, now);
-                        self.roster.handle_timeout(Some(connection), now);
                     }
                 }
                 Event::TokenRefreshed(ticket, refreshed) => {

@@ -21,8 +21,7 @@ impl LinkContext {
         if !connection.is_following() {
             return;
         }
-        let mut live: Vec<LiveSession<'_>> = self.roster.live().collect();
-        live.sort_by_key(|session| session.account);
+        let live: Vec<LiveSession<'_>> = self.roster.live().collect();
         for sessions in live.chunk_by(|one, other| one.account == other.account) {
             let Some((last, others)) = sessions.split_last() else {
                 continue;

@@ -41,7 +41,7 @@ impl Roster {
         }
     }
 
-    /// cTrader told which accounts a token covers, or refused to. `jitter` is between 0 and 1.
+    /// cTrader listed the accounts that a token covers, or refused to. `jitter` is between 0 and 1.
     pub(in crate::worker) fn handle_token_verified(
         &mut self,
         ticket: u64,

@@ -31,10 +31,10 @@ fn a_history_request_marks_the_sessions_it_served_and_no_others() {
     assert_eq!(roster.handle_history(ACCOUNT, &partial, now), []);
     let whole = roster.handle_history(ACCOUNT, &report(WALL_MS - WEEK_MS), now);
     assert_eq!(marked(whole), [key("a"), key("b")]);
-    // A deal that found no room is a hole, until the next look.
+    // A dropped deal is a gap, until the next request.
     roster.handle_lost_deal(ACCOUNT);
     assert_eq!(roster.handle_history(ACCOUNT, &report(0), now), []);
-    let due = roster.poll_timeout().expect("the next look");
+    let due = roster.poll_timeout().expect("the next request");
     roster.handle_timeout(Some(&mut connection), due);
     assert_eq!(roster.handle_history(ACCOUNT, &report(0), due).len(), 2);
 }
