@@ -117,12 +117,12 @@ impl AccountStream {
 
 #[cfg(test)]
 mod tests {
-    use super::super::assignment::Assignment;
     use super::*;
     use crate::domain::fence::Fence;
     use crate::domain::ids::SessionKey;
     use crate::domain::ledger::Known;
     use crate::domain::secret::Secret;
+    use crate::worker::handles::link::Assignment;
 
     fn session(user: &str) -> UserSession {
         let key = SessionKey {

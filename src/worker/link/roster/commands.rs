@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::Roster;
-use super::assignment::Assignment;
 use super::session::{Stage, UserSession};
 use crate::ctrader::connection::Connection;
 use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
+use crate::worker::handles::link::Assignment;
 
 impl Roster {
     /// Starts a session. One that is there already takes over the new fence and token.

@@ -5,10 +5,9 @@
 //! cTrader confirmed that their own token covers the account: nobody sees an account by somebody else's right.
 //!
 //! The files beside this one each hold a part of [`Roster`] (commands, events, history, standby, token) or plain
-//! values that know nothing of it (account, assignment, output, retry, session, `token_check`).
+//! values that know nothing of it (account, output, retry, session, `token_check`).
 
 mod account;
-mod assignment;
 mod commands;
 mod events;
 mod history;
@@ -25,9 +24,9 @@ use std::time::Instant;
 use crate::ctrader::connection::Connection;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
+use crate::worker::handles::link::StatusUpdate;
 use account::AccountStream;
-pub(in crate::worker) use assignment::Assignment;
-pub(in crate::worker) use output::{CredentialRequest, DeferredDeal, LiveSession, StatusUpdate};
+pub(in crate::worker) use output::{CredentialRequest, DeferredDeal, LiveSession};
 use retry::Outage;
 pub(in crate::worker) use retry::{
     RetryPolicy, connection_error_text, is_fatal, reconnect_pause_min,

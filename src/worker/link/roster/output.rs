@@ -7,13 +7,6 @@ use crate::domain::ids::{AccountId, SessionKey};
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 
-/// The state of a session that is not live, to be written to its row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) struct StatusUpdate {
-    pub(in crate::worker) fence: Fence,
-    pub(in crate::worker) state: SessionState,
-}
-
 /// A live session, for the link's write rounds.
 pub(in crate::worker) struct LiveSession<'a> {
     pub(in crate::worker) fence: &'a Fence,

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use super::assignment::Assignment;
-use super::output::StatusUpdate;
 use super::retry::{RetryDecision, RetryPolicy};
 use crate::domain::backoff;
 use crate::domain::deal::{Deal, Source};
@@ -11,6 +9,8 @@ use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::domain::status::Status;
+use crate::worker::handles::link::Assignment;
+use crate::worker::handles::link::StatusUpdate;
 
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl UserSession {
         let pause = if self.attempts >= policy.attempts_max {
             policy.failed_pause
         } else {
-            backoff::pause(self.attempts, jitter)
+            backoff::CTRADER.pause(self.attempts, jitter)
         };
         self.stage = Stage::Waiting(now + pause.max(decision.pause_min()));
     }

@@ -23,6 +23,7 @@ use crate::domain::ledger::Known;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::domain::status::Status;
+use crate::worker::handles::link::Assignment;
 
 const ACCOUNT: AccountId = AccountId(17);
 const WALL_MS: i64 = 1_750_000_000_000;
