@@ -6,9 +6,10 @@
 //! nothing else of the bridge; its money arithmetic is its own, so that the two ends cannot share a
 //! mistake.
 //!
-//! A test builds a world, starts it, scripts it through [`server::Handle::with`] and looks at the truth:
+//! A test builds a world, starts it, scripts it through [`server::Handle::with`] and inspects its figures:
 //!
 //! ```no_run
+//! use mahspeccy_bridge::ctrader::wire::ProtoOaPayloadType;
 //! use mahspeccy_bridge::sim::{AccountSpec, PositionSpec, Refusal, Side, Simulator, raw};
 //!
 //! # async fn example() -> std::io::Result<()> {
@@ -26,7 +27,9 @@
 //!
 //! sim.with(|broker| broker.set_quote("EURUSD", raw("1.08400"), None)); // a bid-only spot
 //! sim.with(|broker| broker.close_position(1001, 501, Some(500_000))).expect("it is open");
-//! sim.with(|broker| broker.refuse(Some(2124), 2, Refusal::new("BLOCKED_PAYLOAD_TYPE").retry_after(1)));
+//! let snapshot = ProtoOaPayloadType::ProtoOaReconcileReq as u32;
+//! let blocked = Refusal::new("BLOCKED_PAYLOAD_TYPE").retry_after(1);
+//! sim.with(|broker| broker.refuse(Some(snapshot), 2, blocked));
 //! sim.unplug().await; // listeners closed, sockets reset
 //! sim.plug_in().await?; // the same ports again
 //! let truth = sim.with(|broker| broker.truth(1001)).expect("the account exists");
@@ -40,12 +43,16 @@
 //! | build | [`Simulator::builder`], [`AccountSpec`], [`PositionSpec`], [`BrokerSpec`], [`presets::worked_example`] |
 //! | move prices | [`Broker::set_quote`], [`Broker::market_pause`], [`Broker::tick_rate`] |
 //! | trade by hand | [`Broker::open_market`], [`Broker::place_order`], [`Broker::close_position`], [`Broker::amend_levels`], [`Broker::deposit`], [`Broker::bonus`], [`Broker::swap`], [`Broker::trail_stop`], [`Broker::stop_out`], … |
-//! | break things | `faults`: [`Broker::refuse`], [`Broker::drop_account`], [`Broker::half_open_all`], …; [`server::Handle::unplug`] |
-//! | look | [`Broker::truth`], [`Broker::connections`], [`Broker::requests_of`], [`Broker::deals`], [`Broker::stats`] |
+//! | script faults | [`Broker::refuse`], [`Broker::drop_account`], [`Broker::half_open_all`], …; [`server::Handle::unplug`] |
+//! | inspect | [`Broker::truth`], [`Broker::connections`], [`Broker::requests_of`], [`Broker::deals`], [`Broker::stats`] |
 //!
-//! Invariants: operations by hand happen at once, at the latest time the broker was told; the same
+//! Invariants: operations by hand happen at once, at the latest time that the broker got; the same
 //! seed and the same calls give the same bytes; prices are raw (1/100000), volumes 1/100 unit, money
 //! in the account's smallest unit.
+//!
+//! Rooms, each of which imports only those before it: `world` (descriptions: brokers, accounts, orders,
+//! settings), `state` (what the server knows), `broker` (what it does), `script` (what a test does to
+//! it), [`server`] (the shell). `broker` and `script` do not import each other.
 
 mod broker;
 mod script;

@@ -6,7 +6,7 @@ use crate::sim::state::broker::Broker;
 use crate::sim::world::spec::Side;
 
 impl Broker {
-    /// The seeded traders: opens or closes something for the accounts whose turn it is.
+    /// Opens or closes a position for each account whose seeded trader is due.
     pub(super) fn run_activity(&mut self) {
         let due: Vec<i64> = self
             .accounts
@@ -43,7 +43,7 @@ impl Broker {
             .map(|s| (s.spec.name.clone(), s.spec.min_volume))
             .collect();
         let grow = open.len() < 2 || (open.len() < 6 && self.rng.random_bool(0.5));
-        // What the traders try may be refused (no money, no quotes): then nothing happens this time.
+        // An order may be refused (no money, no quotes): then the trader does nothing this time.
         if grow {
             let Some((symbol, step)) = symbols.get(self.rng.random_range(0..symbols.len().max(1)))
             else {

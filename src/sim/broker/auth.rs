@@ -12,7 +12,7 @@ use crate::sim::world::spec::Environment;
 pub(super) const INVALID_TOKEN: &str = "CH_ACCESS_TOKEN_INVALID";
 
 impl Broker {
-    /// The application must be authenticated on the socket.
+    /// Refuses a request if no application is authenticated on its connection.
     pub(super) fn require_app(&self, request: &Request) -> Result<(), Refusal> {
         if self.app_of(request.conn).is_some() {
             return Ok(());
@@ -20,7 +20,7 @@ impl Broker {
         Err(Refusal::new("CH_CLIENT_NOT_AUTHENTICATED").description("Client is not authenticated"))
     }
 
-    /// The account must be authorised on the socket.
+    /// Refuses a request if the account is not authorised on its connection.
     pub(super) fn require_account(&self, request: &Request, account: i64) -> Result<(), Refusal> {
         self.require_app(request)?;
         let known = self
@@ -38,7 +38,7 @@ impl Broker {
         })
     }
 
-    /// The account must be authorised by a token that may trade, and be allowed to.
+    /// Refuses a request if the account is not authorised by a token that may trade, or may not trade itself.
     pub(super) fn require_trading(&self, request: &Request, account: i64) -> Result<(), Refusal> {
         self.require_account(request, account)?;
         let grant = self
@@ -197,7 +197,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Ends one session of one account with 2164; its subscriptions end too.
+    /// Ends the session of an account on one connection, with its subscriptions, and sends
+    /// `ProtoOAAccountDisconnectEvent`.
     pub(crate) fn end_session(&mut self, conn: ConnId, account: i64) {
         let Some(socket) = self.conns.get_mut(&conn) else {
             return;

@@ -1,4 +1,4 @@
-//! Operations on the balance and the bonus, and the events that tell them.
+//! Operations on the balance and the bonus, and their events.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::state::broker::Broker;
@@ -83,14 +83,14 @@ impl Broker {
         self.publish(account, PayloadType::ProtoOaExecutionEvent, None, &event);
     }
 
-    /// What follows a balance change, if it is set to.
+    /// Sends the whole trader after a balance change, if the settings say so.
     pub(super) fn after_balance(&mut self, account: i64) {
         if self.settings().trader_updates {
             self.trader_updated(account);
         }
     }
 
-    /// Sends the whole trader (2123).
+    /// Sends the whole trader (`ProtoOATraderUpdatedEvent`).
     pub fn trader_updated(&mut self, account: i64) {
         let Some(trader) = self.wire_trader(account) else {
             return;

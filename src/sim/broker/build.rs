@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::ctrader::wire;
 use crate::sim::state::account::{Account, Position, default_margin_calls};
 use crate::sim::state::broker::{Broker, BrokerSetup};
 use crate::sim::state::money;
-use crate::sim::state::order::{Fill, closing_order, finish, new_deal};
-use crate::sim::state::ratio::{FINE_PER_RAW, fine_f64};
+use crate::sim::state::order::{Fill, closing_order, new_deal};
+use crate::sim::state::ratio::FINE_PER_RAW;
 use crate::sim::state::timer::millis;
 use crate::sim::state::venue::Venue;
 use crate::sim::world::account_spec::{AccountSpec, PositionSpec};
@@ -19,7 +18,7 @@ use crate::sim::world::builder::{Builder, CLIENT_ID, CLIENT_SECRET};
 use crate::sim::world::presets;
 
 impl Builder {
-    /// The sans-IO broker of this world, at this time.
+    /// Builds the sans-IO server of this world. `now` and `wall_ms` (ms since the epoch) are the same moment.
     ///
     /// # Panics
     /// If an account names a broker, currency or symbol that does not exist.
@@ -117,7 +116,7 @@ impl Broker {
         }
     }
 
-    /// Gives an account a position as if it had been opened an hour ago, with nothing said on the wire.
+    /// Adds an open position to an account, as if it had been opened an hour ago. Sends nothing.
     fn add_position(&mut self, account_id: i64, spec: &PositionSpec) {
         let venue = self
             .accounts
@@ -162,19 +161,11 @@ impl Broker {
         }
     }
 
-    /// The opening deal of a planted position, so that history knows it.
+    /// Records the opening deal of a position that a world begins with, so that history has it.
     fn record_opening_deal(&mut self, account: i64, position: &Position) {
         let (order_id, deal_id) = (self.next_id(account), self.next_id(account));
         let mut order = closing_order(position, order_id, position.volume, position.opened_ms);
-        order.closing_order = Some(false);
         order.trade_data.trade_side = position.side.wire();
-        finish(
-            &mut order,
-            wire::ProtoOaOrderStatus::OrderStatusFilled,
-            position.opened_ms,
-        );
-        order.executed_volume = Some(position.volume);
-        order.execution_price = Some(fine_f64(position.price));
         let fill = Fill {
             price: position.price / FINE_PER_RAW,
             msg_id: None,

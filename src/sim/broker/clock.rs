@@ -12,7 +12,7 @@ impl Broker {
             .insert((self.now + delay, self.timer_seq), timer);
     }
 
-    /// Moves the clock and runs the timers that are due by then.
+    /// Moves the clock to `now` and runs the timers that are due by then, each at its own time.
     pub(crate) fn advance(&mut self, now: Instant) {
         while let Some(entry) = self.timers.first_entry() {
             if entry.key().0 > now {
@@ -27,7 +27,7 @@ impl Broker {
         self.now = self.now.max(now);
     }
 
-    /// Time passed: does everything that is due.
+    /// Does everything that is due at `now`: timers, liveness and margin checks, the market.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         if now >= self.housekeeping_at {
@@ -41,7 +41,7 @@ impl Broker {
         }
     }
 
-    /// When [`Self::handle_timeout`] is wanted next.
+    /// Returns when [`Self::handle_timeout`] is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
         let market = if self.market_running {
@@ -55,7 +55,7 @@ impl Broker {
             .min()
     }
 
-    /// How many fills and late messages are still to come.
+    /// Returns how many fills and delayed messages are scheduled.
     pub fn scheduled(&self) -> usize {
         self.timers.len()
     }

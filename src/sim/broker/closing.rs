@@ -59,7 +59,7 @@ impl Broker {
         Ok(order_id)
     }
 
-    /// Closes part or all of a position by an order, and settles its protective order.
+    /// Closes part or all of a position by an order, and resizes or cancels its protective order.
     pub(super) fn close_fill(
         &mut self,
         account: i64,
@@ -95,7 +95,7 @@ impl Broker {
         self.after_balance(account);
     }
 
-    /// Takes `volume` off a position and books its result. The deal carries the balance identity.
+    /// Takes `volume` off a position and books its result. The deal carries the new balance and its version.
     fn reduce_position(
         &mut self,
         account: i64,
@@ -158,7 +158,7 @@ impl Broker {
         Some((position, deal))
     }
 
-    /// The broker closes part or all of a position for want of margin.
+    /// Closes part or all of a position because the margin does not suffice (stop-out).
     pub fn stop_out(&mut self, account: i64, position_id: i64, volume: Option<i64>) {
         let order_id = self.next_id(account);
         let now_ms = self.wall_ms();

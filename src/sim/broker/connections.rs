@@ -1,4 +1,4 @@
-//! Connections: they come, fall silent, are closed, frozen or lost.
+//! The life of a connection: accepted, idle, frozen, closed or lost.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::sim::state::payload::HEARTBEAT_EVENT;
 use crate::sim::world::spec::Environment;
 
 impl Broker {
-    /// A socket was accepted.
+    /// Adds a connection that the shell accepted.
     pub fn connect(&mut self, environment: Environment, now: Instant) -> ConnId {
         self.advance(now);
         self.last_conn += 1;
@@ -32,12 +32,12 @@ impl Broker {
         ConnId(self.last_conn)
     }
 
-    /// A socket is gone; nothing survives it.
+    /// Removes a connection that is gone, with everything that was authorised or subscribed on it.
     pub fn disconnected(&mut self, conn: ConnId) {
         self.remove_connection(conn);
     }
 
-    /// The shell gave a connection up because it did not read.
+    /// Removes a connection that the shell gave up because its client did not read.
     pub fn slow_reader(&mut self, conn: ConnId) {
         self.stats.slow_readers += 1;
         self.remove_connection(conn);
@@ -65,6 +65,7 @@ impl Broker {
         }
     }
 
+    /// Closes connections whose client is silent, and sends heartbeats on those that are idle from here.
     pub(super) fn check_liveness(&mut self) {
         let mut beats = Vec::new();
         let mut silent = Vec::new();
@@ -90,13 +91,13 @@ impl Broker {
         }
     }
 
-    /// Every open connection.
+    /// Returns every open connection.
     pub fn open_connections(&self) -> Vec<ConnId> {
         self.conns.keys().copied().collect()
     }
 
-    /// Sockets that authorised an account, in order.
-    pub(crate) fn sockets_of(&self, account: i64) -> Vec<ConnId> {
+    /// Returns the connections on which an account is authorised, in the order of their numbers.
+    pub(crate) fn connections_of(&self, account: i64) -> Vec<ConnId> {
         self.conns
             .iter()
             .filter(|(_, conn)| conn.accounts.contains_key(&account))

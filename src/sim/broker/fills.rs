@@ -8,7 +8,7 @@ use crate::sim::state::ratio::raw_f64;
 use crate::sim::world::spec::{AccountKind, Side};
 
 impl Broker {
-    /// Fills a market or closing order at the price of now.
+    /// Fills a market or closing order at the current price.
     pub(super) fn fill_pending(&mut self, pending: &PendingFill) {
         let Some(book) = self.accounts.get_mut(&pending.account) else {
             return;
@@ -99,7 +99,7 @@ impl Broker {
         }
     }
 
-    /// How much of what is left of an order is filled at once.
+    /// Returns how much of an order's remaining volume the next fill takes, 1/100 unit.
     fn next_part(&self, account: i64, order: &wire::ProtoOaOrder, left: i64) -> i64 {
         let parts = i64::from(self.settings().fill_parts);
         let protective = order.order_type == wire::ProtoOaOrderType::StopLossTakeProfit as i32;
@@ -112,11 +112,12 @@ impl Broker {
             .and_then(|venue| venue.symbols.get(&order.trade_data.symbol_id));
         let step = symbol.map_or(1, |symbol| symbol.spec.step_volume.max(1));
         let part = (order.trade_data.volume / parts / step * step).max(step);
-        // What would be left over after the last part belongs to it.
+        // The last part also takes the remainder.
         if left < 2 * part { left } else { part }
     }
 
-    /// A netted order larger than the position: closes it, then opens the rest the other way.
+    /// Executes an order of a netted account that is larger than the position: closes the position, then
+    /// opens the rest in the other direction.
     fn flip(
         &mut self,
         account: i64,
@@ -134,7 +135,7 @@ impl Broker {
         self.open_fill(account, order, rest, fill);
     }
 
-    /// An order after a part of it was executed: it stays in the book, or ends.
+    /// Updates an order after one of its fills. It ends with the last fill and stays in the book until then.
     pub(crate) fn book_execution(
         &mut self,
         account: i64,

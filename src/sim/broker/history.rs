@@ -49,7 +49,7 @@ impl Broker {
         outcome.map_err(|refusal| refusal.account(account))
     }
 
-    /// Sorts rows by time and cuts them to the chunk; whether there were more.
+    /// Sorts rows by time and cuts them to one page. Returns the page and whether there are more rows.
     pub(crate) fn page<T>(
         &self,
         mut rows: Vec<T>,

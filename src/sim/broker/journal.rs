@@ -13,7 +13,7 @@ impl Broker {
         }
     }
 
-    /// Writes down what margin a position ties up, and nothing of a closed one.
+    /// Records the used margin of a position, if it is still open.
     pub(crate) fn record_margin(&mut self, account: i64, position: i64) {
         if self.journal.is_none() {
             return;

@@ -1,4 +1,4 @@
-//! Finds accounts, venues, symbols and prices, and gives ids.
+//! Finds accounts, venues, symbols and prices, and allocates ids.
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::money;

@@ -1,15 +1,15 @@
-//! Margin watch: margin calls and stop-outs.
+//! Margin levels: margin calls and stop-outs.
 
 use std::time::Duration;
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::state::broker::Broker;
 
-/// A margin call of one threshold comes at most this often.
+/// A margin call of one threshold is sent at most this often.
 const MARGIN_CALL_EVERY: Duration = Duration::from_mins(10);
 
 impl Broker {
-    /// Sends margin calls that are due and closes positions of accounts below their stop-out level.
+    /// Sends the margin calls that are due, and stops out accounts below their stop-out level.
     pub(super) fn check_margin_levels(&mut self) {
         let watched: Vec<i64> = self
             .accounts

@@ -1,11 +1,11 @@
-//! Prices move: a quote is applied, told to subscribers, and sets off orders.
+//! Prices move: a quote is applied, sent to subscribers, and executes the orders it reaches.
 
 use std::time::Instant;
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 
-/// Ticks of one symbol made in one turn at most, so that a stalled process does not burst.
+/// Ticks of one symbol in one call at most, so that a process that was stopped does not burst.
 const TICKS_PER_TURN: u32 = 20_000;
 
 impl Broker {
@@ -48,7 +48,7 @@ impl Broker {
             .min()
     }
 
-    /// Makes the ticks that are due.
+    /// Generates the ticks that are due.
     pub(super) fn run_market(&mut self) {
         let mut due = Vec::new();
         for (index, venue) in self.venues.iter_mut().enumerate() {

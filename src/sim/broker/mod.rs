@@ -1,8 +1,8 @@
 //! The simulated cTrader, sans-IO: bytes and time in, bytes and deadlines out.
 //!
 //! Drive it with `connect`, `handle_message`, `disconnected` and `handle_timeout`; after each, drain
-//! `poll_output` and re-arm `poll_timeout`. Operations made by hand happen at the latest time it was
-//! told. One message is one bare `ProtoMessage`: framing belongs to the shell.
+//! `poll_output` and re-arm `poll_timeout`. Manual operations happen at the latest time that it got. One
+//! message is one bare `ProtoMessage`: framing belongs to the shell.
 //!
 //! The struct is in `state::broker`; each file here adds the methods of one subject to it.
 

@@ -89,7 +89,8 @@ impl Broker {
         }
     }
 
-    /// The protective order that follows an opening or enlarging fill.
+    /// Creates the protective order after a fill that opened a position, or resizes it after one that
+    /// enlarged the position.
     fn levels_after_fill(
         &mut self,
         account: i64,

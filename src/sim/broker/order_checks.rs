@@ -1,4 +1,4 @@
-//! Whether an order can be taken.
+//! Checks whether an order can be accepted.
 
 use crate::sim::state::broker::Broker;
 use crate::sim::state::money;
@@ -6,7 +6,7 @@ use crate::sim::state::refusal::Refusal;
 use crate::sim::world::order_spec::{OrderKind, OrderSpec};
 
 impl Broker {
-    /// Whether an order can be taken; the id of its symbol.
+    /// Refuses an order that cannot be accepted. Returns the id of its symbol.
     pub(super) fn check_order(&self, account: i64, spec: &OrderSpec) -> Result<i64, Refusal> {
         let refuse = |code: &str| Refusal::order_error(code, None, spec.position);
         let book = self

@@ -1,4 +1,4 @@
-//! The order book of an account: orders are placed, rejected, and end, with the events of each.
+//! Orders of an account: they are placed, rejected, and end, with the events of each.
 //!
 //! Every operation exists once; requests and tests both use it. Fills are in `fills`, pending orders
 //! in `pending_orders`.
@@ -15,17 +15,17 @@ use crate::sim::world::order_spec::{OrderKind, OrderSpec};
 use crate::sim::world::spec::AccountKind;
 use wire::ProtoOaExecutionType as Execution;
 
-/// An enum's number that no schema has.
+/// A number that no enum of the schema has.
 const UNKNOWN_ENUM: i32 = 99;
 
 impl Broker {
-    /// Sends an execution event to every socket of the account.
+    /// Sends an execution event on every connection of the account.
     pub(crate) fn publish_execution(
         &mut self,
         account: i64,
         kind: Execution,
         id: Option<&str>,
-        server: bool,
+        by_server: bool,
         details: ExecutionDetails,
     ) {
         let mut event = wire::ProtoOaExecutionEvent {
@@ -34,7 +34,7 @@ impl Broker {
             position: details.position,
             order: details.order,
             deal: details.deal,
-            is_server_event: Some(server),
+            is_server_event: Some(by_server),
             ..Default::default()
         };
         if self.faults.unknown_enums > 0 {
@@ -48,7 +48,7 @@ impl Broker {
         self.publish(account, PayloadType::ProtoOaExecutionEvent, id, &event);
     }
 
-    /// Accepts an order; a market order is filled after `delay`, at once if it is zero.
+    /// Accepts an order. A market order is filled after `delay`; at once if it is zero.
     pub(crate) fn place(
         &mut self,
         account: i64,
@@ -100,7 +100,8 @@ impl Broker {
         })
     }
 
-    /// The open position an order acts on: the one it names, or the symbol's on a netted account.
+    /// Returns the open position that an order acts on: the one it names, or the symbol's on a netted
+    /// account.
     fn target_position(&self, account: i64, symbol: i64, spec: &OrderSpec) -> Option<i64> {
         let book = self.accounts.get(&account)?;
         if let Some(named) = spec.position {
@@ -123,7 +124,7 @@ impl Broker {
         }
     }
 
-    /// Ends an order with REJECTED.
+    /// Ends an order and sends REJECTED.
     pub(super) fn reject(
         &mut self,
         account: i64,
@@ -144,7 +145,7 @@ impl Broker {
         self.publish(account, PayloadType::ProtoOaExecutionEvent, id, &event);
     }
 
-    /// Takes an order that has ended out of the book.
+    /// Removes an order that has ended from the book.
     pub(super) fn end_order(&mut self, account: i64, order: wire::ProtoOaOrder) {
         self.set_resting(account, order.trade_data.symbol_id, order.order_id, false);
         if let Some(book) = self.accounts.get_mut(&account) {

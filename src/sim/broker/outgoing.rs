@@ -1,6 +1,6 @@
-//! What is sent: replies to requests, messages to one connection, events to all of an account's.
+//! Sends replies to requests, messages to one connection, and events to every connection of an account.
 //!
-//! Faults that concern what is sent (lost, late, doubled, reordered) act here.
+//! Faults of outgoing messages (lost, late, doubled, reordered) act here.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::sim::state::request::Request;
 use crate::sim::state::timer::Timer;
 
 impl Broker {
-    /// The next thing for the shell to do.
+    /// Returns the next thing for the shell to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
@@ -56,13 +56,13 @@ impl Broker {
         self.out.push_back(Output::Send(conn, frame));
     }
 
-    /// Pushes a message with no clientMsgId to one socket.
+    /// Sends a message without a clientMsgId to one connection.
     pub(crate) fn push_to(&mut self, conn: ConnId, kind: PayloadType, body: &impl Message) {
         let frame = envelope::frame(number(kind), None, body, self.frame_options());
         self.send(conn, frame);
     }
 
-    /// Answers a request.
+    /// Replies to a request.
     pub(super) fn reply(&mut self, request: &Request, kind: PayloadType, body: &impl Message) {
         let frame = envelope::frame(
             number(kind),
@@ -93,7 +93,7 @@ impl Broker {
         }
     }
 
-    /// Sends an account's event to every socket that authorised it.
+    /// Sends an event of an account to every connection on which it is authorised.
     pub(crate) fn publish(
         &mut self,
         account: i64,
@@ -111,7 +111,7 @@ impl Broker {
             self.faults.duplicate_events -= 1;
         }
         let frame = envelope::frame(number(kind), id, body, self.frame_options());
-        for conn in self.sockets_of(account) {
+        for conn in self.connections_of(account) {
             if kind == PayloadType::ProtoOaExecutionEvent {
                 self.stats.executions += 1;
             }
@@ -122,7 +122,7 @@ impl Broker {
         }
     }
 
-    /// The clientMsgId of an event made by hand.
+    /// Returns the clientMsgId of an event that no client here caused: none, or that of another client.
     pub(crate) fn manual_msg_id(&mut self) -> Option<String> {
         self.faults
             .foreign_ids

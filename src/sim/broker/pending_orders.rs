@@ -13,7 +13,7 @@ use crate::sim::world::spec::Side;
 use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
-    /// Changes a pending order: REPLACED.
+    /// Amends a pending order and sends REPLACED.
     pub(crate) fn change_order(
         &mut self,
         account: i64,
@@ -55,7 +55,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Ends a pending order: CANCELLED or EXPIRED, its position CLOSED.
+    /// Ends a pending order and sends CANCELLED or EXPIRED, with its position as CLOSED.
     pub(crate) fn drop_order(
         &mut self,
         account: i64,
@@ -106,7 +106,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Watches a working order for its price.
+    /// Adds an order to those that rest until their price is reached (`on`), or removes it.
     pub(super) fn set_resting(&mut self, account: i64, symbol: i64, order: i64, on: bool) {
         let Some(venue) = self.accounts.get(&account).map(|account| account.venue) else {
             return;
@@ -119,7 +119,7 @@ impl Broker {
         }
     }
 
-    /// Sets off the orders of a symbol whose price is reached.
+    /// Executes the resting orders of a symbol whose price is reached.
     pub(super) fn run_triggers(&mut self, venue: usize, symbol: i64) {
         let Some(list) = self.resting.get(&(venue, symbol)) else {
             return;
@@ -179,7 +179,7 @@ impl Broker {
     }
 }
 
-/// Whether the market is at an order's price.
+/// Whether the quote has reached an order's price.
 fn reached(order: &wire::ProtoOaOrder, bid: i64, ask: i64) -> bool {
     let (limit, stop) = (
         order.limit_price.map(f64_raw),
@@ -187,7 +187,7 @@ fn reached(order: &wire::ProtoOaOrder, bid: i64, ask: i64) -> bool {
     );
     let buys = order.trade_data.trade_side == Side::Buy.wire();
     if order.order_type == wire::ProtoOaOrderType::StopLimit as i32 {
-        // The stop is reached, and the price no worse than the limit.
+        // The quote has reached the stop, and is no worse than the limit.
         return if buys {
             stop.is_some_and(|stop| ask >= stop) && limit.is_none_or(|limit| ask <= limit)
         } else {

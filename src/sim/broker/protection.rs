@@ -9,7 +9,8 @@ use crate::sim::state::refusal::Refusal;
 use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
-    /// Gives a position levels and its protective order; says nothing, returns what to say.
+    /// Sets the levels of a position and creates its protective order. Sends nothing: returns what the
+    /// execution event has to carry.
     pub(super) fn protect(
         &mut self,
         account: i64,
@@ -63,7 +64,7 @@ impl Broker {
         }
     }
 
-    /// The protective order follows the position's volume: REPLACED, by the server.
+    /// Sets the protective order to the position's volume, and sends REPLACED as an event of the server.
     pub(super) fn resize_protection(&mut self, account: i64, position_id: i64) {
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
@@ -86,7 +87,7 @@ impl Broker {
         self.publish_execution(account, Execution::OrderReplaced, None, true, details);
     }
 
-    /// The protective order of a closed position is cancelled by the server.
+    /// Cancels the protective order of a closed position, as the server does.
     pub(super) fn cancel_protection(
         &mut self,
         account: i64,
@@ -117,7 +118,7 @@ impl Broker {
         self.publish_execution(account, Execution::OrderCancelled, None, true, details);
     }
 
-    /// Replaces the levels of a position; a level left out is removed.
+    /// Replaces the levels of a position. A level that is `None` is removed.
     pub(crate) fn set_levels(
         &mut self,
         account: i64,

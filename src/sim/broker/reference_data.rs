@@ -8,7 +8,7 @@ use crate::sim::state::request::Request;
 use crate::sim::state::venue::{Symbol, Venue};
 use crate::sim::world::spec::Commission;
 
-/// What `ProtoOAVersionRes` says.
+/// `ProtoOAVersionRes.version`.
 const VERSION: &str = "91";
 
 impl Broker {

@@ -1,4 +1,5 @@
-//! What comes in: the envelope, maintenance and budgets, and which handler serves which payload type.
+//! Requests come in: the envelope, maintenance, scripted refusals, budgets, and the handler of each
+//! payload type.
 
 use std::time::Instant;
 
@@ -14,11 +15,11 @@ use crate::sim::state::payload::{HEARTBEAT_EVENT, named};
 use crate::sim::state::refusal::{Refusal, RefusalMessage};
 use crate::sim::state::request::{Request, RequestRecord};
 
-/// Requests remembered for inspection; older ones are forgotten.
+/// Requests kept for inspection at most; the oldest ones are dropped.
 const REQUEST_LOG_MAX: usize = 200_000;
 
 impl Broker {
-    /// A message came in: one bare `ProtoMessage`.
+    /// Handles a message: one bare `ProtoMessage`.
     pub fn handle_message(&mut self, conn: ConnId, bytes: Bytes, now: Instant) {
         self.advance(now);
         let Some(socket) = self.conns.get_mut(&conn) else {
@@ -87,7 +88,7 @@ impl Broker {
         });
     }
 
-    /// Maintenance, scripted refusals and budgets, before anything else looks at the request.
+    /// Applies maintenance, budgets and scripted refusals, before any handler runs.
     fn admit(&mut self, request: &Request, account: Option<i64>) -> Result<(), Refusal> {
         if let Some(end) = self.faults.maintenance_end_ms {
             let refusal = Refusal::new("SERVER_IS_UNDER_MAINTENANCE");

@@ -1,4 +1,4 @@
-//! What an account looks like now: the trader, open positions and orders, the server's own profit figures.
+//! The current state of an account: the trader, open positions and orders, the server's profit figures.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Remembers how an account is now, for a reconcile that lags.
+    /// Remembers the positions and orders of now, for snapshots that lag.
     pub(crate) fn record_snapshot(&mut self, account: i64) {
         let lag = self.faults.reconcile_lag;
         let now = self.now;
@@ -87,7 +87,7 @@ impl Broker {
             orders: book.orders.clone(),
         };
         book.past_snapshots.push_back(past);
-        // The one that was true when the oldest lag began is still needed.
+        // The newest of those older than the lag is what a snapshot shows now: it stays.
         while book
             .past_snapshots
             .get(1)
@@ -104,7 +104,7 @@ impl Broker {
         let Some(truth) = self.truth(id) else {
             return Ok(());
         };
-        // What has no price yet has no profit either: nothing is said of it.
+        // A position without a price has no profit yet: the reply leaves it out.
         let rows = truth
             .positions
             .iter()

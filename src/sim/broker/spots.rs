@@ -1,4 +1,5 @@
-//! Spot subscriptions and their fast path: the front of a spot event is kept, only its back is written.
+//! Spot subscriptions and their fast path: the prefix of a spot event is kept for each subscriber, only
+//! its suffix (prices and time) is encoded for each quote.
 
 use bytes::BytesMut;
 
@@ -61,7 +62,7 @@ impl Broker {
         Ok(())
     }
 
-    /// The one event with both sides that follows a subscription, even when the market stands still.
+    /// Sends the one event with both sides that follows a subscription, even while the market is paused.
     fn send_initial_spot(
         &mut self,
         conn: ConnId,

@@ -28,7 +28,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Refreshes a grant as another process would over HTTP: `(access, refresh)`, or `None` if the
+    /// Refreshes a grant as another process would over HTTP. Returns `(access, refresh)`, or `None` if the
     /// refresh token is spent, revoked or unknown.
     pub fn refresh_elsewhere(&mut self, refresh_token: &str) -> Option<(String, String)> {
         let index = self.grants.rotate(refresh_token, self.now)?;
@@ -45,7 +45,8 @@ impl Broker {
             .map(|grant| (grant.access.clone(), grant.refresh.clone()))
     }
 
-    /// Ends every session of a grant: 2147 per socket, then 2164 per account.
+    /// Ends every session of a grant. Sends `ProtoOAAccountsTokenInvalidatedEvent` to each connection, then
+    /// `ProtoOAAccountDisconnectEvent` for each account on it.
     pub(crate) fn invalidate(&mut self, grant: usize, reason: &str) {
         for conn in self.open_connections() {
             let Some(socket) = self.conns.get(&conn) else {

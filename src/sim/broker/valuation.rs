@@ -7,7 +7,7 @@ use crate::sim::state::ratio::{Ratio, fine_f64};
 use crate::sim::state::truth::{AccountTruth, PositionTruth};
 
 impl Broker {
-    /// An account's truth now.
+    /// Returns the figures of an account at the current prices; `None` if there is no such account.
     pub fn truth(&self, account: i64) -> Option<AccountTruth> {
         let account = self.accounts.get(&account)?;
         let venue = self.venues.get(account.venue)?;
@@ -68,7 +68,7 @@ impl Broker {
     }
 }
 
-/// Whether an order waits for its price, and is not the protective order of a position.
+/// Whether an order waits for its price. The protective order of a position does not count.
 fn is_pending(order: &wire::ProtoOaOrder) -> bool {
     let kind = OrderType::try_from(order.order_type).ok();
     matches!(

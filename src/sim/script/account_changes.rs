@@ -1,4 +1,4 @@
-//! What a broker does to an account: deposits, bonuses, swaps, margins, leverage, rights.
+//! Changes that a broker makes to an account: deposits, bonuses, swaps, margins, leverage, rights.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::state::broker::Broker;
@@ -20,7 +20,7 @@ impl Broker {
         self.change_balance(account, delta, kind.into());
     }
 
-    /// Swap that is booked on the balance and not on a position: operations 21 and 22.
+    /// Books swap on the balance and not on a position, in the account's smallest unit: operations 21 and 22.
     pub fn swap_on_balance(&mut self, account: i64, delta: i64) {
         let kind = if delta < 0 {
             wire::ProtoOaChangeBalanceType::BalanceWithdrawSwap
@@ -30,7 +30,7 @@ impl Broker {
         self.change_balance(account, delta, kind.into());
     }
 
-    /// Bonus that counts as balance and may not be withdrawn: operations 19 and 20.
+    /// Grants or takes back bonus that counts as balance and may not be withdrawn: operations 19 and 20.
     pub fn nonwithdrawable_bonus(&mut self, account: i64, delta: i64) {
         let kind = if delta < 0 {
             wire::ProtoOaChangeBalanceType::BalanceWithdrawNonwithdrawableBonus
@@ -73,7 +73,7 @@ impl Broker {
         self.publish_execution(account, Execution::Swap, None, true, details);
     }
 
-    /// The nightly rollover of an account: every position gets its symbol's swap of one day.
+    /// Does the nightly rollover of an account: books one day's swap of its symbol on every position.
     pub fn rollover(&mut self, account: i64) {
         let Some(book) = self.accounts.get(&account) else {
             return;
@@ -108,7 +108,8 @@ impl Broker {
         }
     }
 
-    /// The used margin of a position changes (2141): a new margin rate, ×10^8.
+    /// Sets a new margin rate of a position, ×10^8, and sends its used margin
+    /// (`ProtoOAMarginChangedEvent`).
     pub fn change_margin(&mut self, account: i64, position_id: i64, margin_rate_e8: i64) {
         let Some(book) = self.accounts.get_mut(&account) else {
             return;
@@ -135,7 +136,7 @@ impl Broker {
         );
     }
 
-    /// Changes the account's leverage and says so with 2123.
+    /// Changes the leverage of an account (100 = 1:100) and sends the trader.
     pub fn set_leverage(&mut self, account: i64, leverage: u32) {
         if let Some(book) = self.accounts.get_mut(&account) {
             book.leverage = leverage;
@@ -143,7 +144,7 @@ impl Broker {
         self.trader_updated(account);
     }
 
-    /// Changes how the account's margins add up and says so with 2123.
+    /// Changes how the margins of an account add up, and sends the trader.
     pub fn set_margin_type(&mut self, account: i64, rule: MarginType) {
         if let Some(book) = self.accounts.get_mut(&account) {
             book.margin_type = rule;
@@ -152,7 +153,7 @@ impl Broker {
         self.trader_updated(account);
     }
 
-    /// Changes the account's rights (`ProtoOAAccessRights` by number) and says so with 2123.
+    /// Changes the rights of an account (`ProtoOAAccessRights` by number) and sends the trader.
     pub fn set_access_rights(&mut self, account: i64, rights: i32) {
         if let Some(book) = self.accounts.get_mut(&account) {
             book.access_rights = rights;
@@ -160,7 +161,7 @@ impl Broker {
         self.trader_updated(account);
     }
 
-    /// Account auth is refused with `RET_ACCOUNT_DISABLED` from now on, or no longer.
+    /// Disables an account (its authorisation is refused with `RET_ACCOUNT_DISABLED`), or enables it again.
     pub fn set_disabled(&mut self, account: i64, disabled: bool) {
         if let Some(book) = self.accounts.get_mut(&account) {
             book.disabled = disabled;

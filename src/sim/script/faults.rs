@@ -10,11 +10,11 @@ use crate::sim::state::refusal::{Refusal, RefusalMessage};
 use crate::sim::state::timer::millis;
 
 impl Broker {
-    /// The next `times` requests of this payload type (`None` = any) are refused.
-    pub fn refuse(&mut self, kind: Option<u32>, times: usize, refusal: Refusal) {
+    /// Refuses the next `times` requests of a payload type (`None` = any).
+    pub fn refuse(&mut self, payload_type: Option<u32>, times: usize, refusal: Refusal) {
         if times > 0 {
             self.faults.refusals.push_back(ScriptedRefusal {
-                kind,
+                payload_type,
                 account: None,
                 left: times,
                 refusal,
@@ -22,17 +22,17 @@ impl Broker {
         }
     }
 
-    /// The next `times` requests of this payload type for one account are refused.
+    /// Refuses the next `times` requests of a payload type (`None` = any) for one account.
     pub fn refuse_account(
         &mut self,
         account: i64,
-        kind: Option<u32>,
+        payload_type: Option<u32>,
         times: usize,
         refusal: Refusal,
     ) {
         if times > 0 {
             self.faults.refusals.push_back(ScriptedRefusal {
-                kind,
+                payload_type,
                 account: Some(account),
                 left: times,
                 refusal,
@@ -40,99 +40,101 @@ impl Broker {
         }
     }
 
-    /// Scripted refusals that were not used up.
+    /// Returns how many scripted refusals are left.
     pub fn refusals_left(&self) -> usize {
         self.faults.refusals.iter().map(|script| script.left).sum()
     }
 
-    /// The reply to the next request of this payload type (`None` = any) is never sent; its effect stays.
-    pub fn swallow_reply(&mut self, kind: Option<u32>) {
-        self.faults.swallow.push_back(kind);
+    /// Never sends the reply to the next request of a payload type (`None` = any). The request takes effect.
+    pub fn swallow_reply(&mut self, payload_type: Option<u32>) {
+        self.faults.swallow.push_back(payload_type);
     }
 
-    /// Replies are sent this much later; zero ends it.
+    /// Sends replies this much later. Zero ends it.
     pub fn delay_replies(&mut self, delay: Duration) {
         self.faults.reply_delay = delay;
     }
 
-    /// The reply to the next request of this payload type is sent this much later.
-    pub fn delay_reply(&mut self, kind: u32, delay: Duration) {
-        self.faults.late.push_back((kind, delay));
+    /// Sends the reply to the next request of a payload type this much later.
+    pub fn delay_reply(&mut self, payload_type: u32, delay: Duration) {
+        self.faults.late.push_back((payload_type, delay));
     }
 
-    /// The next `count` replies are held and then sent in reverse order.
+    /// Holds the next `count` replies and then sends them in reverse order.
     pub fn reorder_replies(&mut self, count: usize) {
         self.faults.hold = count;
     }
 
-    /// The next `count` account events are sent twice.
+    /// Sends the next `count` account events twice.
     pub fn duplicate_events(&mut self, count: usize) {
         self.faults.duplicate_events = count;
     }
 
-    /// The next `count` account events are lost on every socket.
+    /// Drops the next `count` account events on every connection.
     pub fn drop_events(&mut self, count: usize) {
         self.faults.drop_events = count;
     }
 
-    /// Every request is refused with `SERVER_IS_UNDER_MAINTENANCE` until this is set to `None`.
+    /// Refuses every request with `SERVER_IS_UNDER_MAINTENANCE`, until this is set to `None`. `for_how_long`
+    /// only sets the announced end.
     pub fn maintenance(&mut self, for_how_long: Option<Duration>) {
         self.faults.maintenance_end_ms = for_how_long.map(|time| self.wall_ms() + millis(time));
     }
 
-    /// By which message maintenance is told: 2142 with its end in seconds, or 50 with milliseconds.
+    /// Sets the message that announces maintenance: `ProtoOAErrorRes` with its end in seconds, or
+    /// `ProtoErrorRes` with milliseconds.
     pub fn maintenance_sent_as(&mut self, message: RefusalMessage) {
         self.faults.maintenance_message = message;
     }
 
-    /// The next `count` execution events have a type, and their orders a type and a status, that no
-    /// published schema has.
+    /// Sends the next `count` execution events with an execution type, an order type and an order status
+    /// that no published schema has.
     pub fn unknown_enums(&mut self, count: usize) {
         self.faults.unknown_enums = count;
     }
 
-    /// Messages carry fields that no published schema has.
+    /// Adds fields that no published schema has to every message.
     pub fn unknown_fields(&mut self, on: bool) {
         self.faults.unknown_fields = on;
     }
 
-    /// Every `every`th message is preceded by one of an unknown payload type.
+    /// Sends a message of an unknown payload type before every `every`th message.
     pub fn unknown_types(&mut self, every: Option<u64>) {
         self.faults.unknown_types_every = every;
     }
 
-    /// The inner `payloadType` is left out; only the envelope has it.
+    /// Leaves out the inner `payloadType`; only the envelope has it.
     pub fn omit_inner_payload_type(&mut self, on: bool) {
         self.faults.omit_inner = on;
         self.rebuild_spot_prefixes();
     }
 
-    /// Events made by hand carry the clientMsgId of a client that is not connected.
+    /// Gives events of manual trades the clientMsgId of a client that is not connected.
     pub fn foreign_ids(&mut self, on: bool) {
         self.faults.foreign_ids = on;
     }
 
-    /// `ProtoOAOrderErrorEvent` comes with zero ids.
+    /// Sends `ProtoOAOrderErrorEvent` with zero ids.
     pub fn zero_order_error_ids(&mut self, on: bool) {
         self.faults.zero_ids = on;
     }
 
-    /// How a request for an account not authorised on the socket is refused.
+    /// Sets how a request for an account that is not authorised on the connection is refused.
     pub fn set_unauthorised_reply(&mut self, variant: UnauthorisedReply) {
         self.faults.unauthorised_reply = variant;
     }
 
-    /// What a token refresh does to open sessions.
+    /// Sets what a token refresh does to open sessions.
     pub fn set_token_refresh_effect(&mut self, variant: TokenRefreshEffect) {
         self.faults.token_refresh_effect = variant;
     }
 
-    /// An expired token is refused with `CH_ACCESS_TOKEN_INVALID`.
+    /// Refuses an expired token with `CH_ACCESS_TOKEN_INVALID`.
     pub fn expired_as_invalid(&mut self, on: bool) {
         self.faults.expired_as_invalid = on;
     }
 
-    /// Reconcile shows the account as it was this long ago.
+    /// Sends snapshots as the account was this long ago.
     pub fn reconcile_lag(&mut self, lag: Duration) {
         self.faults.reconcile_lag = lag;
         for account in self.account_ids() {
@@ -140,24 +142,24 @@ impl Broker {
         }
     }
 
-    /// Deal lists do not show a deal until this long after its execution.
+    /// Leaves a deal out of deal lists until this long after its execution.
     pub fn history_lag(&mut self, lag: Duration) {
         self.faults.history_lag = lag;
     }
 
-    /// One more spot comes after an unsubscribe.
+    /// Sends one more spot event after an unsubscribe.
     pub fn stray_spots(&mut self, on: bool) {
         self.faults.stray_spots = on;
     }
 
-    /// Ends one account's session on every socket (2164), the socket stays.
+    /// Ends the sessions of an account on every connection. The connections stay.
     pub fn drop_account(&mut self, account: i64) {
-        for conn in self.sockets_of(account) {
+        for conn in self.connections_of(account) {
             self.end_session(conn, account);
         }
     }
 
-    /// Ends the application session of every socket (2148) and closes them.
+    /// Ends the application session of every connection (`ProtoOAClientDisconnectEvent`) and closes it.
     pub fn block_app(&mut self, reason: &str) {
         let body = wire::ProtoOaClientDisconnectEvent {
             payload_type: None,
@@ -169,33 +171,33 @@ impl Broker {
         }
     }
 
-    /// Closes every socket the way a weekend does: WebSocket code 1000, reason `Bye`.
+    /// Closes every connection as the real server does at weekends: WebSocket code 1000, reason `Bye`.
     pub fn close_all_with_bye(&mut self) {
         for conn in self.open_connections() {
             self.close(conn, Close::Bye);
         }
     }
 
-    /// Resets every socket (RST), with nothing said.
+    /// Resets every connection (TCP RST), without a message.
     pub fn reset_all(&mut self) {
         for conn in self.open_connections() {
             self.close(conn, Close::Reset);
         }
     }
 
-    /// Resets one socket.
+    /// Resets one connection.
     pub fn reset(&mut self, conn: ConnId) {
         self.close(conn, Close::Reset);
     }
 
-    /// The sockets open now stop being read and written, without being closed.
+    /// Stops reading and writing every open connection without closing it.
     pub fn half_open_all(&mut self) {
         for conn in self.open_connections() {
             self.freeze(conn);
         }
     }
 
-    /// One socket stops being read and written, without being closed.
+    /// Stops reading and writing one connection without closing it.
     pub fn half_open(&mut self, conn: ConnId) {
         self.freeze(conn);
     }

@@ -1,4 +1,4 @@
-//! What a test may look at: connections, requests, subscriptions, deals, the journal.
+//! What a test may inspect: connections, requests, subscriptions, deals, the journal.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::sim::world::spec::Environment;
 pub struct ConnectionInfo {
     /// Its number.
     pub id: ConnId,
-    /// Which listener it came through.
+    /// The environment of its listener.
     pub environment: Environment,
     /// The authenticated application.
     pub app: Option<String>,
@@ -34,12 +34,12 @@ pub struct ConnectionInfo {
 }
 
 impl Broker {
-    /// Ids of all accounts.
+    /// Returns the ids of all accounts.
     pub fn account_ids(&self) -> Vec<i64> {
         self.accounts.keys().copied().collect()
     }
 
-    /// Every deal of an account, oldest first, as it was on the wire.
+    /// Returns every deal of an account, oldest first, as it was on the wire.
     pub fn deals(&self, account: i64) -> Vec<wire::ProtoOaDeal> {
         self.accounts
             .get(&account)
@@ -47,7 +47,7 @@ impl Broker {
             .unwrap_or_default()
     }
 
-    /// Every balance operation of an account, oldest first, as it was on the wire.
+    /// Returns every balance operation of an account, oldest first, as it was on the wire.
     pub fn cash_flow(&self, account: i64) -> Vec<wire::ProtoOaDepositWithdraw> {
         self.accounts
             .get(&account)
@@ -55,7 +55,7 @@ impl Broker {
             .unwrap_or_default()
     }
 
-    /// Open connections.
+    /// Returns the open connections.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.conns
             .iter()
@@ -73,45 +73,45 @@ impl Broker {
             .collect()
     }
 
-    /// Sockets on which an account is authorised now.
+    /// Returns the connections on which an account is authorised now.
     pub fn authorised_on(&self, account: i64) -> Vec<ConnId> {
-        self.sockets_of(account)
+        self.connections_of(account)
     }
 
-    /// Requests of a payload type since `since`.
-    pub fn requests_since(&self, kind: u32, since: Instant) -> usize {
+    /// Returns how many requests of a payload type came since `since`.
+    pub fn requests_since(&self, payload_type: u32, since: Instant) -> usize {
         self.request_log
             .iter()
             .rev()
             .take_while(|seen| seen.at >= since)
-            .filter(|seen| seen.payload_type == kind)
+            .filter(|seen| seen.payload_type == payload_type)
             .count()
     }
 
-    /// Requests of a payload type since the start (of those remembered).
-    pub fn requests_of(&self, kind: u32) -> usize {
+    /// Returns how many requests of a payload type came since the start (of those remembered).
+    pub fn requests_of(&self, payload_type: u32) -> usize {
         self.request_log
             .iter()
-            .filter(|seen| seen.payload_type == kind)
+            .filter(|seen| seen.payload_type == payload_type)
             .count()
     }
 
-    /// The requests remembered, oldest first.
+    /// Returns the requests remembered, oldest first.
     pub fn requests_seen(&self) -> impl Iterator<Item = &RequestRecord> {
         self.request_log.iter()
     }
 
-    /// Counters since the start.
+    /// Returns the counters since the start.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    /// Writes down what happens from now on. Nothing is forgotten: this is for short histories.
+    /// Records what happens from now on. The journal is never cut: it is for short histories.
     pub fn keep_journal(&mut self) {
         self.journal.get_or_insert_default();
     }
 
-    /// What happened since [`Self::keep_journal`].
+    /// Returns what happened since [`Self::keep_journal`].
     pub fn journal(&self) -> &[JournalEntry] {
         self.journal.as_deref().unwrap_or_default()
     }

@@ -1,6 +1,7 @@
-//! Trades as a person at a terminal makes them, outside any API client.
+//! Manual trades: what a person at a terminal does, outside any API client.
 //!
-//! Their events come at once, unless [`Settings::manual_fill_delay`](crate::sim::Settings::manual_fill_delay) says otherwise.
+//! Their events are sent at once, unless
+//! [`Settings::manual_fill_delay`](crate::sim::Settings::manual_fill_delay) is set.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::state::broker::Broker;
@@ -13,7 +14,7 @@ use crate::sim::world::order_spec::{OrderAmendment, OrderSpec};
 use crate::sim::world::spec::Side;
 
 impl Broker {
-    /// Opens at the market; the position's id.
+    /// Opens a position at the market. Returns its id.
     ///
     /// # Errors
     /// The refusal a client would have got.
@@ -42,7 +43,7 @@ impl Broker {
         )
     }
 
-    /// Closes part (`Some(volume)`) or all of a position.
+    /// Closes part (`Some(volume)`, 1/100 unit) or all of a position. Returns the closing order's id.
     ///
     /// # Errors
     /// The refusal a client would have got.
@@ -78,7 +79,7 @@ impl Broker {
         )
     }
 
-    /// Changes a pending order.
+    /// Amends a pending order.
     ///
     /// # Errors
     /// The refusal a client would have got.
@@ -101,7 +102,7 @@ impl Broker {
         self.drop_order(account, order, false, id.as_deref())
     }
 
-    /// A pending order's time is over.
+    /// Expires a pending order.
     ///
     /// # Errors
     /// If there is no such order.
@@ -109,7 +110,8 @@ impl Broker {
         self.drop_order(account, order, true, None)
     }
 
-    /// A trailing stop moves: 2107 only; no update timestamp advances.
+    /// Moves a trailing stop. Sends `ProtoOATrailingSLChangedEvent` and nothing else; no update timestamp
+    /// advances.
     pub fn trail_stop(&mut self, account: i64, position_id: i64, stop: i64) {
         let now_ms = self.wall_ms();
         let Some(book) = self.accounts.get_mut(&account) else {
@@ -144,7 +146,7 @@ impl Broker {
         );
     }
 
-    /// A position's stop loss or take profit is hit at the price of now: one FILLED by the server.
+    /// Executes the protective order of a position at the current price: one FILLED by the server.
     pub fn hit_protection(&mut self, account: i64, position_id: i64) {
         let Some(book) = self.accounts.get(&account) else {
             return;

@@ -1,16 +1,16 @@
-//! Moves prices by hand, and says how fast they move by themselves.
+//! Sets prices by hand, and how fast they move by themselves.
 
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::state::broker::Broker;
 use crate::sim::state::venue::{Symbol, interval};
 
 impl Broker {
-    /// Prices stand still from now on.
+    /// Stops the random walk of all prices.
     pub fn market_pause(&mut self) {
         self.market_running = false;
     }
 
-    /// Prices walk again.
+    /// Starts the random walk of all prices again.
     pub fn market_resume(&mut self) {
         self.market_running = true;
         for symbol in self
@@ -22,14 +22,14 @@ impl Broker {
         }
     }
 
-    /// Ticks a second of a symbol, at every broker that has it; zero silences it.
+    /// Sets the ticks per second of a symbol, at every broker that has it. Zero stops them.
     pub fn tick_rate(&mut self, symbol: &str, ticks_per_second: f64) {
         for symbol in self.named(symbol) {
             symbol.interval = interval(ticks_per_second);
         }
     }
 
-    /// Ticks a second of every symbol.
+    /// Sets the ticks per second of every symbol.
     pub fn tick_rate_all(&mut self, ticks_per_second: f64) {
         for symbol in self
             .venues
@@ -85,14 +85,14 @@ impl Broker {
         }
     }
 
-    /// The latest bid and ask of a symbol at a broker, raw.
+    /// Returns the latest bid and ask of a symbol at a broker, raw.
     pub fn quote(&self, broker: &str, symbol: &str) -> Option<(Option<i64>, Option<i64>)> {
         let venue = self.venues.iter().find(|venue| venue.title == broker)?;
         let symbol = venue.symbols.get(&venue.symbol_id(symbol)?)?;
         Some((symbol.bid, symbol.ask))
     }
 
-    /// The symbol's settings changed: 2120 with only the id, to every account of its broker.
+    /// Sends `ProtoOASymbolChangedEvent` to every account of a broker. It carries only the symbol's id.
     pub fn symbol_changed(&mut self, broker: &str, symbol: &str) {
         let Some(venue) = self.venues.iter().position(|venue| venue.title == broker) else {
             return;

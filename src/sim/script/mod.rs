@@ -1,4 +1,4 @@
-//! What a test does to the simulated server, and what it may look at.
+//! What a test does to the simulated server, and how it inspects it.
 //!
 //! Each file adds methods to `state::broker::Broker`: faults, trades and prices by hand, inspection.
 

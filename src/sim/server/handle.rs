@@ -1,4 +1,5 @@
-//! A running simulator: its listeners, the task that keeps the broker's deadlines, and what a test does to both.
+//! A running simulator: its listeners, the task that keeps the broker's deadlines, and the test's handle
+//! on both.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +26,7 @@ use super::tls::identity;
 /// The driver sleeps at least this long, so that a fast market comes in batches.
 const STEP: Duration = Duration::from_millis(1);
 
-/// One plugged-in time: from binding the ports to closing everything.
+/// What runs from binding the ports until everything is closed.
 struct Listening {
     /// Ends sockets and acceptors.
     all: CancellationToken,
@@ -131,7 +132,7 @@ async fn accept(
             Ok((stream, _)) => {
                 tasks.spawn(serve(Arc::clone(&shared), stream, environment, all.clone()));
             }
-            // Out of descriptors, or the peer left at once: give the rest a chance.
+            // Out of descriptors, or the peer left at once: let other tasks run.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -172,7 +173,7 @@ impl Handle {
         }
     }
 
-    /// Does something with the broker, at the time of now: scripts it, trades by hand, looks at it.
+    /// Runs `act` on the broker at the current time, to script it, to trade by hand or to inspect it.
     pub fn with<R>(&self, act: impl FnOnce(&mut Broker) -> R) -> R {
         self.shared.update(|state| {
             state.broker.handle_timeout(now());
@@ -215,19 +216,19 @@ impl Handle {
         &self.pem
     }
 
-    /// TLS handshakes are accepted and then never answered.
+    /// Accepts TLS connections and never continues their handshakes, or does again.
     pub fn stall_tls(&self, on: bool) {
         self.shared.stall_tls.store(on, Ordering::Relaxed);
     }
 
-    /// No new connections: the ports are closed, open sockets live on.
+    /// Closes the listeners. Open connections stay.
     pub fn stop_accepting(&self) {
         if let Some(listening) = self.listening().as_ref() {
             listening.accepting.cancel();
         }
     }
 
-    /// The opposite of [`Self::stop_accepting`] and [`Self::unplug`]: listens on the same ports.
+    /// Listens on the same ports again, after [`Self::stop_accepting`] or [`Self::unplug`].
     ///
     /// # Errors
     /// If a port cannot be bound again.
@@ -245,7 +246,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Pulls the listening: closes the listeners and resets every socket. Returns when all are gone.
+    /// Closes the listeners and resets every connection. Returns when all are gone.
     pub async fn unplug(&self) {
         let Some(listening) = self.listening().take() else {
             return;
@@ -255,12 +256,12 @@ impl Handle {
         listening.tasks.wait().await;
     }
 
-    /// Resets every socket; the listeners stay.
+    /// Resets every connection. The listeners stay.
     pub fn kill_sockets(&self) {
         self.with(Broker::reset_all);
     }
 
-    /// Closes every socket with what is given.
+    /// Closes every connection in the given way.
     pub fn close_sockets(&self, how: Close) {
         self.with(|broker| {
             for conn in broker.open_connections() {

@@ -1,7 +1,7 @@
-//! The tokio shell over the broker: listeners, sockets and the clock. Protocol lives in the broker.
+//! The tokio shell over the broker: listeners, sockets and the clock. It knows no protocol.
 //!
-//! One port per environment serves everything, as the real one does: the first byte tells TLS from
-//! plain, the first byte inside tells WebSocket (`GET …`) from length-prefixed TCP. Tasks: a driver
+//! One port per environment serves everything, as the real one does: the first byte distinguishes
+//! TLS from plain, the first byte inside WebSocket (`GET …`) from length-prefixed TCP. Tasks: a driver
 //! that keeps the broker's deadlines, an acceptor per port, one task per socket. They share the broker
 //! under a lock that is never held across an await.
 //!

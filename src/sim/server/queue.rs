@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sim::state::connection::Close;
 
-/// Messages that wait for one socket at most: a second of the heaviest stream a client is meant to bear.
+/// Messages that wait for one socket at most: one second of the heaviest stream that a client must bear.
 pub const QUEUE_MAX: usize = 131_072;
 
 #[derive(Debug, Default)]
@@ -18,14 +18,14 @@ struct Queue {
     end: Option<Close>,
 }
 
-/// The way to one socket.
+/// The messages that wait for one socket, and how it is to end.
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     queue: Mutex<Queue>,
     ready: Notify,
     /// The socket is to be reset at once, whatever it is doing.
     pub(super) reset: CancellationToken,
-    /// The socket is to stand still.
+    /// Reading and writing is to stop.
     pub(super) frozen: CancellationToken,
 }
 
@@ -41,7 +41,7 @@ impl SendQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a message; false if the queue is full, and then the socket is reset.
+    /// Queues a message. Returns false if the queue is full; then the socket is reset.
     pub(super) fn push(&self, frame: Bytes) -> bool {
         let mut queue = self.lock();
         if queue.frames.len() >= QUEUE_MAX {
@@ -71,7 +71,7 @@ impl SendQueue {
         self.frozen.cancel();
     }
 
-    /// Waits until there is something to do, then takes all of it.
+    /// Waits until something is queued, then takes all of it.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken before the wait is over.

@@ -14,12 +14,12 @@ use crate::sim::world::spec::Environment;
 
 use super::queue::SendQueue;
 
-/// The time the broker is told.
+/// Returns the time that the broker gets.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The broker and the way to its sockets.
+/// The broker and the queues of its sockets.
 pub(super) struct ServerState {
     pub(super) broker: Broker,
     pub(super) queues: HashMap<ConnId, Arc<SendQueue>>,
@@ -28,7 +28,7 @@ pub(super) struct ServerState {
 }
 
 impl ServerState {
-    /// Carries out what the broker wants done.
+    /// Passes the broker's outputs on to the sockets.
     fn deliver_outputs(&mut self) {
         while let Some(output) = self.broker.poll_output() {
             match output {
@@ -60,7 +60,7 @@ impl ServerState {
 /// What every task of the server shares.
 pub(super) struct SharedServer {
     pub(super) state: Mutex<ServerState>,
-    /// The driver has to look again.
+    /// Wakes the driver to read the next deadline again.
     pub(super) wake: Notify,
     pub(super) tls: tokio_rustls::TlsAcceptor,
     pub(super) stall_tls: AtomicBool,
@@ -71,7 +71,7 @@ impl SharedServer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `act` on the broker, does what follows from it and re-arms the driver if it must be earlier.
+    /// Runs `act` on the broker, delivers its outputs and wakes the driver if its next deadline is earlier.
     pub(super) fn update<R>(&self, act: impl FnOnce(&mut ServerState) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state);

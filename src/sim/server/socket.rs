@@ -1,4 +1,4 @@
-//! One socket: finds out what it speaks, then carries messages both ways until it ends.
+//! One socket: detects its protocol, then carries messages both ways until it ends.
 
 use std::io;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use super::shared::SharedServer;
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// A client has this long to say its first byte and to finish its handshakes.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// A client has this long to send its first byte and to finish its handshakes.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A graceful close waits this long for the peer.
-const GOODBYE_TIME: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A stream over a TCP socket that can be told to reset.
+/// A stream over a TCP socket that can be reset.
 trait ResettableSocket: AsyncRead + AsyncWrite + Unpin {
     fn tcp(&self) -> &TcpStream;
 }
@@ -47,7 +47,7 @@ impl ResettableSocket for BufReader<TlsStream<TcpStream>> {
     }
 }
 
-/// Makes the coming drop of the socket a reset. An error means that it is gone already.
+/// Makes dropping the socket a reset. An error means that it is gone already.
 fn reset_on_drop(socket: &impl ResettableSocket) {
     let _ = socket.tcp().set_zero_linger();
 }
@@ -59,12 +59,12 @@ pub(super) async fn serve(
     environment: Environment,
     all: CancellationToken,
 ) {
-    // A socket that cannot be set up, or says nothing in time, is dropped: there is nobody to tell.
+    // A socket that cannot be set up, or sends nothing in time, is dropped: nobody needs the error.
     let _ = stream.set_nodelay(true);
     let mut first = [0_u8; 1];
     let peeked = tokio::select! {
         () = all.cancelled() => return,
-        peeked = tokio::time::timeout(HANDSHAKE_TIME, stream.peek(&mut first)) => peeked,
+        peeked = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)) => peeked,
     };
     if !matches!(peeked, Ok(Ok(1))) {
         return;
@@ -84,7 +84,7 @@ pub(super) async fn serve(
     }
     let handshake = tokio::select! {
         () = all.cancelled() => return,
-        handshake = tokio::time::timeout(HANDSHAKE_TIME, shared.tls.accept(stream)) => handshake,
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, shared.tls.accept(stream)) => handshake,
     };
     if let Ok(Ok(stream)) = handshake {
         Box::pin(detect_protocol(
@@ -97,7 +97,7 @@ pub(super) async fn serve(
     }
 }
 
-/// WebSocket begins with `GET`; anything else is a length prefix.
+/// Detects the protocol: WebSocket begins with `GET`, anything else is a length prefix.
 async fn detect_protocol<S: BufferedSocket>(
     shared: &SharedServer,
     mut stream: S,
@@ -106,7 +106,7 @@ async fn detect_protocol<S: BufferedSocket>(
 ) {
     let websocket = tokio::select! {
         () = all.cancelled() => return reset_on_drop(&stream),
-        peeked = tokio::time::timeout(HANDSHAKE_TIME, stream.fill_buf()) => match peeked {
+        peeked = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.fill_buf()) => match peeked {
             Ok(Ok(bytes)) => bytes.starts_with(b"G"),
             Ok(Err(_)) | Err(_) => return,
         },
@@ -114,7 +114,7 @@ async fn detect_protocol<S: BufferedSocket>(
     if websocket {
         let upgraded = tokio::select! {
             () = all.cancelled() => return,
-            upgraded = tokio::time::timeout(HANDSHAKE_TIME, tokio_tungstenite::accept_async(stream)) => upgraded,
+            upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, tokio_tungstenite::accept_async(stream)) => upgraded,
         };
         if let Ok(Ok(stream)) = upgraded {
             serve_transport(shared, WsTransport(stream), environment, all).await;
@@ -159,7 +159,7 @@ async fn serve_transport(
     shared.disconnected(conn);
 }
 
-/// Both directions until an end; stands still for ever once frozen.
+/// Carries messages both ways until one side ends. Never returns once the connection is frozen.
 async fn exchange_messages(
     shared: &SharedServer,
     transport: &mut impl Transport,
@@ -208,14 +208,14 @@ impl<S: ResettableSocket> Transport for WsTransport<S> {
     }
 
     async fn finish(&mut self, how: Close) {
-        // The peer may be gone: a goodbye that fails is as good as one that was heard.
+        // The peer may be gone: then the close frame is not needed.
         if how == Close::Bye {
             let frame = CloseFrame {
                 code: CloseCode::Normal,
                 reason: "Bye".into(),
             };
             let _ = self.0.close(Some(frame)).await;
-            let _ = tokio::time::timeout(GOODBYE_TIME, async {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, async {
                 while self.0.next().await.is_some() {}
             })
             .await;
@@ -235,7 +235,7 @@ struct TcpTransport<S> {
 }
 
 impl<S: ResettableSocket> TcpTransport<S> {
-    /// A whole message of the inbound bytes. A length of nothing or too much ends the socket.
+    /// Takes a whole message from the inbound bytes. A length of zero or beyond [`MAX_FRAME`] is an error.
     fn next_message(&mut self) -> Result<Option<Bytes>, ()> {
         let Some(prefix) = self.inbound.first_chunk::<4>() else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! An account's books, and how they look on the wire.
+//! An account: balance, positions, orders, deals, and their form on the wire.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub(crate) struct Position {
     pub(crate) commission: i64,
     /// Base → deposit at opening, ×10^8.
     pub(crate) margin_rate_e8: i64,
-    /// Margin per unit of value: 1 / leverage, or the tiers' mix.
+    /// Margin per unit of value: 1 / leverage, or a weighted mean over the tiers.
     pub(crate) margin_factor: Ratio,
     pub(crate) stop_loss: Option<i64>,
     pub(crate) take_profit: Option<i64>,
@@ -211,7 +211,7 @@ impl Account {
     }
 }
 
-/// The three thresholds every account has.
+/// Returns the three margin call thresholds that every account has.
 pub(crate) fn default_margin_calls(now_ms: i64) -> Vec<wire::ProtoOaMarginCall> {
     [
         (Notification::MarginLevelThreshold1, 100.0),

@@ -1,7 +1,6 @@
-//! All that the simulated server knows, in one struct.
+//! The whole state of the simulated server, in one struct.
 //!
-//! It is data: `broker` has the behaviour, `script` what a test does to it. Both add their methods
-//! here, so neither is imported.
+//! `broker` and `script` add the methods. They import this file, it imports neither.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -22,38 +21,46 @@ use super::timer::{Timer, millis};
 use super::tokens::Grants;
 use super::venue::Venue;
 
-/// How often idle sockets, margin calls and stop-outs are looked at.
+/// How often idle connections, margin calls and stop-outs are checked.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
 
 /// The simulated cTrader.
 #[derive(Debug)]
 pub struct Broker {
+    /// The latest time it got.
     pub(crate) now: Instant,
+    /// The time at which the wall clock was `wall_base_ms`.
     pub(crate) base: Instant,
     pub(crate) wall_base_ms: i64,
     pub(crate) rng: ChaCha8Rng,
+    /// Client id → client secret.
     pub(crate) apps: BTreeMap<String, String>,
     pub(crate) venues: Vec<Venue>,
     pub(crate) accounts: BTreeMap<i64, Account>,
     pub(crate) grants: Grants,
     pub(crate) conns: BTreeMap<ConnId, ClientConnection>,
+    /// (venue, symbol) → who gets its spot events.
     pub(crate) spot_subscribers: BTreeMap<(usize, i64), Vec<SpotSubscriber>>,
+    /// (venue, symbol) → (account, order) that wait for their price.
     pub(crate) resting: BTreeMap<(usize, i64), BTreeSet<(i64, i64)>>,
     pub(crate) faults: Faults,
     pub(crate) market_running: bool,
+    /// Spot events are encoded here.
     pub(crate) scratch: BytesMut,
     pub(crate) stats: Stats,
     pub(crate) request_log: VecDeque<RequestRecord>,
+    /// `None` unless a test asked for it.
     pub(crate) journal: Option<Vec<JournalEntry>>,
     pub(crate) settings: Settings,
     pub(crate) last_conn: u64,
+    /// By time and, within one, in the order of their making.
     pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
     pub(crate) timer_seq: u64,
     pub(crate) housekeeping_at: Instant,
     pub(crate) out: VecDeque<Output>,
 }
 
-/// What a broker starts with.
+/// The parts of a [`Broker`] that a world determines.
 pub(crate) struct BrokerSetup {
     pub(crate) now: Instant,
     pub(crate) wall_ms: i64,
@@ -93,17 +100,17 @@ impl Broker {
         }
     }
 
-    /// The server's wall clock, ms since the epoch.
+    /// Returns the server's wall clock, ms since the epoch.
     pub fn wall_ms(&self) -> i64 {
         self.wall_base_ms + millis(self.now.saturating_duration_since(self.base))
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The settings, to be changed while it runs.
+    /// Returns the settings, to change them while the server runs.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
     }

@@ -1,4 +1,4 @@
-//! Request budgets of a connection: token buckets that refuse, and windows that only count.
+//! Request budgets of a connection: token buckets that refuse, and sliding windows that only count.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ impl Budget {
         }
     }
 
-    /// Counts a request and says whether it is refused.
+    /// Counts a request. Returns an error if the budget refuses it.
     pub(crate) fn charge(
         &mut self,
         kind: u32,
@@ -177,12 +177,12 @@ impl Budget {
         true
     }
 
-    /// The most non-historical requests in any one second, refused ones included.
+    /// Returns the most non-historical requests in any one second, refused ones included.
     pub(crate) fn most_requests(&self) -> usize {
         self.all.most
     }
 
-    /// The most historical requests in any one second, refused ones included.
+    /// Returns the most historical requests in any one second, refused ones included.
     pub(crate) fn most_historical(&self) -> usize {
         self.historical.most
     }

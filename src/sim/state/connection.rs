@@ -1,4 +1,4 @@
-//! A connection as the server knows it, and what the shell has to do with it.
+//! Connections as the server knows them, and what it asks the shell to do with them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,7 +16,7 @@ pub struct ConnId(pub u64);
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// End of stream, with nothing said.
+    /// End of stream, without a close frame.
     Normal,
     /// WebSocket close 1000 with reason `Bye`.
     Bye,
@@ -29,20 +29,20 @@ pub enum Close {
 pub enum Output {
     /// Send this `ProtoMessage`.
     Send(ConnId, Bytes),
-    /// Close the connection; nothing comes for it any more.
+    /// Close the connection. No more output follows for it.
     Close(ConnId, Close),
     /// Stop reading and writing without closing.
     Freeze(ConnId),
 }
 
-/// One socket as the server knows it.
+/// A connection of a client.
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     pub(crate) environment: Environment,
     pub(crate) app: Option<String>,
     /// Accounts authorised here, with the number of the grant.
     pub(crate) accounts: BTreeMap<i64, usize>,
-    /// (account, symbol) → with timestamps.
+    /// Spot subscriptions: (account, symbol) → whether with timestamps.
     pub(crate) spots: BTreeMap<(i64, i64), bool>,
     pub(crate) last_in: Instant,
     pub(crate) last_out: Instant,

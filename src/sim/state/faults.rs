@@ -1,6 +1,6 @@
 //! Scripted faults as data: what the simulator does wrong, and for how long. All of it FIFO and counted.
 //!
-//! `script::faults` sets them; whoever sends, receives or authorises looks at them.
+//! `script::faults` sets them; `broker` applies them where it sends, receives and authorises.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::refusal::{Refusal, RefusalMessage};
 #[derive(Clone, Debug)]
 pub(crate) struct ScriptedRefusal {
     /// `None` = any request.
-    pub(crate) kind: Option<u32>,
+    pub(crate) payload_type: Option<u32>,
     pub(crate) account: Option<i64>,
     pub(crate) left: usize,
     pub(crate) refusal: Refusal,
@@ -33,10 +33,10 @@ pub enum UnauthorisedReply {
 /// What happens to open sessions when their token is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenRefreshEffect {
-    /// 2147 and 2164 are sent and the sessions end.
+    /// The sessions end, with `ProtoOAAccountsTokenInvalidatedEvent` and `ProtoOAAccountDisconnectEvent`.
     #[default]
     EndsSessions,
-    /// Nothing happens; a new account auth answers `ALREADY_LOGGED_IN`.
+    /// The sessions go on; a new account authorisation is refused with `ALREADY_LOGGED_IN`.
     KeepsSessions,
 }
 
@@ -73,9 +73,11 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// The refusal scripted for this request, if any; uses one of its turns up.
-    pub(crate) fn refuse(&mut self, kind: u32, account: Option<i64>) -> Option<Refusal> {
+    pub(crate) fn refuse(&mut self, payload_type: u32, account: Option<i64>) -> Option<Refusal> {
         let index = self.refusals.iter().position(|script| {
-            script.kind.is_none_or(|wanted| wanted == kind)
+            script
+                .payload_type
+                .is_none_or(|wanted| wanted == payload_type)
                 && script.account.is_none_or(|wanted| Some(wanted) == account)
         })?;
         let script = self.refusals.get_mut(index)?;
@@ -88,11 +90,11 @@ impl Faults {
     }
 
     /// Whether the reply to this request is swallowed.
-    pub(crate) fn swallows(&mut self, kind: u32) -> bool {
+    pub(crate) fn swallows(&mut self, payload_type: u32) -> bool {
         let Some(index) = self
             .swallow
             .iter()
-            .position(|wanted| wanted.is_none_or(|wanted| wanted == kind))
+            .position(|wanted| wanted.is_none_or(|wanted| wanted == payload_type))
         else {
             return false;
         };
@@ -101,8 +103,11 @@ impl Faults {
     }
 
     /// How late the reply to this request is.
-    pub(crate) fn lateness(&mut self, kind: u32) -> Duration {
-        let index = self.late.iter().position(|(wanted, _)| *wanted == kind);
+    pub(crate) fn lateness(&mut self, payload_type: u32) -> Duration {
+        let index = self
+            .late
+            .iter()
+            .position(|(wanted, _)| *wanted == payload_type);
         let late = index.and_then(|index| self.late.remove(index));
         late.map_or(self.reply_delay, |(_, delay)| delay)
     }

@@ -1,7 +1,7 @@
 //! What happened, entry after entry: for a test that recomputes an account from nothing else.
 //!
-//! It is kept only when asked for. It says what was done, not what came of it: volumes, prices and
-//! amounts, but no sum. Margins and levels are the server's own to set, so they are said as they are.
+//! It is kept only when asked for. It holds what was done (volumes, prices, amounts) and no sum of
+//! it. Margins and levels are for the server to set, so they stand as they are.
 
 use crate::ctrader::wire;
 use crate::sim::world::spec::MarginType;
@@ -28,7 +28,7 @@ pub enum JournalEvent {
     Bonus(i64, i64),
     /// A position's swap changed by this much.
     Swap(i64, i64),
-    /// A position ties up this much margin now.
+    /// The used margin of a position is this much now.
     Margin(i64, i64),
     /// A position has this stop loss and this take profit now, raw.
     Levels(i64, Option<i64>, Option<i64>),

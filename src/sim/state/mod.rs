@@ -1,6 +1,6 @@
-//! What the simulated server knows, as plain data, and the arithmetic over it.
+//! The state of the simulated server as plain data, and the arithmetic over it.
 //!
-//! The whole of it is one struct, [`broker::Broker`]. Nothing here sends anything.
+//! All of it is in one struct, [`broker::Broker`]. Nothing here sends anything.
 
 pub(crate) mod account;
 pub(crate) mod broker;

@@ -120,7 +120,7 @@ pub(crate) fn commission(venue: &Venue, account: &Account, symbol: &Symbol, volu
     -charge.unwrap_or(Ratio::ZERO).scaled(account.digits).round()
 }
 
-/// What opening a volume costs and ties up.
+/// Commission and margin of opening a volume.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
     pub(crate) commission: i64,
@@ -155,7 +155,8 @@ pub(crate) fn opening(
     }
 }
 
-/// 1 / leverage, or the mix of the tiers that the volume falls into, given what the side holds already.
+/// Returns 1 / leverage, or a weighted mean over the leverage tiers that the volume falls into, given the
+/// volume that the side holds already.
 fn margin_factor(
     venue: &Venue,
     account: &Account,

@@ -13,22 +13,22 @@ pub(crate) struct PendingFill {
     pub(crate) account: i64,
     pub(crate) order: i64,
     pub(crate) msg_id: Option<String>,
-    /// Whether the server does it, unasked.
+    /// Whether the server does it by itself, without a request.
     pub(crate) by_server: bool,
 }
 
-/// How a fill is told and at what price it happens.
+/// One execution of an order: its price, and who caused it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill<'a> {
     pub(crate) price: i64,
     pub(crate) msg_id: Option<&'a str>,
     pub(crate) by_server: bool,
-    /// Nothing of the order is left after it.
+    /// Whether it fills the rest of the order.
     pub(crate) is_last: bool,
 }
 
 impl Fill<'_> {
-    /// How the fill is told.
+    /// Returns the execution type of its event.
     pub(crate) fn kind(self) -> Execution {
         if self.is_last {
             Execution::OrderFilled
@@ -46,7 +46,7 @@ pub(crate) struct ExecutionDetails {
     pub(crate) deal: Option<wire::ProtoOaDeal>,
 }
 
-/// What placing an order gave.
+/// The ids that an accepted order got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlacedOrder {
     /// The order's id.
@@ -56,7 +56,7 @@ pub struct PlacedOrder {
 }
 
 impl OrderSpec {
-    /// Its wire form at the moment it is accepted.
+    /// Returns the order on the wire, at the moment it is accepted.
     pub(crate) fn order(
         &self,
         id: i64,

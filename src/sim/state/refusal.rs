@@ -1,4 +1,4 @@
-//! The refusal of a request: its error code, what else it says, and the message that carries it.
+//! The refusal of a request: its error code, its other fields, and the message that carries it.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use super::envelope::{FrameOptions, frame};
 use super::payload::{ERROR_RES, number};
 
-/// By which message a refusal travels.
+/// The message that carries a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RefusalMessage {
     /// `ProtoOAErrorRes` (2142).
@@ -26,7 +26,7 @@ pub enum RefusalMessage {
 #[error("{}", .0.code)]
 pub struct Refusal(Box<RefusalDetails>);
 
-/// What a refusal says.
+/// The fields of a refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct RefusalDetails {
     pub(crate) code: String,
@@ -40,7 +40,7 @@ pub(crate) struct RefusalDetails {
 }
 
 impl Refusal {
-    /// A refusal by `ProtoOAErrorRes` with this error code.
+    /// Makes a refusal by `ProtoOAErrorRes` with this error code.
     pub fn new(code: &str) -> Self {
         Self(Box::new(RefusalDetails {
             code: code.to_owned(),
@@ -54,7 +54,7 @@ impl Refusal {
         }))
     }
 
-    /// Its error code.
+    /// Returns its error code.
     pub fn code(&self) -> &str {
         &self.0.code
     }
@@ -63,21 +63,21 @@ impl Refusal {
         &mut self.0
     }
 
-    /// Free text.
+    /// Sets its free text.
     #[must_use]
     pub fn description(mut self, text: &str) -> Self {
         self.0.description = Some(text.to_owned());
         self
     }
 
-    /// Seconds until the payload type is served again.
+    /// Sets the seconds until the payload type is served again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after = Some(seconds);
         self
     }
 
-    /// By which message it travels.
+    /// Sets the message that carries it.
     #[must_use]
     pub fn sent_as(mut self, message: RefusalMessage) -> Self {
         self.0.message = message;
@@ -96,7 +96,7 @@ impl Refusal {
         refusal
     }
 
-    /// The message that carries it.
+    /// Returns the serialised message that carries it.
     pub(crate) fn frame(
         &self,
         id: Option<&str>,

@@ -1,4 +1,4 @@
-//! A request that passed the envelope, and what is remembered of it.
+//! Requests: what a handler gets, and what is kept of each for inspection.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::payload::named;
 use super::refusal::Refusal;
 use crate::ctrader::wire::ProtoOaPayloadType as PayloadType;
 
-/// A request that passed the envelope.
+/// A request, out of its envelope.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) conn: ConnId,
@@ -25,7 +25,7 @@ impl Request {
             .map_err(|_| Refusal::new("INVALID_REQUEST").description("Malformed message"))
     }
 
-    /// The account that it names, if its field 2 is one.
+    /// Returns the account that it names, if its field 2 is one.
     pub(crate) fn account(&self) -> Option<i64> {
         match named(self.payload_type) {
             Some(
@@ -41,7 +41,7 @@ impl Request {
     }
 }
 
-/// A request as seen on the wire.
+/// What is kept of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord {
     /// The connection.

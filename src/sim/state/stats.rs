@@ -1,4 +1,4 @@
-//! What the server counts.
+//! Counters of the server.
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,8 +17,8 @@ pub struct Stats {
     pub executions: u64,
     /// Requests refused by the rate limits.
     pub rate_refusals: u64,
-    /// Connections cut off for silence.
+    /// Connections closed because their client sent nothing for too long.
     pub idle_timeouts: u64,
-    /// Connections cut off because they read too slowly; the shell counts it.
+    /// Connections closed because their client read too slowly; the shell counts them.
     pub slow_readers: u64,
 }

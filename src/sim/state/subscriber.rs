@@ -1,8 +1,8 @@
-//! Who wants a symbol's prices.
+//! Who gets the spot events of a symbol.
 
 use super::connection::ConnId;
 
-/// One (socket, account) that wants a symbol's prices.
+/// An account on a connection that subscribed to a symbol.
 #[derive(Debug)]
 pub(crate) struct SpotSubscriber {
     pub(crate) conn: ConnId,

@@ -1,4 +1,4 @@
-//! What is to be done later, and durations in milliseconds.
+//! Timers, and durations in milliseconds.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::connection::ConnId;
 use super::order::PendingFill;
 
-/// Something to be done later.
+/// What the server does once a time has come.
 #[derive(Debug)]
 pub(crate) enum Timer {
     Send(ConnId, Bytes),

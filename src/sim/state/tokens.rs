@@ -1,4 +1,4 @@
-//! Access and refresh tokens: what they open, when they end, and their single use.
+//! Access and refresh tokens: the accounts they cover, when they expire, and that a refresh token works once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Lifetime of an access token after a refresh: thirty days.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
-/// One consent of one cTID.
+/// What one cTID has granted: a pair of tokens and the accounts that it covers.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     pub(crate) access: String,
@@ -18,10 +18,10 @@ pub(crate) struct Grant {
     generation: u64,
 }
 
-/// What is known of an access token.
+/// Whether an access token is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TokenStatus {
-    /// Good, by the grant of this number.
+    /// Valid, by the grant of this number.
     Valid(usize),
     Expired,
     Unknown,
@@ -36,7 +36,8 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The grant of a token, made if it is new; its refresh token is `refresh-` + the token.
+    /// Returns the grant of an access token, and makes it if it is new. Its refresh token is `refresh-` + the
+    /// token.
     pub(crate) fn ensure(&mut self, token: &str) -> &mut Grant {
         let fresh = self.all.len();
         let index = *self.access.entry(token.to_owned()).or_insert(fresh);
@@ -86,7 +87,8 @@ impl Grants {
         }
     }
 
-    /// Spends a refresh token: the old pair dies, a new one lives. `None` if it was no living token.
+    /// Spends a refresh token: a new pair replaces the old one. Returns the grant's number, or `None` if the
+    /// token was not valid.
     pub(crate) fn rotate(&mut self, refresh: &str, now: Instant) -> Option<usize> {
         let index = *self.refresh.get(refresh)?;
         let grant = self.all.get_mut(index)?;

@@ -1,10 +1,10 @@
 //! The figures of an account and its positions by the simulator's own arithmetic.
 //!
-//! A test holds the bridge's figures against them.
+//! Tests compare the bridge's figures with them.
 
 use crate::sim::world::spec::Side;
 
-/// The truth about one position.
+/// The figures of one position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PositionTruth {
     /// Its id.
@@ -29,7 +29,7 @@ pub struct PositionTruth {
     pub swap: i64,
     /// Commission so far.
     pub commission: i64,
-    /// Margin it ties up.
+    /// Used margin.
     pub used_margin: i64,
     /// Stop loss, raw.
     pub stop_loss: Option<i64>,
@@ -37,7 +37,7 @@ pub struct PositionTruth {
     pub take_profit: Option<i64>,
 }
 
-/// The truth about one account, by the simulator's own arithmetic, in the account's smallest unit.
+/// The figures of one account. Money is in the account's smallest unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccountTruth {
     /// Cash.
@@ -54,7 +54,7 @@ pub struct AccountTruth {
     pub net: i64,
     /// Balance + Σ net + active bonus.
     pub equity: i64,
-    /// Margin tied up.
+    /// Used margin of all positions, by the account's rule.
     pub used_margin: i64,
     /// Equity − used margin.
     pub free_margin: i64,

@@ -13,7 +13,7 @@ pub(crate) struct Symbol {
     pub(crate) spec: SymbolSpec,
     pub(crate) bid: Option<i64>,
     pub(crate) ask: Option<i64>,
-    /// Where the walk is pulled back to.
+    /// The price towards which the walk drifts, raw.
     anchor: i64,
     spread: i64,
     pub(crate) interval: Option<Duration>,
@@ -36,12 +36,12 @@ impl Symbol {
         }
     }
 
-    /// Raw units of the smallest price step.
+    /// Returns the smallest price step, raw.
     fn tick_size(&self) -> i64 {
         10_i64.pow(u32::try_from((5 - self.spec.digits).clamp(0, 5)).unwrap_or_default())
     }
 
-    /// One step of the walk: the sides that change.
+    /// Makes one step of the walk. Returns the new prices of the sides that change.
     pub(crate) fn step(&mut self, rng: &mut impl RngExt) -> (Option<i64>, Option<i64>) {
         let tick = self.tick_size();
         let (Some(bid), Some(ask)) = (self.bid, self.ask) else {
@@ -100,7 +100,7 @@ impl Venue {
         }
     }
 
-    /// A fresh id, unique in this venue only.
+    /// Allocates an id that is unique in this venue only.
     pub(crate) fn next_id(&mut self) -> i64 {
         self.last_id += 1;
         self.last_id

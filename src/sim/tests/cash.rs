@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// A client that hears of account 7.
+/// A client with a session of account 7.
 fn listening(account: AccountSpec) -> Client {
     let mut client = Client::new(
         Simulator::builder()

@@ -1,4 +1,4 @@
-//! What the simulator does wrong on purpose: each does just what it says.
+//! Scripted faults: each does what its name says, and nothing else.
 
 use std::time::Duration;
 

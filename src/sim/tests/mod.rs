@@ -18,7 +18,7 @@ use super::state::payload::{ERROR_RES, HEARTBEAT_EVENT, UNKNOWN, named, number};
 use super::*;
 use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
-/// A client of the sans-IO broker that remembers what it got.
+/// A client of the sans-IO server.
 struct Client {
     broker: Broker,
     now: Instant,
@@ -68,7 +68,7 @@ impl Client {
         self.broker.handle_timeout(self.now);
     }
 
-    /// Everything sent to a connection since the last look.
+    /// Everything sent to a connection since the last call.
     fn drain(&mut self) -> Vec<(ConnId, Received)> {
         let mut all = Vec::new();
         while let Some(output) = self.broker.poll_output() {
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Execution events received: (type, by the server, position status, order id's presence, clientMsgId).
+    /// Execution events received, each with its clientMsgId.
     fn executions(&mut self) -> Vec<(wire::ProtoOaExecutionEvent, Option<String>)> {
         let events = self
             .received()

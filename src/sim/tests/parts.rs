@@ -110,7 +110,7 @@ fn parts_come_after_each_other_and_an_order_is_pending_until_the_last() {
     assert_eq!(client.truth(7).pending, [placed.order]);
     client.wait(Duration::from_millis(100));
     assert_eq!(client.truth(7).positions[0].volume, 400_000);
-    // What is cancelled now stays as it is.
+    // Cancelling ends the fills that are still to come.
     client
         .broker
         .cancel_order(7, placed.order)

@@ -1,4 +1,4 @@
-//! Subscriptions: what is told at once, what is refused, and what comes after the end.
+//! Subscriptions: what is sent at once, what is refused, and what is sent after the end.
 
 use super::*;
 

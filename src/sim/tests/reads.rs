@@ -111,7 +111,7 @@ fn deals_of_one_millisecond_may_lie_on_both_sides_of_a_page() {
             .map(|deal| deal.deal_id)
             .collect();
         assert_eq!(all.len(), 3);
-        // No range is narrower: whoever pages by time alone never sees the third.
+        // No range is narrower: a client that pages by time alone never gets the third.
         let (page, more) = deals(&mut client, conn, at, at);
         let seen = if newest_first {
             [all[2], all[1]]
@@ -155,7 +155,7 @@ fn ranges_have_bounds() {
         client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
         assert_eq!(client.error(), "INCORRECT_BOUNDARIES");
     }
-    // A week is the most for cash, and it is enough.
+    // The widest range of the cash flow is a week, both ends included.
     for (to, answer) in [
         (604_800_000, PayloadType::ProtoOaCashFlowHistoryListRes),
         (604_800_001, PayloadType::ProtoOaErrorRes),

@@ -1,4 +1,4 @@
-//! An account as a world begins with it, and its open positions.
+//! An account and its open positions, as a world begins with them.
 //!
 //! Prices are raw (1/100000), volumes 1/100 unit, money in the account's smallest unit.
 
@@ -68,7 +68,7 @@ impl PositionSpec {
     }
 }
 
-/// An account and the token that opens it.
+/// An account and the tokens that cover it.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -101,7 +101,7 @@ pub struct AccountSpec {
 }
 
 impl AccountSpec {
-    /// A hedged demo account of 10,000.00 EUR at 1:100 with the first broker, opened by no token yet.
+    /// A hedged demo account of 10,000.00 EUR at 1:100 with the first broker, covered by no token yet.
     pub fn new(id: i64) -> Self {
         Self {
             id,
@@ -245,7 +245,7 @@ impl AccountSpec {
         self
     }
 
-    /// `fairStopOut`: positions are stopped out as wholes, whatever the settings say.
+    /// `fairStopOut`: whole positions are stopped out, whatever the settings say.
     #[must_use]
     pub fn fair_stop_out(mut self) -> Self {
         self.fair_stop_out = true;

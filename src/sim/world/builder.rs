@@ -1,4 +1,4 @@
-//! Describes a simulated world. `broker::build` makes a server of it, `server` starts it.
+//! Describes a simulated world step by step. `broker::build` makes a server of it, `server` starts it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,19 +12,19 @@ pub const CLIENT_ID: &str = "sim-client";
 /// Its secret.
 pub const CLIENT_SECRET: &str = "sim-secret";
 
-/// The way in: [`Simulator::builder`].
+/// Begin with [`Simulator::builder`].
 #[derive(Clone, Copy, Debug)]
 pub struct Simulator;
 
 impl Simulator {
-    /// A world to be.
+    /// Begins the description of a world.
     pub fn builder() -> Builder {
         Builder::new()
     }
 }
 
-/// A world to be. Without brokers it gets [`alpha`](super::brokers::alpha) and [`beta`](super::brokers::beta); without an
-/// application, [`CLIENT_ID`] with [`CLIENT_SECRET`].
+/// The description of a world. Without brokers it gets [`alpha`](super::brokers::alpha) and
+/// [`beta`](super::brokers::beta); without an application, [`CLIENT_ID`] with [`CLIENT_SECRET`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(crate) seed: u64,
@@ -88,7 +88,7 @@ impl Builder {
         self
     }
 
-    /// Prices stand still until [`market_resume`](crate::sim::Broker::market_resume).
+    /// Prices do not move until [`market_resume`](crate::sim::Broker::market_resume).
     #[must_use]
     pub fn market_paused(mut self) -> Self {
         self.market_running = false;
@@ -123,7 +123,7 @@ impl Builder {
         self
     }
 
-    /// A client silent for this long is cut off.
+    /// A client that sends nothing for this long is disconnected.
     #[must_use]
     pub fn idle_timeout(mut self, after: Duration) -> Self {
         self.settings.idle_timeout = after;

@@ -17,7 +17,7 @@ pub enum OrderKind {
     StopLimit,
 }
 
-/// An order as it is asked for. Prices are raw, volumes 1/100 unit.
+/// The terms of an order to be placed. Prices are raw, volumes 1/100 unit.
 #[derive(Clone, Debug)]
 pub struct OrderSpec {
     pub(crate) symbol: String,

@@ -11,23 +11,23 @@ use std::time::Duration;
     reason = "independent switches a test turns one at a time"
 )]
 pub struct Settings {
-    /// A client silent for this long is cut off.
+    /// A client that sends nothing for this long is disconnected.
     pub idle_timeout: Duration,
-    /// The server sends a heartbeat after this much silence of its own.
+    /// The server sends a heartbeat if it has sent nothing for this long.
     pub heartbeat_after: Duration,
     /// Connections an application may have, over both environments.
     pub connection_cap: usize,
     /// Time between ORDER_ACCEPTED and ORDER_FILLED of a client's order.
     pub fill_delay: Duration,
-    /// The same of an order made by hand.
+    /// The same for a manual trade.
     pub manual_fill_delay: Duration,
     /// Market and pending orders are filled in so many parts, where the volume allows it.
     pub fill_parts: u32,
-    /// Time between two parts.
+    /// Time between two of these parts.
     pub partial_fill_delay: Duration,
-    /// Withdrawals are told with a positive `delta`; which sign the real server sends is not known.
+    /// Withdrawals are sent with a positive `delta`. Which sign the real server sends is not known.
     pub unsigned_withdrawals: bool,
-    /// An account that is not of the fair kind is stopped out by halves, not by whole positions.
+    /// An account without `fairStopOut` is stopped out by halves of positions, not by whole positions.
     pub partial_stop_out: bool,
     /// Rows a history reply holds at most.
     pub history_chunk: usize,
@@ -68,7 +68,7 @@ pub struct Limits {
     pub history_per_second: u32,
     /// Seconds a payload type stays blocked after a breach.
     pub block_seconds: u64,
-    /// A breach is answered with `REQUEST_FREQUENCY_EXCEEDED` and blocks nothing.
+    /// A request over the limit is refused with `REQUEST_FREQUENCY_EXCEEDED`, and nothing is blocked.
     pub frequency_error: bool,
     /// Nothing is refused; windows still count.
     pub off: bool,
