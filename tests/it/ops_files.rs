@@ -445,7 +445,7 @@ fn what_the_runbook_quotes_is_said() {
         ("src/ctrader/error.rs", "connect cTrader again"),
         ("src/token_cipher.rs", "cannot be decrypted"),
         ("src/token_cipher.rs", "has no key"),
-        ("src/worker/coordinator/agree.rs", "session begins"),
+        ("src/worker/ownership/reconcile.rs", "session begins"),
         ("src/worker/link/events.rs", "session live"),
         ("src/worker/link/events.rs", "session down"),
         (

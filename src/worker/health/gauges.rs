@@ -6,14 +6,14 @@ use crate::amqp::ConsumerHandle;
 use crate::ctrader::connection;
 use crate::domain::command::CommandKind;
 use crate::domain::status::Status;
-use crate::metrics::{LinkState, Metrics, Words};
+use crate::metrics::{LabelValues, LinkState, Metrics};
 use crate::worker::health::status::{LinkStatus, WorkerStatus};
 use crate::worker::writing::row_stats::RowStats;
 
 /// A worker's metrics, all at zero.
 #[must_use]
 pub fn metrics() -> Metrics {
-    Metrics::new(&Words {
+    Metrics::new(&LabelValues {
         statuses: Status::ALL.map(Status::as_str),
         events: &connection::Tally::EVENTS,
         requests: &connection::Tally::REQUESTS,

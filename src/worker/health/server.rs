@@ -121,11 +121,11 @@ async fn wedged(snapshot: watch::Receiver<HealthSnapshot>, patience: Duration) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Beat;
+    use crate::http::LoopHeartbeat;
 
     #[tokio::test]
     async fn a_loop_that_stays_silent_is_found_and_one_that_recovers_is_not() {
-        let beat = |age_max| Beat {
+        let beat = |age_max| LoopHeartbeat {
             at: Instant::now(),
             age_max,
         };

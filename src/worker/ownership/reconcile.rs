@@ -209,7 +209,7 @@ impl Coordinator {
             .await
         {
             let (id, user, epoch) = (record.command_id, &key.user, ownership.epoch());
-            info!(%id, ?user, account = %key.account, slot = %record.slot, epoch, "session starts");
+            info!(%id, ?user, account = %key.account, slot = %record.slot, epoch, "session begins");
             self.state.running.insert(key, running);
         }
     }
