@@ -189,7 +189,7 @@ fn write(n: u32) -> Result<RowWrite, Failure> {
         fence: Fence::new(&key, EPOCH),
         seq: 0,
         content: RowContent::Full {
-            state: SessionState::of(Status::Live).on(true),
+            state: SessionState::of(Status::Live).in_environment(true),
             connected: true,
             account: Box::new(account),
         },

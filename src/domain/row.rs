@@ -121,7 +121,7 @@ impl SessionState {
 
     /// The state with this environment.
     #[must_use]
-    pub fn on(self, is_demo: bool) -> Self {
+    pub fn in_environment(self, is_demo: bool) -> Self {
         Self {
             is_demo: Some(is_demo),
             ..self
@@ -130,7 +130,7 @@ impl SessionState {
 
     /// The state with the environment of an earlier state, unless it has one itself.
     #[must_use]
-    pub fn after(self, before: &Self) -> Self {
+    pub fn keeping_environment_of(self, before: &Self) -> Self {
         Self {
             is_demo: self.is_demo.or(before.is_demo),
             ..self
@@ -139,7 +139,7 @@ impl SessionState {
 
     /// The state with a reason, fit to show a user.
     #[must_use]
-    pub fn because(self, reason: impl Into<String>) -> Self {
+    pub fn with_reason(self, reason: impl Into<String>) -> Self {
         Self {
             last_error: Some(reason.into()),
             ..self

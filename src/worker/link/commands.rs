@@ -108,7 +108,10 @@ impl LinkContext {
         for (fence, is_demo) in self.roster.stop_all(connection, now) {
             // Nothing is written of a slot that never was ours.
             if fence.epoch != Fence::UNCLAIMED_EPOCH {
-                self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
+                self.put_state(
+                    &fence,
+                    SessionState::of(Status::Pending).in_environment(is_demo),
+                );
             }
         }
     }

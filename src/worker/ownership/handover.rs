@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use super::Coordinator;
 use super::state::IncomingSlot;
-use crate::domain::fleet::{self, HANDOVER_WITHIN, Handover, Member};
+use crate::domain::fleet::{self, HANDOVER_TIMEOUT, Handover, Member};
 use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::PgError;
 use crate::pg::fleet as table;
@@ -131,7 +131,7 @@ impl Coordinator {
                 continue;
             }
             let is_dead = !alive.contains(&handover.taker);
-            if is_dead || (!handover.ready && handover.age >= HANDOVER_WITHIN) {
+            if is_dead || (!handover.ready && handover.age >= HANDOVER_TIMEOUT) {
                 withdrawn.push(handover.slot);
                 self.state.declined.insert(handover.taker, Instant::now());
             } else if handover.ready {

@@ -123,7 +123,7 @@ impl Coordinator {
                 self.publish_status(
                     &record,
                     ownership,
-                    SessionState::of(Status::Failed).because(reason),
+                    SessionState::of(Status::Failed).with_reason(reason),
                 )
                 .await;
             }
@@ -159,9 +159,13 @@ impl Coordinator {
         let token = match self.token_cipher.open(&key.user, &credentials.access_token) {
             Ok(token) => token,
             Err(unusable) => {
-                let failed = SessionState::of(Status::Failed).because(unusable.to_string());
-                self.publish_status(record, ownership, failed.on(!credentials.is_live))
-                    .await;
+                let failed = SessionState::of(Status::Failed).with_reason(unusable.to_string());
+                self.publish_status(
+                    record,
+                    ownership,
+                    failed.in_environment(!credentials.is_live),
+                )
+                .await;
                 return;
             }
         };

@@ -190,12 +190,12 @@ fn merge(row: &mut RowWrite, newer: RowWrite) {
         (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
         // The figures were not written yet, and nothing newer is known of them.
         (RowContent::Full { state, account, .. }, RowContent::State(newer)) => RowContent::Full {
-            state: newer.after(&state),
+            state: newer.keeping_environment_of(&state),
             connected: false,
             account,
         },
         (RowContent::State(state), RowContent::State(newer)) => {
-            RowContent::State(newer.after(&state))
+            RowContent::State(newer.keeping_environment_of(&state))
         }
         (_, content) => content,
     };

@@ -105,7 +105,7 @@ pub(super) enum Trouble {
     RoundFails,
     /// A release fails and the connection does not.
     ReleaseFails,
-    /// A hand-over takes longer than `HANDOVER_WITHIN`.
+    /// A hand-over takes longer than `HANDOVER_TIMEOUT`.
     Age,
 }
 

@@ -37,7 +37,7 @@ impl FleetModel {
                 continue;
             }
             let is_dead = !members.has(item(handover.taker));
-            if is_dead || (!handover.ready && handover.age >= fleet::HANDOVER_WITHIN) {
+            if is_dead || (!handover.ready && handover.age >= fleet::HANDOVER_TIMEOUT) {
                 worker.todo.withdraw.add(slot);
                 worker.declined.add(item(handover.taker));
                 if is_dead {
@@ -199,14 +199,14 @@ impl FleetModel {
             .filter(|index| {
                 worker.held[*index] == 0
                     && worker.warm[*index].is_none()
-                    && fleet::is_anybodys(slot(*index), mine.number, &members, &handovers)
+                    && fleet::is_unreserved(slot(*index), mine.number, &members, &handovers)
                     // `pg::fleet::free_slots`
                     && is_free(*index)
             })
             .map(|index| FreeSlot {
                 slot: slot(index),
                 sessions: SESSIONS[index],
-                is_left_over: left_over,
+                unclaimed_since_last_poll: left_over,
             })
             .collect();
         if free.is_empty() {

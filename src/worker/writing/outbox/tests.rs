@@ -82,7 +82,7 @@ fn figures_that_were_not_written_survive_a_disconnection() {
 /// Of a session that is let go nobody knows the environment, and the table would take it for a demo one.
 #[test]
 fn a_state_without_an_environment_leaves_it_as_it_was() {
-    let on_live = state(Status::Live).on(false);
+    let on_live = state(Status::Live).in_environment(false);
     let befores = [
         RowContent::State(on_live.clone()),
         RowContent::Full {
@@ -98,7 +98,7 @@ fn a_state_without_an_environment_leaves_it_as_it_was() {
             &fence(1),
             RowContent::State(SessionState::of(Status::Stopped)),
         );
-        let stopped = SessionState::of(Status::Stopped).on(false);
+        let stopped = SessionState::of(Status::Stopped).in_environment(false);
         match only(&outbox).content {
             RowContent::Full { state, .. } | RowContent::State(state) => assert_eq!(state, stopped),
             RowContent::Heartbeat => panic!("a state"),
