@@ -8,7 +8,7 @@ use super::PgError;
 use crate::domain::decimal::Decimal;
 use crate::domain::fence::HistoryMark;
 use crate::domain::ids::{PositionId, SessionKey};
-use crate::domain::ledger::{Known, Positions};
+use crate::domain::ledger::{LastSeen, Positions};
 
 /// What the tables know of a session before it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Baseline {
     /// Every deal executed up to then is stored.
     pub through: Option<OffsetDateTime>,
     /// The account as its row says.
-    pub known: Known,
+    pub known: LastSeen,
 }
 
 /// What became of a batch of marks.
@@ -83,7 +83,7 @@ fn baseline(key: &SessionKey, row: &PgRow) -> Result<Baseline, PgError> {
     Ok(Baseline {
         key: key.clone(),
         through: row.try_get("through")?,
-        known: Known {
+        known: LastSeen {
             version: row.try_get("balance_version")?,
             positions: is_filled.then_some(positions),
         },

@@ -107,6 +107,23 @@ fn an_audit_that_is_refused_or_lost_costs_nothing() {
 }
 
 /// A live account whose first quotes were all lost.
+#[test]
+fn a_balance_that_is_not_told_costs_nothing() {
+    let mut pair = Pair::new(worked_example());
+    pair.go_live(ACCOUNT, WORKED_TOKEN);
+    // The trader's entity is asked for again with each audit, for the version of its balance.
+    pair.broker
+        .refuse(Some(2121), 1, Refusal::new("UNSUPPORTED_MESSAGE"));
+    pair.broker
+        .refuse(Some(2121), 1, Refusal::new("CANT_ROUTE_REQUEST"));
+    pair.broker.swallow_reply(Some(2121));
+    let asked = pair.sent_of(2121);
+    pair.run(Duration::from_mins(20));
+    assert!(pair.sent_of(2121) - asked >= 4);
+    assert!(pair.downs(ACCOUNT).is_empty(), "{:?}", pair.events);
+    pair.assert_truth(ACCOUNT);
+}
+
 fn without_quotes() -> Pair {
     let mut pair = Pair::new(worked_example());
     pair.open(ACCOUNT, WORKED_TOKEN);

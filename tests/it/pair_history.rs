@@ -110,7 +110,7 @@ fn a_lost_closing_event_is_noticed_and_its_deal_is_found() {
         pair.drive_until("the loss to be noticed", Duration::from_secs(2), |pair| {
             pair.events
                 .iter()
-                .any(|(_, event)| *event == Event::Behind(AccountId(ACCOUNT)))
+                .any(|(_, event)| *event == Event::GapDetected(AccountId(ACCOUNT)))
         });
         pair.wait_live(ACCOUNT);
         pair.assert_truth(ACCOUNT);
@@ -167,7 +167,7 @@ fn an_opening_that_no_event_told_of_is_seen_by_the_audit_and_its_deal_found() {
         |pair| {
             pair.events
                 .iter()
-                .any(|(_, event)| *event == Event::Amended(AccountId(ACCOUNT)))
+                .any(|(_, event)| *event == Event::SnapshotDiverged(AccountId(ACCOUNT)))
         },
     );
     pair.wait_valued(ACCOUNT);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mahspeccy_bridge::ctrader::connection::{ConnectionError, Down, Event};
-use mahspeccy_bridge::ctrader::error::Disposition;
+use mahspeccy_bridge::ctrader::error::{Disposition, RequestError};
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::presets::{
@@ -376,7 +376,7 @@ fn a_token_is_verified_by_its_accounts() {
         .verify_token(3, &Secret::new(WORKED_TOKEN), pair.now());
     pair.drain();
     pair.run(Duration::from_secs(16));
-    let verified: Vec<(u64, Result<Vec<AccountId>, String>)> = pair
+    let verified: Vec<(u64, Result<Vec<AccountId>, RequestError>)> = pair
         .events
         .iter()
         .filter_map(|(_, event)| {
@@ -386,11 +386,12 @@ fn a_token_is_verified_by_its_accounts() {
             let covered = answer
                 .as_ref()
                 .map(|covered| covered.keys().copied().collect());
-            Some((*ticket, covered.map_err(|refusal| refusal.code.clone())))
+            Some((*ticket, covered.map_err(Clone::clone)))
         })
         .collect();
     assert!(
-        verified.contains(&(2, Err("CH_ACCESS_TOKEN_INVALID".to_owned()))),
+        verified.iter().any(|(ticket, answer)| *ticket == 2
+            && matches!(answer, Err(RequestError::Refused(refusal)) if refusal.code == "CH_ACCESS_TOKEN_INVALID")),
         "{verified:?}"
     );
     assert_eq!(
@@ -403,7 +404,7 @@ fn a_token_is_verified_by_its_accounts() {
     assert!(
         verified
             .iter()
-            .any(|(_, answer)| *answer == Err("TIMEOUT_ERROR".to_owned())),
+            .any(|(_, answer)| *answer == Err(RequestError::NoAnswer)),
         "{verified:?}"
     );
 }

@@ -9,6 +9,7 @@ use super::Line;
 use crate::config::CtraderSettings;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
 use crate::ctrader::error::Refusal;
+use crate::domain::clock::WallClock;
 use crate::failure::{Diagnosis, with_causes};
 use crate::ws::dial::Dialer;
 use crate::ws::fault::diagnose;
@@ -63,8 +64,8 @@ async fn reach(
         request_rate: settings.request_rate,
         history_rate: settings.history_rate,
     };
-    let wall_ms = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let mut connection = Connection::new(&config, rand::random(), began, wall_ms);
+    let clock = WallClock::new(began, OffsetDateTime::now_utc());
+    let mut connection = Connection::new(&config, rand::random(), clock);
     let authorised = authorise(&mut connection, &mut socket).await;
     socket.close().await;
     match authorised {

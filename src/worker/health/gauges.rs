@@ -15,8 +15,8 @@ use crate::worker::writing::row_stats::Tally;
 pub fn metrics() -> Metrics {
     Metrics::new(&Words {
         statuses: Status::ALL.map(Status::as_str),
-        events: &connection::Tally::EVENTS,
-        requests: &connection::Tally::REQUESTS,
+        events: &connection::ConnectionStats::EVENTS,
+        requests: &connection::ConnectionStats::REQUESTS,
     })
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{LINGER, LOGOUT_TIMEOUT, Link};
 use crate::ctrader::connection::{Connection, Covered, Refreshed};
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::RequestError;
 use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
@@ -33,7 +33,7 @@ pub(in crate::worker) enum LinkCommand {
     /// Spend a refresh token, and tell what became of it.
     Refresh(Secret, oneshot::Sender<Refreshed>),
     /// Ask what an access token covers.
-    Verify(Secret, oneshot::Sender<Result<Covered, Refusal>>),
+    Verify(Secret, oneshot::Sender<Result<Covered, RequestError>>),
     /// There is no other token to be had for the session with this one, and why.
     Unrenewable(SessionKey, Secret, String),
     /// Let everything go, log out, and answer.

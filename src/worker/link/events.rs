@@ -9,7 +9,7 @@ use super::{Askers, Link};
 use crate::ctrader::connection::{
     Audit, Connection, ConnectionError, Covered, Event, HistoryReport, Refreshed,
 };
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::RequestError;
 use crate::domain::ids::AccountId;
 use crate::worker::credentials::refresher::{RefreshRequest, Why};
 use crate::worker::link::roster::{Roster, Want};
@@ -23,7 +23,10 @@ impl Askers {
     }
 
     /// A ticket for a question about an access token.
-    pub(super) fn await_answer(&mut self, asker: oneshot::Sender<Result<Covered, Refusal>>) -> u64 {
+    pub(super) fn await_answer(
+        &mut self,
+        asker: oneshot::Sender<Result<Covered, RequestError>>,
+    ) -> u64 {
         self.next += 1;
         self.verifications.insert(self.next, asker);
         self.next
@@ -74,7 +77,7 @@ impl Link {
                     info!(link = self.name, %account, "session live");
                     roster.handle_live(account, connection, now);
                 }
-                Event::Behind(account) => {
+                Event::GapDetected(account) => {
                     warn!(link = self.name, %account, "an event was lost: the account is read anew");
                     roster.handle_behind(account);
                 }
@@ -83,7 +86,7 @@ impl Link {
                     roster.handle_down(account, &down, rand::random(), connection, now);
                 }
                 Event::Deal(account, source, deal) => self.put_deal(roster, account, source, &deal),
-                Event::Amended(account) => {
+                Event::SnapshotDiverged(account) => {
                     info!(link = self.name, %account, "a later snapshot differs: its deals are looked for");
                     roster.handle_amended(account, connection, now);
                 }

@@ -24,8 +24,9 @@ use tracing::{debug, error, info, warn};
 use crate::ctrader::connection::{
     Connection, ConnectionConfig, ConnectionError, Covered, Refreshed, Transmit,
 };
-use crate::ctrader::error::{Disposition, Refusal};
+use crate::ctrader::error::{Disposition, RequestError};
 use crate::domain::backoff;
+use crate::domain::clock::WallClock;
 use crate::failure::with_causes;
 use crate::metrics::Metrics;
 use crate::worker::credentials::refresher::RefreshRequest;
@@ -59,7 +60,7 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
 struct Askers {
     next: u64,
     refreshes: BTreeMap<u64, oneshot::Sender<Refreshed>>,
-    verifications: BTreeMap<u64, oneshot::Sender<Result<Covered, Refusal>>>,
+    verifications: BTreeMap<u64, oneshot::Sender<Result<Covered, RequestError>>>,
 }
 
 /// Tickets of [`Askers`] begin here: those below are the roster's.
@@ -185,7 +186,7 @@ impl Link {
             let pause = if hopeless || failures >= self.policy.attempts_max {
                 self.policy.failed_pause
             } else {
-                backoff::pause(failures, rand::random())
+                backoff::RECONNECT.pause(failures, rand::random())
             };
             // Not the whole fleet in the same moment, when a maintenance ends.
             let pause = pause.max(pause_min.mul_f64(1.0 + rand::random::<f64>() / 20.0));
@@ -244,7 +245,11 @@ impl Link {
         draining: &mut Option<(oneshot::Sender<()>, Instant)>,
     ) -> Option<End> {
         let (now, wall_ms) = (Instant::now(), wall_ms());
-        let mut connection = Connection::new(&self.connection, rand::random(), now, wall_ms);
+        let mut connection = Connection::new(
+            &self.connection,
+            rand::random(),
+            WallClock::from_unix_ms(now, wall_ms),
+        );
         let mut askers = Askers {
             next: FIRST_TICKET,
             ..Askers::default()

@@ -10,6 +10,7 @@ use mahspeccy_bridge::ctrader::frame::{HEARTBEAT_EVENT, encode, number};
 use mahspeccy_bridge::ctrader::wire::{
     ProtoMessage, ProtoOaPayloadType as Type, ProtoOaSubscribeSpotsReq,
 };
+use mahspeccy_bridge::domain::clock::WallClock;
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::row::{AccountRow, ToJson as _};
@@ -55,12 +56,12 @@ fn connect(seed: u64, now: Instant, wall_ms: i64) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    Connection::new(&config, seed, now, wall_ms)
+    Connection::new(&config, seed, WallClock::from_unix_ms(now, wall_ms))
 }
 
 fn open(connection: &mut Connection, account: i64, now: Instant) {
-    let known = connection.known(AccountId(account)).unwrap_or_default();
-    connection.open(AccountId(account), Secret::new("token"), known, now);
+    let last_seen = connection.last_seen(AccountId(account)).unwrap_or_default();
+    connection.open(AccountId(account), Secret::new("token"), last_seen, now);
 }
 
 struct World<'a> {
@@ -327,7 +328,7 @@ impl<'a> World<'a> {
             if let Event::Live(account) = &event {
                 assert!(self.live.insert(account.0), "live twice");
             }
-            if let Event::Behind(account) = &event {
+            if let Event::GapDetected(account) = &event {
                 assert!(self.live.remove(&account.0), "behind and not live");
             }
             if let Event::Down(account, reason) = &event {

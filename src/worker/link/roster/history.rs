@@ -86,7 +86,7 @@ impl Roster {
 
     /// What a connection knows of an account is what the next one should know.
     pub(in crate::worker) fn remember(&mut self, account: AccountId, link: &Connection) {
-        let Some(known) = link.known(account) else {
+        let Some(known) = link.last_seen(account) else {
             return;
         };
         for (_, entry) in self.sharing(account) {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::ctrader::connection::{Connection, Down};
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 
@@ -37,7 +37,7 @@ pub(in crate::worker) struct Assignment {
     /// All its deals up to then are stored, milliseconds since the epoch; `None`: none ever were.
     pub(in crate::worker) through_ms: Option<i64>,
     /// What was known of the account when somebody last followed it.
-    pub(in crate::worker) known: Known,
+    pub(in crate::worker) known: LastSeen,
     /// It shall stream and write nothing: the slot is another worker's still, or its claim in doubt.
     pub(in crate::worker) standby: bool,
 }

@@ -79,7 +79,7 @@ impl Entry {
         let pause = if self.attempts >= policy.attempts_max {
             policy.failed_pause
         } else {
-            backoff::pause(self.attempts, jitter)
+            backoff::RECONNECT.pause(self.attempts, jitter)
         };
         self.stage = Stage::Waiting(now + pause.max(remedy.pause_min()));
     }

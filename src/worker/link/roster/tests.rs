@@ -8,6 +8,7 @@ use crate::ctrader::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountDisconnectEvent, ProtoOaApplicationAuthRes,
     ProtoOaGetAccountListByAccessTokenReq, ProtoOaPayloadType as Type,
 };
+use crate::domain::clock::WallClock;
 use crate::domain::fence::HistoryMark;
 use crate::domain::ids::UserId;
 use crate::domain::status::Status;
@@ -29,7 +30,7 @@ fn assignment(user: &str, token: &str) -> Assignment {
         is_demo: true,
         token: Secret::new(token),
         through_ms: None,
-        known: Known::default(),
+        known: LastSeen::default(),
         standby: false,
     }
 }
@@ -51,7 +52,7 @@ fn link(now: Instant) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    let mut link = Connection::new(&config, 1, now, WALL_MS);
+    let mut link = Connection::new(&config, 1, WallClock::from_unix_ms(now, WALL_MS));
     let asked = link.poll_transmit();
     let Some(Transmit::Message(bytes)) = asked else {
         panic!("no authorisation: {asked:?}")

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::retry::{Remedy, for_user, remedy};
 use super::{Roster, Stage};
 use crate::ctrader::connection::{Connection, Covered, Down};
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::{NOT_COVERED, RequestError};
 use crate::domain::ids::SessionKey;
 use crate::domain::secret::Secret;
 
@@ -62,7 +62,7 @@ impl Roster {
     pub(in crate::worker) fn handle_token_verified(
         &mut self,
         ticket: u64,
-        answer: &Result<Covered, Refusal>,
+        answer: &Result<Covered, RequestError>,
         jitter: f64,
         link: &mut Connection,
         now: Instant,
@@ -80,7 +80,7 @@ impl Roster {
     fn handle_shared(
         &mut self,
         key: &SessionKey,
-        answer: &Result<Covered, Refusal>,
+        answer: &Result<Covered, RequestError>,
         jitter: f64,
         link: &mut Connection,
         now: Instant,
@@ -104,10 +104,12 @@ impl Roster {
                 None => entry.stage = Stage::Ready,
             },
             Ok(_) => {
-                let reason = Refusal::with_code("ACCOUNT_NOT_AUTHORIZED").for_user();
-                entry.fail(reason, Remedy::Help, policy, jitter, now);
+                entry.fail(NOT_COVERED.to_owned(), Remedy::Help, policy, jitter, now);
             }
-            Err(refusal) => {
+            Err(error @ (RequestError::Unreadable | RequestError::NoAnswer)) => {
+                entry.fail(error.for_user(), Remedy::Soon, policy, jitter, now);
+            }
+            Err(RequestError::Refused(refusal)) => {
                 let down = Down::Refused(refusal.clone());
                 let remedy = remedy(&down, wall_ms);
                 entry.fail(for_user(&down), remedy, policy, jitter, now);
@@ -120,7 +122,12 @@ impl Roster {
     }
 
     /// An account that could not be routed to: is it one of the other environment?
-    fn handle_routed(&mut self, key: &SessionKey, answer: &Result<Covered, Refusal>, now: Instant) {
+    fn handle_routed(
+        &mut self,
+        key: &SessionKey,
+        answer: &Result<Covered, RequestError>,
+        now: Instant,
+    ) {
         let policy = self.policy;
         let Some(entry) = self.entries.get_mut(key) else {
             return;

@@ -12,7 +12,7 @@ use crate::amqp::AmqpSettings;
 use crate::amqp::consumer::Consumer;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, UserId};
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::row::RowContent;
 use crate::domain::status::{Desired, Status};
 use crate::http::HealthSnapshot;
@@ -113,7 +113,7 @@ impl Bench {
         Baseline {
             key: self.key.clone(),
             through: None,
-            known: Known::default(),
+            known: LastSeen::default(),
         }
     }
 
