@@ -2,8 +2,8 @@
 //! tables say goes in, what to do comes out.
 //!
 //! Every worker decides for itself by what it sees, and two may see different things. So nothing in here
-//! keeps two workers from one slot: the lock and the epoch do. What is in here makes them agree in the end,
-//! and keeps them from handing slots to and fro.
+//! keeps two workers from one slot: the lock and the epoch do. This module makes them agree in the end, and
+//! keeps them from handing slots back and forth.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use super::ids::Slot;
 /// and few enough that the first slots change hands soon.
 pub const INCOMING_MAX: usize = 100;
 
-/// A worker that is as young as that is not given anything yet: it may be gone the next moment.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// A worker that is younger than that is given no slots yet: it may be gone the next moment.
+pub const TAKER_AGE_MIN: Duration = Duration::from_secs(2);
 
 /// A hand-over that takes longer has failed; the slot is anybody's once it is free.
 pub const HANDOVER_WITHIN: Duration = Duration::from_secs(45);
@@ -29,14 +29,14 @@ pub struct Member {
     pub sessions: usize,
     /// Sessions that it takes; none while it can't run any.
     pub sessions_max: usize,
-    /// It is on its way out.
+    /// Whether it is about to stop.
     pub draining: bool,
     /// For how long it has been there.
     pub age: Duration,
 }
 
 impl Member {
-    const fn is_able(&self) -> bool {
+    const fn accepts_sessions(&self) -> bool {
         !self.draining && self.sessions_max > 0
     }
 }
@@ -60,15 +60,18 @@ pub struct Handover {
     pub age: Duration,
 }
 
-/// The sessions that are each able worker's due, when there are that many in all.
+/// How many sessions each worker that accepts any should have, when there are `total` in all.
 #[must_use]
 pub fn shares(members: &[Member], total: usize) -> BTreeMap<i32, usize> {
-    let mut able: Vec<&Member> = members.iter().filter(|member| member.is_able()).collect();
-    // Those who take little first: what they can't take is the others'.
-    able.sort_unstable_by_key(|member| (member.sessions_max, member.number));
-    let (mut left, mut count) = (total, able.len());
+    let mut eligible: Vec<&Member> = members
+        .iter()
+        .filter(|member| member.accepts_sessions())
+        .collect();
+    // Workers with little room first: what they can't take is shared by the others.
+    eligible.sort_unstable_by_key(|member| (member.sessions_max, member.number));
+    let (mut left, mut count) = (total, eligible.len());
     let mut shares = BTreeMap::new();
-    for member in able {
+    for member in eligible {
         let share = left.div_ceil(count).min(member.sessions_max);
         left -= share;
         count -= 1;
@@ -84,31 +87,31 @@ pub struct FreeSlot {
     pub slot: Slot,
     /// How many sessions.
     pub sessions: usize,
-    /// It was free at the last look too: whoever it was due to did not take it.
-    pub is_left_over: bool,
+    /// It was free at the last poll too: the worker that it was due to did not take it.
+    pub unclaimed_since_last_poll: bool,
 }
 
-/// Which of the free slots a worker takes now: up to its share at once, and what is left over as long as
-/// there is room.
+/// Which of the free slots a worker takes now: up to its share at once, and slots that stayed unclaimed as
+/// long as there is room.
 #[must_use]
 pub fn claims(me: &Member, share: usize, free: &[FreeSlot]) -> Vec<Slot> {
-    if !me.is_able() {
+    if !me.accepts_sessions() {
         return Vec::new();
     }
-    // Each in an order of its own: workers that look at the same time rarely want the same.
+    // Each worker in an order of its own: those that poll at the same time rarely want the same slot.
     let mut free: Vec<&FreeSlot> = free.iter().collect();
-    free.sort_unstable_by_key(|free| scattered(free.slot, me.number));
+    free.sort_unstable_by_key(|free| shuffle_key(free.slot, me.number));
     let mut sessions = me.sessions;
     let mut claims = Vec::new();
     for FreeSlot {
         slot,
         sessions: more,
-        is_left_over,
+        unclaimed_since_last_poll,
     } in free
     {
         // A slot with more sessions than anybody takes is taken by one that has none.
         let fits = sessions + more <= me.sessions_max || sessions == 0;
-        if fits && (*is_left_over || sessions < share) {
+        if fits && (*unclaimed_since_last_poll || sessions < share) {
             sessions += more;
             claims.push(*slot);
         }
@@ -116,9 +119,9 @@ pub fn claims(me: &Member, share: usize, free: &[FreeSlot]) -> Vec<Slot> {
     claims
 }
 
-/// Whether a free slot is anybody's: not if somebody who is alive is about to take it over.
+/// Whether a worker may claim a free slot: not if another one that is alive is about to take it over.
 #[must_use]
-pub fn is_anybodys(slot: Slot, me: i32, members: &[Member], handovers: &[Handover]) -> bool {
+pub fn is_claimable(slot: Slot, me: i32, members: &[Member], handovers: &[Handover]) -> bool {
     handovers
         .iter()
         .filter(|handover| handover.slot == slot && handover.taker != me)
@@ -141,8 +144,8 @@ pub fn offers(
     let shares = shares(members, total);
     let mut takers: Vec<Taker> = members
         .iter()
-        .filter(|member| member.number != me.number && member.is_able())
-        .filter(|member| me.draining || member.age >= SETTLED_AFTER)
+        .filter(|member| member.number != me.number && member.accepts_sessions())
+        .filter(|member| me.draining || member.age >= TAKER_AGE_MIN)
         .map(|member| Taker::of(member, &shares, handovers))
         .collect();
     let leaving: usize = handovers
@@ -169,9 +172,9 @@ pub fn offers(
     }
     let share = shares.get(&me.number).copied().unwrap_or(0);
     let mut excess = me.sessions.saturating_sub(leaving).saturating_sub(share);
-    // Not for a trifle; but what is begun is brought to its end.
-    let trifle = if leaving > 0 { 0 } else { (share / 10).max(2) };
-    if excess <= trifle {
+    // A small imbalance is left as it is; but a transfer that has begun goes on to its end.
+    let tolerated = if leaving > 0 { 0 } else { (share / 10).max(2) };
+    if excess <= tolerated {
         return offers;
     }
     for (slot, sessions) in slots {
@@ -238,7 +241,7 @@ fn least(takers: &mut [Taker], fits: impl Fn(&Taker) -> bool) -> Option<&mut Tak
 }
 
 /// A number that orders slots differently for each worker.
-fn scattered(slot: Slot, number: i32) -> u64 {
+fn shuffle_key(slot: Slot, number: i32) -> u64 {
     let seed = u64::from(slot.0.cast_unsigned()) << 32 | u64::from(number.cast_unsigned());
     // The finaliser of SplitMix64.
     let mut mixed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);

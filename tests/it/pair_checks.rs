@@ -1,4 +1,4 @@
-//! Whether what is shown is so: snapshots that lag, audits, and figures that stand in for missing quotes.
+//! Whether what is shown is so: snapshots that lag, audits, and the server's figures where quotes are missing.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ fn without_quotes() -> Pair {
 }
 
 #[test]
-fn the_servers_figure_stands_in_while_a_quote_is_missing() {
+fn the_servers_figure_is_shown_while_a_quote_is_missing() {
     let mut pair = without_quotes();
     assert_eq!(
         pair.equity(ACCOUNT),
@@ -158,7 +158,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
     );
     // A swap counts at once, though the server's figure is older.
     pair.hand(|broker| broker.swap(ACCOUNT, 701, -100));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.equity(ACCOUNT).as_deref(), Some("10170.50"));
     // Asked again every three seconds, and no more once the quotes are there.
     let asked = pair.sent_of(2187);
@@ -172,7 +172,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
     ] {
         pair.hand(|broker| broker.set_quote(symbol, raw(bid), raw(ask)));
     }
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     pair.run(Duration::from_secs(4));
     let asked = pair.sent_of(2187);
@@ -181,7 +181,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
 }
 
 #[test]
-fn a_figure_that_is_no_longer_renewed_stands_in_no_more() {
+fn a_figure_that_is_no_longer_renewed_is_no_longer_shown() {
     let mut pair = without_quotes();
     pair.run(Duration::from_secs(2));
     assert!(pair.equity(ACCOUNT).is_some());

@@ -76,11 +76,12 @@ impl Connection {
                     }
                     return;
                 }
-                match ask {
-                    Ask::Check(check) if !concerns_session(disposition) => {
-                        self.handle_check_error(account, check, request, &refusal.into(), now);
-                    }
-                    ask => self.handle_account_refusal(account, ask, refusal, now),
+                if let Ask::Check(check) = ask
+                    && !concerns_session(disposition)
+                {
+                    self.handle_check_error(account, check, request, &refusal.into(), now);
+                } else {
+                    self.handle_account_refusal(account, ask, refusal, now);
                 }
             }
         }

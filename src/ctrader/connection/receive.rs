@@ -368,7 +368,7 @@ impl Connection {
             None | Some(Phase::Authorising) => {}
             Some(Phase::Closing) => self.end(account, Down::LoggedOut, now),
             Some(Phase::Loading | Phase::AwaitingQuotes | Phase::Live) => {
-                self.end(account, down, now)
+                self.end(account, down, now);
             }
         }
     }

@@ -60,7 +60,7 @@ fn order(id: i64, status: OrderStatus, updated_at_ms: i64) -> Order {
     }
 }
 
-fn says(status: PositionStatus, position: Position) -> AccountEvent {
+fn update(status: PositionStatus, position: Position) -> AccountEvent {
     AccountEvent::Execution(Box::new(Execution {
         position: Some((status, position)),
         ..Execution::default()
@@ -92,19 +92,19 @@ fn a_late_duplicate_cannot_bring_a_closed_position_back() {
         [(PositionStatus::Open, position(7, 100, 10))],
         [],
     );
-    assert!(account.apply(says(PositionStatus::Closed, position(7, 0, 20))));
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 10))));
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 30))));
+    assert!(account.apply(update(PositionStatus::Closed, position(7, 0, 20))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 10))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 30))));
     assert_eq!(account.positions().len(), 0);
 }
 
 #[test]
 fn an_older_version_of_a_position_changes_nothing() {
     let mut account = Account::new(trader(1), [(PositionStatus::Open, position(7, 50, 20))], []);
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 10))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 10))));
     assert_eq!(account.positions().next().map(|p| p.volume), Some(50));
     assert!(
-        account.apply(says(PositionStatus::Open, position(7, 40, 20))),
+        account.apply(update(PositionStatus::Open, position(7, 40, 20))),
         "equal times: the later message"
     );
 }
@@ -112,8 +112,8 @@ fn an_older_version_of_a_position_changes_nothing() {
 #[test]
 fn a_created_position_holds_nothing_yet() {
     let mut account = Account::new(trader(1), [], []);
-    assert!(!account.apply(says(PositionStatus::Created, position(7, 0, 1))));
-    assert!(account.apply(says(PositionStatus::Open, position(7, 100, 2))));
+    assert!(!account.apply(update(PositionStatus::Created, position(7, 0, 1))));
+    assert!(account.apply(update(PositionStatus::Open, position(7, 100, 2))));
     assert_eq!(account.positions().len(), 1);
 }
 
@@ -183,7 +183,7 @@ fn trailing_and_margin_events_touch_one_position() {
 fn what_is_remembered_of_the_ended_is_bounded() {
     let mut account = Account::new(trader(1), [], []);
     for id in 0..2_000 {
-        account.apply(says(PositionStatus::Closed, position(id, 0, 1)));
+        account.apply(update(PositionStatus::Closed, position(id, 0, 1)));
     }
     assert_eq!(account.ended_positions.len(), ENDED_MAX);
 }
@@ -203,11 +203,11 @@ fn a_stop_that_trailed_outlives_what_was_said_of_the_position_before() {
     );
     let mut swapped = position(7, 90, 25);
     swapped.stop_loss = Some(first);
-    assert!(account.apply(says(PositionStatus::Open, swapped)));
+    assert!(account.apply(update(PositionStatus::Open, swapped)));
     let held = account.positions().next().expect("there");
     assert_eq!((held.volume, held.stop_loss), (90, Some(second)));
-    // What is said later counts: the stop was taken away.
-    assert!(account.apply(says(PositionStatus::Open, position(7, 90, 40))));
+    // The later update counts: the stop was removed.
+    assert!(account.apply(update(PositionStatus::Open, position(7, 90, 40))));
     assert_eq!(account.positions().next().and_then(|p| p.stop_loss), None);
     assert!(
         !account.apply(AccountEvent::TrailingStop(PositionId(7), second, 30)),
@@ -242,7 +242,7 @@ fn a_snapshot_that_lags_brings_nothing_back() {
         [(PositionStatus::Open, position(7, 100, 10))],
         [order(5, OrderStatus::Accepted, 1)],
     );
-    account.apply(says(PositionStatus::Closed, position(7, 0, 20)));
+    account.apply(update(PositionStatus::Closed, position(7, 0, 20)));
     account.apply(orders(order(5, OrderStatus::Cancelled, 2)));
     account.apply(balance(2_000, Some(41)));
     let lagging = account.renewed(

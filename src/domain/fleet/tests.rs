@@ -30,12 +30,12 @@ fn shares_are_even_within_what_each_takes() {
 }
 
 #[test]
-fn two_survivors_take_their_shares_at_once_and_the_rest_with_the_next_look() {
+fn two_survivors_take_their_shares_at_once_and_the_rest_with_the_next_poll() {
     let free: Vec<FreeSlot> = (0..100)
         .map(|slot| FreeSlot {
             slot: Slot(slot),
             sessions: 1,
-            is_left_over: false,
+            unclaimed_since_last_poll: false,
         })
         .collect();
     let (one, two) = (member(1, 100), member(2, 100));
@@ -51,7 +51,7 @@ fn two_survivors_take_their_shares_at_once_and_the_rest_with_the_next_look() {
         .iter()
         .filter(|free| !both.contains(&free.slot))
         .map(|free| FreeSlot {
-            is_left_over: true,
+            unclaimed_since_last_poll: true,
             ..*free
         })
         .collect();
@@ -63,7 +63,7 @@ fn a_full_worker_claims_nothing_and_an_empty_one_even_what_is_too_large() {
     let free = [FreeSlot {
         slot: Slot(1),
         sessions: 5,
-        is_left_over: true,
+        unclaimed_since_last_poll: true,
     }];
     let small = Member {
         sessions_max: 4,
@@ -100,15 +100,15 @@ fn what_is_about_to_be_taken_over_is_nobody_elses() {
         ready: false,
         age: Duration::ZERO,
     };
-    assert!(!is_anybodys(Slot(7), 1, &members, &[handover]));
-    assert!(is_anybodys(Slot(7), 2, &members, &[handover]));
-    assert!(is_anybodys(Slot(8), 1, &members, &[handover]));
+    assert!(!is_claimable(Slot(7), 1, &members, &[handover]));
+    assert!(is_claimable(Slot(7), 2, &members, &[handover]));
+    assert!(is_claimable(Slot(8), 1, &members, &[handover]));
     assert!(
-        is_anybodys(Slot(7), 1, &members[..1], &[handover]),
+        is_claimable(Slot(7), 1, &members[..1], &[handover]),
         "the taker died"
     );
     handover.age = HANDOVER_WITHIN;
-    assert!(is_anybodys(Slot(7), 1, &members, &[handover]));
+    assert!(is_claimable(Slot(7), 1, &members, &[handover]));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn fleets_settle() {
         };
         let mut rounds = 0;
         loop {
-            // All decide by one view, as workers do that look at the same time.
+            // All decide by one view, as workers do that poll at the same time.
             let members: Vec<Member> = (1..=workers)
                 .map(|number| member(number, sessions_of(&slots, number)))
                 .collect();

@@ -33,7 +33,7 @@ impl Coordinator {
             sessions: self.sessions(),
             sessions_max: self.capacity(),
             draining: self.state.draining,
-            age: fleet::SETTLED_AFTER,
+            age: fleet::TAKER_AGE_MIN,
         }
     }
 
@@ -70,7 +70,7 @@ impl Coordinator {
             .filter(|slot| {
                 !self.state.held.contains_key(slot)
                     && !self.state.incoming.contains_key(slot)
-                    && fleet::is_anybodys(**slot, me.number, &members, handovers)
+                    && fleet::is_claimable(**slot, me.number, &members, handovers)
             })
             .copied()
             .collect();
@@ -91,7 +91,7 @@ impl Coordinator {
             .map(|slot| FreeSlot {
                 slot,
                 sessions: self.state.wanted.get(&slot).copied().unwrap_or(0),
-                is_left_over: self.state.unclaimed_since_last_poll.contains(&slot),
+                unclaimed_since_last_poll: self.state.unclaimed_since_last_poll.contains(&slot),
             })
             .collect();
         let total = self.state.wanted.values().sum();

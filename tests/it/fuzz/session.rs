@@ -42,7 +42,7 @@ pub(crate) fn session(data: &[u8]) {
     while !world.script.is_over() {
         world.step();
         world.turn();
-        world.look();
+        world.check_rows();
     }
     world.connection.finish();
     world.drain();
@@ -128,7 +128,7 @@ impl<'a> World<'a> {
                     .flatten();
                 self.receive(payload_type, body, id);
             }
-            14..=15 => self.settle(),
+            14..=15 => self.answer_all(),
             16 => {
                 let garbage = self.script.bytes();
                 self.deliver(garbage.into());
@@ -231,7 +231,7 @@ impl<'a> World<'a> {
     }
 
     /// A while in which everything is answered, and every symbol quoted that was asked for, or none.
-    fn settle(&mut self) {
+    fn answer_all(&mut self) {
         let quotes = self.script.byte() < 0x60;
         for _ in 0..ANSWERS_MAX {
             if let Some(request) = self.asked.pop_front() {
@@ -360,8 +360,8 @@ impl<'a> World<'a> {
         self.turn();
     }
 
-    /// What a driver looks at, for every account that is opened.
-    fn look(&mut self) {
+    /// Reads what a driver reads of every account, and checks it.
+    fn check_rows(&mut self) {
         let start = self.start;
         for id in 1..=i64::from(ACCOUNTS) {
             let account = AccountId(id);

@@ -126,7 +126,7 @@ impl<'a> Book<'a> {
                 self.version += 1;
             }
             JournalEvent::Bonus(manager, introducing) => {
-                self.bonus += i128::from(manager + introducing)
+                self.bonus += i128::from(manager + introducing);
             }
             JournalEvent::Swap(id, delta) => self.held(*id).swap += i128::from(*delta),
             JournalEvent::Margin(id, margin) => self.held(*id).margin = i128::from(*margin),

@@ -199,14 +199,14 @@ impl FleetModel {
             .filter(|index| {
                 worker.held[*index] == 0
                     && worker.warm[*index].is_none()
-                    && fleet::is_anybodys(slot(*index), mine.number, &members, &handovers)
+                    && fleet::is_claimable(slot(*index), mine.number, &members, &handovers)
                     // `pg::fleet::free_slots`
                     && is_free(*index)
             })
             .map(|index| FreeSlot {
                 slot: slot(index),
                 sessions: SESSIONS[index],
-                is_left_over: left_over,
+                unclaimed_since_last_poll: left_over,
             })
             .collect();
         if free.is_empty() {

@@ -6,7 +6,7 @@
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use mahspeccy_bridge::domain::fleet::{HANDOVER_WITHIN, Handover, Member, SETTLED_AFTER};
+use mahspeccy_bridge::domain::fleet::{HANDOVER_WITHIN, Handover, Member, TAKER_AGE_MIN};
 use mahspeccy_bridge::domain::ids::Slot;
 
 /// How many workers.
@@ -341,7 +341,7 @@ impl State {
                     sessions: slots.map(|slot| SESSIONS[slot]).sum(),
                     sessions_max: SESSIONS_MAX,
                     draining: self.workers[worker_of(number)].draining,
-                    age: SETTLED_AFTER,
+                    age: TAKER_AGE_MIN,
                 }
             })
             .collect()
@@ -356,7 +356,7 @@ impl State {
             sessions: held.map(|slot| SESSIONS[slot]).sum(),
             sessions_max: SESSIONS_MAX,
             draining: worker.draining,
-            age: SETTLED_AFTER,
+            age: TAKER_AGE_MIN,
         }
     }
 

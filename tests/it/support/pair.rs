@@ -7,7 +7,7 @@
 mod events;
 mod figures;
 mod link;
-mod looks;
+mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ impl Pair {
         self.drive_until("the session to be live", Duration::from_secs(30), |pair| {
             pair.is_live(account)
         });
-        self.settle();
+        self.run_briefly();
     }
 
     /// Waits until a session is live by its own quotes and everything has come in.
@@ -191,11 +191,11 @@ impl Pair {
         self.drive_until("the session to be valued", Duration::from_mins(1), |pair| {
             pair.client.is_valued(AccountId(account))
         });
-        self.settle();
+        self.run_briefly();
     }
 
-    /// Looks into the history since a time, and waits for the report.
-    pub(crate) fn look(&mut self, account: i64, from_ms: i64) -> HistoryReport {
+    /// Fetches the history since a time, and waits for the report.
+    pub(crate) fn fetch_history(&mut self, account: i64, from_ms: i64) -> HistoryReport {
         let before = self.reports(account).len();
         self.client
             .fetch_history(AccountId(account), from_ms, self.now);
@@ -221,7 +221,7 @@ impl Pair {
         operation: impl FnOnce(&mut Broker) -> T,
     ) -> T {
         let done = self.hand(operation);
-        self.settle();
+        self.run_briefly();
         self.assert_truth(account);
         self.assert_deals(account);
         done
@@ -328,8 +328,8 @@ impl Pair {
         self.now = end;
     }
 
-    /// Lets everything that is on its way arrive, and its answers.
-    pub(crate) fn settle(&mut self) {
+    /// Runs for half a second: everything that is on its way arrives, and its answers.
+    pub(crate) fn run_briefly(&mut self) {
         self.run(Duration::from_millis(500));
     }
 
