@@ -49,7 +49,7 @@ _services_install() { # PACKAGE ...
   if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
     _services_say "missing: $*. Either"
     _services_say "  - install them:  apt-get install $*"
-    _services_say "  - or use Docker: docker compose up -d --wait, then set DATABASE_URL and AMQP_URL (README, Test it)"
+    _services_say "  - or use Docker: docker compose up -d --wait, then set DATABASE_URL and AMQP_URL (README, Try it)"
     return 1
   fi
 

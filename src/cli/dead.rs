@@ -17,7 +17,7 @@ use crate::domain::command::CommandKind;
 /// Runs the action; `list` by default.
 ///
 /// # Errors
-/// When the broker cannot be used, or there is no such letter.
+/// When the broker cannot be used, or there is no such dead letter.
 pub(super) async fn run(
     settings: &AmqpSettings,
     action: Option<DeadAction>,

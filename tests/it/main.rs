@@ -20,6 +20,7 @@ mod cli_check;
 mod cli_dead;
 mod cli_status;
 mod config;
+mod docs;
 mod e2e_boot;
 mod e2e_credentials;
 mod e2e_faults;

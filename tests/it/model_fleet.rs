@@ -2,7 +2,7 @@
 //!
 //! The model is Postgres' tables and locks, and of each worker its keeper, its coordinator, its links and its
 //! writer, as separate as they are in the code: any step of one may come between any two of another. Which
-//! step is which function, ARCHITECTURE.md says. Who claims, offers and takes what is decided by
+//! step is which function, docs/claim-protocol.md says. Who claims, offers and takes what is decided by
 //! `domain::fleet` itself.
 //!
 //! There are no notifications and no clock. A worker may look at any time, so a hint that comes, comes late,
@@ -179,7 +179,7 @@ fn without_the_trust_window_a_worker_that_is_cut_off_goes_on() {
     finds(Flaw::GoesOn, &[Trouble::Cut], 1, STOPPED);
 }
 
-// What the model found in the code, which has each repaired since: see ARCHITECTURE.md. The tests above check the
+// What the model found in the code, which has each repaired since: see docs/claim-protocol.md. The tests above check the
 // protocol as it is now; these show what it would be like without.
 
 /// A round that began under a lock connection that is gone had its claim served by the next one. The

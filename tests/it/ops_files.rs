@@ -78,9 +78,17 @@ fn exists(expression: &str, exposed: &BTreeMap<String, BTreeSet<String>>) -> usi
     found.len()
 }
 
+/// The metric that a series belongs to: a histogram has three series for each.
+fn family(name: &str) -> String {
+    let stem = ["_bucket", "_count", "_sum"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end));
+    stem.unwrap_or(name).to_owned()
+}
+
 #[test]
 fn every_metric_of_the_alerts_exists_and_every_alert_has_its_runbook() {
-    let (exposed, readme) = (exposed(), read("README.md"));
+    let (exposed, runbook) = (exposed(), read("docs/runbook.md"));
     let rules = read("ops/prometheus/alerts.yml");
     let mut lines = rules.lines();
     let (mut alerts, mut metrics) = (0, 0);
@@ -91,7 +99,7 @@ fn every_metric_of_the_alerts_exists_and_every_alert_has_its_runbook() {
         }
         if let Some(entry) = line.trim().strip_prefix("runbook: ") {
             let anchor = format!("<a id=\"{}\"></a>", entry.trim_matches('"'));
-            assert!(readme.contains(&anchor), "the README has no {anchor}");
+            assert!(runbook.contains(&anchor), "the runbook has no {anchor}");
         }
     }
     assert!(
@@ -113,15 +121,27 @@ fn every_metric_of_the_dashboard_exists_and_every_metric_is_on_it() {
             shown.extend(named(expression).into_iter().map(|(name, _)| name));
         }
     }
-    let family = |name: &str| {
-        let stem = ["_bucket", "_count", "_sum"]
-            .iter()
-            .find_map(|end| name.strip_suffix(end));
-        stem.unwrap_or(name).to_owned()
-    };
     let shown: BTreeSet<String> = shown.iter().map(|name| family(name)).collect();
     for name in exposed.keys().filter(|name| name.starts_with("bridge_")) {
         assert!(shown.contains(&family(name)), "{name} is on no panel");
+    }
+}
+
+#[test]
+fn every_metric_of_the_page_exists_and_every_metric_is_on_it() {
+    let exposed = exposed();
+    let families: BTreeSet<String> = exposed.keys().map(|name| family(name)).collect();
+    let page = read("docs/metrics.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `bridge_"));
+    let shown: BTreeSet<String> = rows
+        .flat_map(|row| named(row.split(" | ").next().expect("a cell")))
+        .map(|(name, _)| name)
+        .collect();
+    for name in &shown {
+        assert!(families.contains(name), "no worker has {name}");
+    }
+    for name in families.iter().filter(|name| name.starts_with("bridge_")) {
+        assert!(shown.contains(name), "docs/metrics.md has no {name}");
     }
 }
 
@@ -408,9 +428,7 @@ fn the_image_fits_fly_and_needs_no_shell() {
 
 #[test]
 fn every_entry_of_the_runbook_names_rehearsals_that_exist() {
-    let readme = read("README.md");
-    let (_, runbook) = readme.split_once("### Runbook").expect("a runbook");
-    let (runbook, _) = runbook.split_once("\n### ").expect("an end of it");
+    let runbook = read("docs/runbook.md");
     let entries: Vec<&str> = runbook.split("<a id=").skip(1).collect();
     assert!(entries.len() >= 9, "{} entries", entries.len());
     for entry in entries {
@@ -429,7 +447,9 @@ fn every_entry_of_the_runbook_names_rehearsals_that_exist() {
             );
         }
         for link in rehearsed.split("](").skip(1) {
-            assert!(!read(link.split(')').next().expect("a path")).is_empty());
+            let link = link.split(')').next().expect("a path");
+            let path = link.strip_prefix("../").expect("out of docs/");
+            assert!(!read(path).is_empty());
         }
     }
 }
