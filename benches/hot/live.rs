@@ -7,8 +7,9 @@ use bytes::Bytes;
 use mahspeccy_bridge::ctrader::connection::{Connection, ConnectionConfig, Transmit};
 use mahspeccy_bridge::ctrader::frame::{self, SPOT_EVENT};
 use mahspeccy_bridge::ctrader::wire::{ProtoMessage, ProtoOaSpotEvent};
+use mahspeccy_bridge::domain::clock::WallClock;
 use mahspeccy_bridge::domain::ids::AccountId;
-use mahspeccy_bridge::domain::ledger::Known;
+use mahspeccy_bridge::domain::ledger::LastSeen;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::{
     AccountSpec, CLIENT_ID, CLIENT_SECRET, Environment, Output, PositionSpec, Side, Simulator, raw,
@@ -45,11 +46,11 @@ pub(crate) fn live(positions: i64) -> Live {
         history_rate: 4,
     };
     let mut now = start;
-    let mut connection = Connection::new(&config, 1, now, WALL_MS);
+    let mut connection = Connection::new(&config, 1, WallClock::from_unix_ms(now, WALL_MS));
     connection.open(
         AccountId(ACCOUNT),
         Secret::new("token"),
-        Known::default(),
+        LastSeen::default(),
         now,
     );
     let mut symbols = BTreeSet::new();

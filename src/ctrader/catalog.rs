@@ -4,33 +4,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ask::Need;
 use super::convert;
-use super::request::Need;
 use super::wire::{ProtoOaAsset, ProtoOaLightSymbol, ProtoOaSymbol};
 use crate::domain::ids::{AssetId, SymbolId};
 use crate::domain::market::{Chain, Symbol};
 
-/// What a catalog knows of something.
+/// What a catalog has of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known<T> {
-    /// Nothing yet.
-    NotYet,
+pub(super) enum Lookup<T> {
+    /// The broker was not asked, or has not answered yet.
+    Pending,
     /// The broker was asked, and has no such thing.
     Absent,
-    /// This.
-    Here(T),
+    /// The broker has this.
+    Found(T),
 }
 
-impl<T> Known<T> {
+impl<T> Lookup<T> {
     #[expect(
         clippy::option_option,
         reason = "this is where the two meanings get their names"
     )]
     fn of(entry: Option<Option<T>>) -> Self {
         match entry {
-            None => Self::NotYet,
+            None => Self::Pending,
             Some(None) => Self::Absent,
-            Some(Some(known)) => Self::Here(known),
+            Some(Some(value)) => Self::Found(value),
         }
     }
 }
@@ -51,22 +51,22 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// Name of an asset.
-    pub(super) fn asset(&self, id: AssetId) -> Known<&Arc<str>> {
-        Known::of(self.assets.as_ref().map(|assets| assets.get(&id)))
+    pub(super) fn asset(&self, id: AssetId) -> Lookup<&Arc<str>> {
+        Lookup::of(self.assets.as_ref().map(|assets| assets.get(&id)))
     }
 
     /// A symbol.
-    pub(super) fn symbol(&self, id: SymbolId) -> Known<&Arc<Symbol>> {
-        Known::of(self.symbols.get(&id).map(Option::as_ref))
+    pub(super) fn symbol(&self, id: SymbolId) -> Lookup<&Arc<Symbol>> {
+        Lookup::of(self.symbols.get(&id).map(Option::as_ref))
     }
 
     /// A chain.
-    pub(super) fn chain(&self, from: AssetId, to: AssetId) -> Known<&Arc<Chain>> {
-        Known::of(self.chains.get(&(from, to)).map(Option::as_ref))
+    pub(super) fn chain(&self, from: AssetId, to: AssetId) -> Lookup<&Arc<Chain>> {
+        Lookup::of(self.chains.get(&(from, to)).map(Option::as_ref))
     }
 
-    /// What must be asked for these symbols in an account kept in `deposit`, beyond what is known
-    /// and what is on its way. What is returned counts as on its way.
+    /// Returns what must be asked for these symbols in an account kept in `deposit`, beyond what is known
+    /// and what is on its way. It counts as on its way from then on.
     pub(super) fn ask_for(&mut self, wanted: &BTreeSet<SymbolId>, deposit: AssetId) -> Vec<Need> {
         let mut needs = Vec::new();
         if self.assets.is_none() {
@@ -113,12 +113,12 @@ impl Catalog {
         known.map(|symbol| symbol.quote).collect()
     }
 
-    /// The request for it failed, or its account left: somebody else may ask again.
+    /// Forgets a request that failed, or whose account left: another account may ask again.
     pub(super) fn forget(&mut self, need: &Need) {
         self.asked.remove(need);
     }
 
-    /// One id of several may be the reason of a refusal: they are asked one by one then.
+    /// Cuts a request for several symbols that was refused into one for each: one id may be the reason.
     pub(super) fn split(&mut self, asked: &BTreeSet<SymbolId>) -> Vec<Need> {
         self.forget(&Need::Symbols(asked.clone()));
         let singles: Vec<Need> = asked
@@ -129,8 +129,8 @@ impl Catalog {
         singles
     }
 
-    /// An account left, and its questions with it: others ask again what they need. At worst
-    /// something is asked twice.
+    /// Forgets all requests that are on their way: an account left, and others ask again for what they need.
+    /// At worst something is asked twice.
     pub(super) fn forget_all(&mut self) {
         self.asked.clear();
     }
@@ -161,7 +161,7 @@ impl Catalog {
         for id in asked {
             let full = details.iter().find(|full| full.symbol_id == id.0);
             let light = self.list.as_ref().and_then(|list| list.get(id));
-            // Newer than the list, or hidden from the account that asked for it: once more, then.
+            // Newer than the list, or hidden from the account that asked for it: the list is asked for again, once.
             if full.is_some() && light.is_none() && self.relisted.insert(*id) {
                 relist = true;
                 continue;
@@ -186,8 +186,8 @@ impl Catalog {
             .insert((from, to), Chain::new(from, to, steps).ok().map(Arc::new));
     }
 
-    /// The broker changed a symbol: its details are asked again, and so is what converts by it.
-    pub(super) fn symbol_changed(&mut self, id: SymbolId) {
+    /// Forgets a symbol that the broker changed, and the chains that convert by it: they are asked for again.
+    pub(super) fn forget_symbol(&mut self, id: SymbolId) {
         self.symbols.remove(&id);
         self.chains.retain(|_, chain| {
             chain

@@ -265,7 +265,7 @@ fn bonus(wire: &ProtoOaBonusDepositWithdraw, account_digits: u8) -> Result<Bonus
             manager: money(wire.manager_bonus, digits),
             introducing: money(wire.ib_bonus, digits),
         },
-        place: (wire.change_bonus_timestamp, wire.bonus_history_id),
+        sequence: (wire.change_bonus_timestamp, wire.bonus_history_id),
     })
 }
 
@@ -429,11 +429,11 @@ pub fn margin(
     ))
 }
 
-/// Money of a message that brings its digits.
+/// A profit or loss of a message that brings its own digits.
 ///
 /// # Errors
 /// When they make no sense.
-pub fn audited(units: i64, digits: u32) -> Result<Decimal, Malformed> {
+pub fn pnl(units: i64, digits: u32) -> Result<Decimal, Malformed> {
     Ok(money(units, money_digits(Some(digits), 0)?))
 }
 

@@ -5,12 +5,16 @@
 
 use std::time::Duration;
 
+/// What a user may read about an account that their token does not cover.
+pub const NOT_COVERED: &str =
+    "the authorisation does not cover this account: connect cTrader again";
+
 /// What to do about a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// What was asked for is already so.
     Success,
-    /// Ask again soon, once: it was in somebody's way for a moment.
+    /// Ask again soon, once: something was busy for a moment.
     RetrySoon,
     /// Ask again with growing pauses.
     BackOff,
@@ -24,7 +28,7 @@ pub enum Disposition {
     RefreshToken,
     /// Nothing helps until the account or its grant changes.
     GiveUp,
-    /// The application itself is refused: stop trying for all accounts, and tell an operator.
+    /// The application itself is refused: stop for all accounts, and tell an operator.
     StopApplication,
     /// We asked something wrong: asking again won't help.
     CallerError,
@@ -84,7 +88,7 @@ impl Refusal {
                 "cTrader no longer accepts the authorisation: connect cTrader again".to_owned()
             }
             "ACCOUNT_NOT_AUTHORIZED" | "RET_NO_SUCH_LOGIN" | "CH_CTID_TRADER_ACCOUNT_NOT_FOUND" => {
-                "the authorisation does not cover this account: connect cTrader again".to_owned()
+                NOT_COVERED.to_owned()
             }
             "RET_ACCOUNT_DISABLED" | "CHANNEL_IS_BLOCKED" => {
                 "the account is disabled at the broker".to_owned()
@@ -101,6 +105,47 @@ impl Refusal {
             }
             code => format!("cTrader refused: {code}"),
         }
+    }
+}
+
+/// Why a request did not get its answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// cTrader refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// An answer came whose bytes make no sense.
+    #[error("cTrader refused: UNREADABLE_ANSWER")]
+    Unreadable,
+    /// No answer came in time.
+    #[error("cTrader refused: TIMEOUT_ERROR")]
+    NoAnswer,
+}
+
+impl RequestError {
+    /// What to do about it.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Refused(refusal) => refusal.disposition(),
+            Self::Unreadable => Disposition::BackOff,
+            Self::NoAnswer => Disposition::RetrySoon,
+        }
+    }
+
+    /// What a user may read about it.
+    #[must_use]
+    pub fn for_user(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.for_user(),
+            Self::Unreadable | Self::NoAnswer => self.to_string(),
+        }
+    }
+
+    /// Whether cTrader refused with one of these codes.
+    #[must_use]
+    pub fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Refused(refusal) if codes.contains(&refusal.code.as_str()))
     }
 }
 

@@ -14,9 +14,9 @@ const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
 /// A ping leaves after that long without anything from the other end, and again each time.
 const PING_EVERY: Duration = Duration::from_millis(700);
 
-/// The link is doubted after that long without anything, if the other end answers pings: three
+/// The link is suspect after that long without anything, if the other end answers pings: three
 /// pings unanswered. Rows must say so within three seconds.
-const DOUBT_AFTER: Duration = Duration::from_millis(2_200);
+const SUSPECT_AFTER: Duration = Duration::from_millis(2_200);
 
 /// The link is dead after that long without anything, if the other end answers pings.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) struct Liveness {
     outbound: Instant,
     pinged: Option<Instant>,
     answers_pings: bool,
-    doubted: bool,
+    suspect: bool,
 }
 
 impl Liveness {
@@ -46,13 +46,13 @@ impl Liveness {
             outbound: now,
             pinged: None,
             answers_pings: false,
-            doubted: false,
+            suspect: false,
         }
     }
 
     pub(super) fn handle_inbound(&mut self, now: Instant) {
         self.inbound = now;
-        self.doubted = false;
+        self.suspect = false;
     }
 
     pub(super) fn handle_pong(&mut self) {
@@ -63,14 +63,14 @@ impl Liveness {
         self.outbound = now;
     }
 
-    /// Whether nothing speaks against what was last heard.
+    /// Whether the other end may be taken to be there.
     pub(super) fn is_following(&self) -> bool {
-        !self.doubted
+        !self.suspect
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), Dead> {
         let silent = now.saturating_duration_since(self.inbound);
-        self.doubted |= self.answers_pings && silent >= DOUBT_AFTER;
+        self.suspect |= self.answers_pings && silent >= SUSPECT_AFTER;
         if silent >= self.dead_after() {
             Err(Dead)
         } else {
@@ -93,11 +93,11 @@ impl Liveness {
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
-        let doubt = (self.answers_pings && !self.doubted).then(|| self.inbound + DOUBT_AFTER);
+        let suspect = (self.answers_pings && !self.suspect).then(|| self.inbound + SUSPECT_AFTER);
         let others = [self.outbound + HEARTBEAT_AFTER, self.ping_at()];
         others
             .into_iter()
-            .chain(doubt)
+            .chain(suspect)
             .fold(self.inbound + self.dead_after(), Instant::min)
     }
 
@@ -139,7 +139,7 @@ mod tests {
                 return seen;
             }
             if was_following && !liveness.is_following() {
-                seen.push((now - start, "doubt"));
+                seen.push((now - start, "suspect"));
             }
             if liveness.heartbeat_due(now) {
                 liveness.handle_outbound(now);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_answers_pings_is_doubted_after_three_of_them() {
+    fn a_link_that_answers_pings_is_suspect_after_three_of_them() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
         assert!(liveness.ping_due(start), "the first at once");
@@ -158,7 +158,7 @@ mod tests {
         let seen = run(&mut liveness, start, Duration::from_mins(1));
         assert_eq!(
             seen,
-            [(DOUBT_AFTER, "doubt"), (DEAD_AFTER, "dead")],
+            [(SUSPECT_AFTER, "suspect"), (DEAD_AFTER, "dead")],
             "and is dead before a heartbeat would leave"
         );
     }
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn anything_heard_ends_the_doubt() {
+    fn anything_that_comes_in_ends_the_suspicion() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
         liveness.handle_pong();
-        run(&mut liveness, start, DOUBT_AFTER);
+        run(&mut liveness, start, SUSPECT_AFTER);
         assert!(!liveness.is_following());
-        liveness.handle_inbound(start + DOUBT_AFTER);
+        liveness.handle_inbound(start + SUSPECT_AFTER);
         assert!(liveness.is_following());
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here takes the time as an argument and owns no socket, so that every fault can be
 //! replayed in a test in microseconds. `ws` drives it.
 
+mod ask;
 mod catalog;
 pub mod connection;
 pub mod convert;

@@ -1,69 +1,26 @@
-//! What the bridge asks of cTrader: read-only requests, each with what its answer is for.
+//! Requests: read-only ones, each with what its answer is for.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost::Message;
 
+use super::ask::{Ask, Check, Need};
 use super::frame::number;
-use super::throttle::Priority;
+use super::throttle::{Budget, Class, Priority};
 use super::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountLogoutReq, ProtoOaApplicationAuthReq, ProtoOaAssetListReq,
     ProtoOaCashFlowHistoryListReq, ProtoOaDealListReq, ProtoOaGetAccountListByAccessTokenReq,
-    ProtoOaGetPositionUnrealizedPnLReq, ProtoOaPayloadType, ProtoOaReconcileReq,
+    ProtoOaGetPositionUnrealizedPnLReq, ProtoOaPayloadType as Type, ProtoOaReconcileReq,
     ProtoOaRefreshTokenReq, ProtoOaSubscribeSpotsReq, ProtoOaSymbolByIdReq,
     ProtoOaSymbolsForConversionReq, ProtoOaSymbolsListReq, ProtoOaTraderReq,
     ProtoOaUnsubscribeSpotsReq,
 };
-use crate::domain::ids::{AccountId, AssetId, SymbolId};
+use crate::domain::ids::{AccountId, SymbolId};
 use crate::domain::secret::Secret;
 
 /// Deals of one answer that we ask for; the server may give fewer, and says so.
 const DEALS_MAX: i32 = 1_000;
-
-/// What is the same for all accounts of a broker, and is asked once for all of them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Need {
-    /// Names of assets.
-    Assets,
-    /// Names and assets of symbols.
-    SymbolList,
-    /// Digits and lot sizes.
-    Symbols(BTreeSet<SymbolId>),
-    /// The symbols that lead from one asset to another.
-    Chain(AssetId, AssetId),
-}
-
-/// What an account's own request is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ask {
-    Authorise,
-    Logout,
-    Trader,
-    Reconcile,
-    Subscribe(BTreeSet<SymbolId>),
-    Unsubscribe(BTreeSet<SymbolId>),
-    Broker(Need),
-    /// Authorisation of a live account by a newer token.
-    Reauthorise,
-    /// Positions and orders once more, to see whether the snapshot lagged.
-    Verify,
-    /// The server's own unrealised P&L.
-    Audit,
-    /// The balance's version, which nothing else tells when an event of cash was lost.
-    Recheck,
-    /// Deals of a time.
-    Deals(Window),
-    /// Cash operations of a time.
-    Cash(Window),
-}
-
-/// A time, both ends included, in milliseconds since the epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Window {
-    pub(super) from_ms: i64,
-    pub(super) to_ms: i64,
-}
 
 /// Whom an answer concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +43,8 @@ pub(super) enum Purpose {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
     pub(super) purpose: Purpose,
-    pub(super) payload_type: u32,
+    pub(super) class: Class,
     pub(super) payload: Bytes,
-    pub(super) priority: Priority,
     /// How often it was refused and asked again.
     pub(super) tries: u32,
 }
@@ -96,31 +52,40 @@ pub(super) struct Request {
 impl Request {
     /// The payload type of its answer: the one after its own, for all that the bridge asks.
     pub(super) const fn answer_type(&self) -> u32 {
-        self.payload_type + 1
+        self.class.payload_type + 1
+    }
+
+    /// Whether it is about an account.
+    pub(super) fn concerns(&self, account: AccountId) -> bool {
+        matches!(&self.purpose, Purpose::Account { account: of, .. } if *of == account)
+    }
+
+    /// Whether it is of no use without the account's session. A log-out is.
+    pub(super) fn needs_session_of(&self, account: AccountId) -> bool {
+        matches!(&self.purpose, Purpose::Account { account: of, ask, .. }
+            if *of == account && *ask != Ask::Logout)
     }
 }
 
-fn request(
-    purpose: Purpose,
-    payload_type: ProtoOaPayloadType,
-    priority: Priority,
-    message: &impl Message,
-) -> Request {
+/// A request of no account.
+fn common(purpose: Purpose, payload_type: Type, message: &impl Message) -> Request {
     Request {
         purpose,
-        payload_type: number(payload_type),
+        class: Class {
+            priority: Priority::Authorise,
+            payload_type: number(payload_type),
+            budget: Budget::Common,
+        },
         payload: message.encode_to_vec().into(),
-        priority,
         tries: 0,
     }
 }
 
 /// Authorises the application.
 pub(super) fn application_auth(client_id: &str, client_secret: &Secret) -> Request {
-    request(
+    common(
         Purpose::Application,
-        ProtoOaPayloadType::ProtoOaApplicationAuthReq,
-        Priority::Authorise,
+        Type::ProtoOaApplicationAuthReq,
         &ProtoOaApplicationAuthReq {
             client_id: client_id.to_owned(),
             client_secret: client_secret.expose().to_owned(),
@@ -131,10 +96,9 @@ pub(super) fn application_auth(client_id: &str, client_secret: &Secret) -> Reque
 
 /// Asks which accounts a token covers.
 pub(super) fn accounts_of_token(ticket: u64, token: &Secret) -> Request {
-    request(
+    common(
         Purpose::Token { ticket },
-        ProtoOaPayloadType::ProtoOaGetAccountsByAccessTokenReq,
-        Priority::Authorise,
+        Type::ProtoOaGetAccountsByAccessTokenReq,
         &ProtoOaGetAccountListByAccessTokenReq {
             access_token: token.expose().to_owned(),
             ..Default::default()
@@ -144,10 +108,9 @@ pub(super) fn accounts_of_token(ticket: u64, token: &Secret) -> Request {
 
 /// Spends a refresh token.
 pub(super) fn refresh(ticket: u64, refresh_token: &Secret) -> Request {
-    request(
+    common(
         Purpose::Refresh { ticket },
-        ProtoOaPayloadType::ProtoOaRefreshTokenReq,
-        Priority::Authorise,
+        Type::ProtoOaRefreshTokenReq,
         &ProtoOaRefreshTokenReq {
             refresh_token: refresh_token.expose().to_owned(),
             ..Default::default()
@@ -155,159 +118,107 @@ pub(super) fn refresh(ticket: u64, refresh_token: &Secret) -> Request {
     )
 }
 
-#[expect(clippy::too_many_lines, reason = "one arm a question")]
 /// A request of one account's session. `token` is needed to authorise alone.
 pub(super) fn of_account(account: AccountId, generation: u64, ask: Ask, token: &Secret) -> Request {
-    use ProtoOaPayloadType as Type;
-    let ctid_trader_account_id = account.0;
-    let symbols = |ids: &BTreeSet<SymbolId>| ids.iter().map(|id| id.0).collect();
-    let (payload_type, priority, payload) = match &ask {
-        Ask::Authorise | Ask::Reauthorise => (
-            Type::ProtoOaAccountAuthReq,
-            Priority::Authorise,
-            ProtoOaAccountAuthReq {
-                ctid_trader_account_id,
-                access_token: token.expose().to_owned(),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Logout => (
-            Type::ProtoOaAccountLogoutReq,
-            Priority::Authorise,
-            ProtoOaAccountLogoutReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Trader | Ask::Recheck => (
-            Type::ProtoOaTraderReq,
-            if ask == Ask::Recheck {
-                Priority::Check
-            } else {
-                Priority::Snapshot
-            },
-            ProtoOaTraderReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Reconcile | Ask::Verify => (
-            Type::ProtoOaReconcileReq,
-            if ask == Ask::Verify {
-                Priority::Check
-            } else {
-                Priority::Snapshot
-            },
-            ProtoOaReconcileReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Subscribe(ids) => (
-            Type::ProtoOaSubscribeSpotsReq,
-            Priority::Prices,
-            ProtoOaSubscribeSpotsReq {
-                ctid_trader_account_id,
-                symbol_id: symbols(ids),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Unsubscribe(ids) => (
-            Type::ProtoOaUnsubscribeSpotsReq,
-            Priority::Prices,
-            ProtoOaUnsubscribeSpotsReq {
-                ctid_trader_account_id,
-                symbol_id: symbols(ids),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Broker(Need::Assets) => (
-            Type::ProtoOaAssetListReq,
-            Priority::Broker,
-            ProtoOaAssetListReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Broker(Need::SymbolList) => (
-            Type::ProtoOaSymbolsListReq,
-            Priority::Broker,
-            ProtoOaSymbolsListReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Broker(Need::Symbols(ids)) => (
-            Type::ProtoOaSymbolByIdReq,
-            Priority::Broker,
-            ProtoOaSymbolByIdReq {
-                ctid_trader_account_id,
-                symbol_id: symbols(ids),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Broker(Need::Chain(from, to)) => (
-            Type::ProtoOaSymbolsForConversionReq,
-            Priority::Broker,
-            ProtoOaSymbolsForConversionReq {
-                ctid_trader_account_id,
-                first_asset_id: from.0,
-                last_asset_id: to.0,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Audit => (
-            Type::ProtoOaGetPositionUnrealizedPnlReq,
-            Priority::Check,
-            ProtoOaGetPositionUnrealizedPnLReq {
-                ctid_trader_account_id,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Deals(window) => (
-            Type::ProtoOaDealListReq,
-            Priority::History,
-            ProtoOaDealListReq {
-                ctid_trader_account_id,
-                from_timestamp: Some(window.from_ms),
-                to_timestamp: Some(window.to_ms),
-                max_rows: Some(DEALS_MAX),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-        Ask::Cash(window) => (
-            Type::ProtoOaCashFlowHistoryListReq,
-            Priority::History,
-            ProtoOaCashFlowHistoryListReq {
-                ctid_trader_account_id,
-                from_timestamp: window.from_ms,
-                to_timestamp: window.to_ms,
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        ),
-    };
+    let class = ask.class();
+    let payload = payload(account, &ask, token);
     Request {
         purpose: Purpose::Account {
             account,
             generation,
             ask,
         },
-        payload_type: number(payload_type),
+        class,
         payload: payload.into(),
-        priority,
         tries: 0,
+    }
+}
+
+fn payload(account: AccountId, ask: &Ask, token: &Secret) -> Vec<u8> {
+    let ctid_trader_account_id = account.0;
+    let symbols = |ids: &BTreeSet<SymbolId>| ids.iter().map(|id| id.0).collect();
+    match ask {
+        Ask::Authorise | Ask::Reauthorise => ProtoOaAccountAuthReq {
+            ctid_trader_account_id,
+            access_token: token.expose().to_owned(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Logout => ProtoOaAccountLogoutReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Trader | Ask::Check(Check::BalanceVersion) => ProtoOaTraderReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Snapshot | Ask::Check(Check::Snapshot) => ProtoOaReconcileReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Subscribe(ids) => ProtoOaSubscribeSpotsReq {
+            ctid_trader_account_id,
+            symbol_id: symbols(ids),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Unsubscribe(ids) => ProtoOaUnsubscribeSpotsReq {
+            ctid_trader_account_id,
+            symbol_id: symbols(ids),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Broker(need) => need_payload(ctid_trader_account_id, need),
+        Ask::Check(Check::Pnl) => ProtoOaGetPositionUnrealizedPnLReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Check(Check::Deals(window)) => ProtoOaDealListReq {
+            ctid_trader_account_id,
+            from_timestamp: Some(window.from_ms),
+            to_timestamp: Some(window.to_ms),
+            max_rows: Some(DEALS_MAX),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Ask::Check(Check::CashFlow(window)) => ProtoOaCashFlowHistoryListReq {
+            ctid_trader_account_id,
+            from_timestamp: window.from_ms,
+            to_timestamp: window.to_ms,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+    }
+}
+
+fn need_payload(ctid_trader_account_id: i64, need: &Need) -> Vec<u8> {
+    match need {
+        Need::Assets => ProtoOaAssetListReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Need::SymbolList => ProtoOaSymbolsListReq {
+            ctid_trader_account_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Need::Symbols(ids) => ProtoOaSymbolByIdReq {
+            ctid_trader_account_id,
+            symbol_id: ids.iter().map(|id| id.0).collect(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Need::Chain(from, to) => ProtoOaSymbolsForConversionReq {
+            ctid_trader_account_id,
+            first_asset_id: from.0,
+            last_asset_id: to.0,
+            ..Default::default()
+        }
+        .encode_to_vec(),
     }
 }

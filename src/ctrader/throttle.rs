@@ -24,6 +24,27 @@ pub enum Priority {
     History,
 }
 
+/// What a request counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Budget {
+    /// The budget of all requests.
+    Common,
+    /// The budget of historical requests as well (trend bars, tick data, and every list of deals, orders
+    /// and cash flow).
+    Historical,
+}
+
+/// What the throttle has to know of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    /// Its urgency.
+    pub priority: Priority,
+    /// Its payload type: the server may block one.
+    pub payload_type: u32,
+    /// What it counts against.
+    pub budget: Budget,
+}
+
 /// cTrader refuses above that many requests in a second.
 const RATE_LIMIT: u32 = 50;
 
@@ -66,9 +87,9 @@ impl Bucket {
 pub struct Throttle<R> {
     all: Bucket,
     historical: Bucket,
-    /// By priority and payload type, each request with its place in line: what may leave is found
-    /// by looking at the heads, however many wait.
-    queues: BTreeMap<(Priority, u32), VecDeque<(u64, R)>>,
+    /// By class, each request with its number in the order of arrival: what may leave is found by
+    /// comparing the heads, however many wait.
+    queues: BTreeMap<Class, VecDeque<(u64, R)>>,
     pushed: u64,
     blocked: BTreeMap<u32, Instant>,
 }
@@ -90,11 +111,11 @@ impl<R> Throttle<R> {
         }
     }
 
-    /// Queues a request of that payload type.
-    pub fn push(&mut self, priority: Priority, payload_type: u32, request: R) {
+    /// Queues a request of that class.
+    pub fn push(&mut self, class: Class, request: R) {
         self.pushed += 1;
         self.queues
-            .entry((priority, payload_type))
+            .entry(class)
             .or_default()
             .push_back((self.pushed, request));
     }
@@ -112,35 +133,35 @@ impl<R> Throttle<R> {
             return None;
         }
         let historical_ready = self.historical.ready_at() <= now;
-        let ready = self.queues.iter().filter(|((_, payload_type), _)| {
-            !self.blocked.contains_key(payload_type)
-                && (historical_ready || !is_historical(*payload_type))
+        let ready = self.queues.iter().filter(|(class, _)| {
+            !self.blocked.contains_key(&class.payload_type)
+                && (historical_ready || class.budget == Budget::Common)
         });
-        let heads = ready.filter_map(|(key, queue)| Some((key.0, queue.front()?.0, *key)));
-        let (_, _, key) = heads.min()?;
-        let queue = self.queues.get_mut(&key)?;
+        let heads =
+            ready.filter_map(|(class, queue)| Some((class.priority, queue.front()?.0, *class)));
+        let (_, _, class) = heads.min()?;
+        let queue = self.queues.get_mut(&class)?;
         let (_, request) = queue.pop_front()?;
         if queue.is_empty() {
-            self.queues.remove(&key);
+            self.queues.remove(&class);
         }
-        let (_, payload_type) = key;
         self.all.take(now);
-        if is_historical(payload_type) {
+        if class.budget == Budget::Historical {
             self.historical.take(now);
         }
         Some(request)
     }
 
-    /// When [`Throttle::pop`] may next give a request; `None` when nothing waits.
+    /// When [`Throttle::pop`] may next return a request; `None` when none waits.
     #[must_use]
     pub fn next_at(&self) -> Option<Instant> {
-        let waiting = self.queues.keys().map(|(_, payload_type)| {
+        let waiting = self.queues.keys().map(|class| {
             let mut at = self.all.ready_at();
-            if is_historical(*payload_type) {
+            if class.budget == Budget::Historical {
                 at = at.max(self.historical.ready_at());
             }
             self.blocked
-                .get(payload_type)
+                .get(&class.payload_type)
                 .map_or(at, |until| at.max(*until))
         });
         waiting.min()
@@ -167,22 +188,25 @@ impl<R> Throttle<R> {
     }
 }
 
-/// Whether a payload type counts as historical: trend bars, tick data, and every list of deals,
-/// orders and cash flow.
-#[must_use]
-pub const fn is_historical(payload_type: u32) -> bool {
-    matches!(
-        payload_type,
-        2133 | 2137 | 2143 | 2145 | 2175 | 2179 | 2183 | 2185
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TRADER: u32 = 2121;
     const DEALS: u32 = 2133;
+
+    fn class(priority: Priority, payload_type: u32) -> Class {
+        let budget = if payload_type == DEALS {
+            Budget::Historical
+        } else {
+            Budget::Common
+        };
+        Class {
+            priority,
+            payload_type,
+            budget,
+        }
+    }
 
     fn drain(throttle: &mut Throttle<u32>, from: Instant, for_: Duration) -> Vec<(Duration, u32)> {
         let (mut now, mut sent) = (from, Vec::new());
@@ -213,7 +237,7 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(50, 5, now);
         for request in 0..300 {
-            throttle.push(Priority::Snapshot, TRADER, request);
+            throttle.push(class(Priority::Snapshot, TRADER), request);
         }
         assert_eq!(
             most_in_a_second(&drain(&mut throttle, now, Duration::from_mins(1))),
@@ -222,7 +246,7 @@ mod tests {
 
         let mut throttle = Throttle::new(45, 4, now);
         for request in 0..300 {
-            throttle.push(Priority::Snapshot, TRADER, request);
+            throttle.push(class(Priority::Snapshot, TRADER), request);
         }
         let sent = drain(&mut throttle, now, Duration::from_mins(1));
         assert_eq!(sent.len(), 300);
@@ -237,10 +261,10 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(45, 4, now);
         for request in 0..20 {
-            throttle.push(Priority::History, DEALS, request);
+            throttle.push(class(Priority::History, DEALS), request);
         }
         for request in 100..140 {
-            throttle.push(Priority::Prices, TRADER, request);
+            throttle.push(class(Priority::Prices, TRADER), request);
         }
         let sent = drain(&mut throttle, now, Duration::from_mins(1));
         let historical: Vec<_> = sent
@@ -263,8 +287,8 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(45, 4, now);
         throttle.block(TRADER, now + Duration::from_secs(3));
-        throttle.push(Priority::Authorise, TRADER, 1);
-        throttle.push(Priority::Prices, 2127, 2);
+        throttle.push(class(Priority::Authorise, TRADER), 1);
+        throttle.push(class(Priority::Prices, 2127), 2);
         let sent = drain(&mut throttle, now, Duration::from_secs(10));
         assert_eq!(sent, [(Duration::ZERO, 2), (Duration::from_secs(3), 1)]);
     }
@@ -273,9 +297,9 @@ mod tests {
     fn the_more_urgent_leaves_first() {
         let now = Instant::now();
         let mut throttle = Throttle::new(45, 4, now);
-        throttle.push(Priority::Prices, 2127, 3);
-        throttle.push(Priority::Snapshot, TRADER, 2);
-        throttle.push(Priority::Authorise, 2102, 1);
+        throttle.push(class(Priority::Prices, 2127), 3);
+        throttle.push(class(Priority::Snapshot, TRADER), 2);
+        throttle.push(class(Priority::Authorise, 2102), 1);
         assert_eq!(
             [throttle.pop(now), throttle.pop(now), throttle.pop(now)],
             [Some(1), Some(2), Some(3)]

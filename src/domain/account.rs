@@ -63,7 +63,7 @@ pub struct BonusChange {
     /// After the operation.
     pub bonus: Bonus,
     /// `changeBonusTimestamp` and `bonusHistoryId`: they order the operations.
-    pub place: (i64, i64),
+    pub sequence: (i64, i64),
 }
 
 /// A balance and the version it belongs to.
@@ -90,7 +90,7 @@ pub struct Execution {
 
 /// Something that happened to the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum AccountEvent {
     /// An order, position, deal or cash change.
     Execution(Box<Execution>),
     /// The account entity changed.
@@ -110,7 +110,7 @@ pub struct Account {
     ended_positions: VecDeque<PositionId>,
     ended_orders: VecDeque<OrderId>,
     /// The last bonus operation.
-    bonus_place: Option<(i64, i64)>,
+    bonus_sequence: Option<(i64, i64)>,
 }
 
 impl Account {
@@ -127,7 +127,7 @@ impl Account {
             orders: LiteMap::new(),
             ended_positions: VecDeque::new(),
             ended_orders: VecDeque::new(),
-            bonus_place: None,
+            bonus_sequence: None,
         };
         empty.filled(positions, orders)
     }
@@ -147,7 +147,7 @@ impl Account {
             orders: LiteMap::new(),
             ended_positions: self.ended_positions.clone(),
             ended_orders: self.ended_orders.clone(),
-            bonus_place: self.bonus_place,
+            bonus_sequence: self.bonus_sequence,
         };
         empty.apply_trader(trader);
         empty.filled(positions, orders)
@@ -190,9 +190,9 @@ impl Account {
     }
 
     /// Applies one event; returns whether anything is different now.
-    pub fn apply(&mut self, event: Event) -> bool {
+    pub fn apply(&mut self, event: AccountEvent) -> bool {
         match event {
-            Event::Execution(execution) => {
+            AccountEvent::Execution(execution) => {
                 let Execution {
                     position,
                     order,
@@ -214,13 +214,15 @@ impl Account {
                 }
                 changed
             }
-            Event::Trader(trader) => self.apply_trader(*trader),
-            Event::Margin(id, used_margin) => self.positions.get_mut(&id).is_some_and(|position| {
-                let changed = position.used_margin != used_margin;
-                position.used_margin = used_margin;
-                changed
-            }),
-            Event::TrailingStop(id, stop_loss, at_ms) => self
+            AccountEvent::Trader(trader) => self.apply_trader(*trader),
+            AccountEvent::Margin(id, used_margin) => {
+                self.positions.get_mut(&id).is_some_and(|position| {
+                    let changed = position.used_margin != used_margin;
+                    position.used_margin = used_margin;
+                    changed
+                })
+            }
+            AccountEvent::TrailingStop(id, stop_loss, at_ms) => self
                 .positions
                 .get_mut(&id)
                 .is_some_and(|position| trail(position, stop_loss, at_ms)),
@@ -228,12 +230,14 @@ impl Account {
     }
 
     fn apply_bonus(&mut self, change: BonusChange) -> bool {
-        let older = self.bonus_place.is_some_and(|last| change.place < last);
+        let older = self
+            .bonus_sequence
+            .is_some_and(|last| change.sequence < last);
         if older || self.trader.bonus == change.bonus {
             return false;
         }
         self.trader.bonus = change.bonus;
-        self.bonus_place = Some(change.place);
+        self.bonus_sequence = Some(change.sequence);
         true
     }
 

@@ -37,7 +37,9 @@ impl Backoff {
         self.floor.max(pause)
     }
 
-    fn ceiling(self, failures: u32) -> Duration {
+    /// The longest pause after this many failures in a row, at least 1.
+    #[must_use]
+    pub fn ceiling(self, failures: u32) -> Duration {
         // 2^16 times any base is beyond any cap.
         let doublings = failures.saturating_sub(1).min(16);
         self.base.saturating_mul(1 << doublings).min(self.cap)

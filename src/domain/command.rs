@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::ids::{AccountId, UserId, UserIdError};
 
-/// The longest body that is looked at, in bytes.
+/// The longest body that is parsed, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// UTC with exactly six digits: what Postgres keeps of a time.
@@ -72,7 +72,7 @@ pub struct Command {
 /// Why a body is no command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// It was not even looked at.
+    /// It was not parsed.
     #[error("the body is longer than {BODY_BYTES_MAX} bytes")]
     TooLong,
     /// JSON is UTF-8.

@@ -137,7 +137,7 @@ pub fn div_half_away(numerator: i128, denominator: i128) -> i128 {
     }
 }
 
-/// A decimal's text, without a place on the heap: rows are full of them.
+/// A decimal's text on the stack: rows have many.
 struct Text {
     /// Filled from its end.
     digits: [u8; Text::BYTES_MAX],

@@ -58,23 +58,27 @@ pub struct AccountValue {
 }
 
 /// Gross profits that the server computed, for positions that cannot be valued by quotes.
-pub type StandIns = LiteMap<PositionId, Decimal>;
+pub type PnlFallbacks = LiteMap<PositionId, Decimal>;
 
 /// Values an account by the quotes that are known now.
 #[must_use]
 pub fn value(account: &Account, market: &Market) -> AccountValue {
-    value_with(account, market, &StandIns::new())
+    value_with(account, market, &PnlFallbacks::new())
 }
 
 /// The same, with the server's own figure where a quote is missing.
 #[must_use]
-pub fn value_with(account: &Account, market: &Market, stand_ins: &StandIns) -> AccountValue {
+pub fn value_with(
+    account: &Account,
+    market: &Market,
+    pnl_fallbacks: &PnlFallbacks,
+) -> AccountValue {
     let trader = account.trader();
     let digits = trader.money_digits;
     let money = |units: i128| Decimal::new(units, digits);
     let positions: Vec<PositionValue> = account
         .positions()
-        .map(|position| value_position(position, account, market, stand_ins))
+        .map(|position| value_position(position, account, market, pnl_fallbacks))
         .collect();
     let sum = |part: fn(&PositionValue) -> Option<Decimal>| -> Option<i128> {
         positions.iter().try_fold(0i128, |sum, position| {
@@ -114,7 +118,7 @@ pub fn value_with(account: &Account, market: &Market, stand_ins: &StandIns) -> A
 /// Whether the quotes that are known now value a position.
 #[must_use]
 pub fn is_valued(position: &Position, account: &Account, market: &Market) -> bool {
-    value_position(position, account, market, &StandIns::new())
+    value_position(position, account, market, &PnlFallbacks::new())
         .gross
         .is_some()
 }
@@ -123,7 +127,7 @@ fn value_position(
     position: &Position,
     account: &Account,
     market: &Market,
-    stand_ins: &StandIns,
+    pnl_fallbacks: &PnlFallbacks,
 ) -> PositionValue {
     let trader = account.trader();
     let digits = trader.money_digits;
@@ -145,7 +149,7 @@ fn value_position(
             gross_profit(position, entry, close, rate, digits)
         })
         .map(|units| Decimal::new(units, digits))
-        .or_else(|| Some(stand_ins.get(&position.id)?.rescale(digits)));
+        .or_else(|| Some(pnl_fallbacks.get(&position.id)?.rescale(digits)));
     PositionValue {
         close: close.map(|close| Decimal::new(i128::from(close), SPOT_SCALE)),
         gross,

@@ -1,7 +1,7 @@
 //! Which changes of an account's balance were seen, and which were not.
 //!
 //! Every change of a balance has a version, one higher than the one before. So a version that was
-//! jumped over is a change that nobody told us of: what closed then is in the history of deals, the
+//! jumped over is a change that no event told of: what closed then is in the history of deals, the
 //! rest in the cash flow. A position that is gone must have a closing deal, whatever the versions say.
 
 use std::collections::BTreeSet;
@@ -17,12 +17,12 @@ const SEEN_MAX: usize = 10_000;
 /// Open positions with their volumes in units, where known.
 pub type Positions = LiteMap<PositionId, Option<Decimal>>;
 
-/// What was known of an account when it was last followed.
+/// What an account was when it was last followed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct LastSeen {
     /// Every change of the balance up to this version was seen.
     pub version: Option<i64>,
-    /// What was open; `None`: nobody ever looked.
+    /// What was open; `None`: there was never a snapshot.
     pub positions: Option<Positions>,
 }
 
@@ -38,31 +38,31 @@ pub struct Unexplained {
 /// The changes of one account's balance, as far as they were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Every change up to this version was seen, or happened before we looked.
+    /// Every change up to this version was seen, or happened before the first snapshot.
     through: Option<i64>,
     /// Those seen beyond it.
     seen: BTreeSet<i64>,
     /// The version that the last snapshot had: what is missing below it is no lost event.
     snapshot: Option<i64>,
-    /// The version of the balance as it is.
-    now: Option<i64>,
-    /// Gone, and without a closing deal so far.
-    gone: BTreeSet<PositionId>,
-    /// New or larger, and without a deal so far.
-    grown: BTreeSet<PositionId>,
+    /// The version that the balance has now.
+    current: Option<i64>,
+    /// Positions that are gone, and had no closing deal so far.
+    closed: BTreeSet<PositionId>,
+    /// Positions that are new or have another volume, and had no deal so far.
+    opened: BTreeSet<PositionId>,
 }
 
 impl Ledger {
     /// Nothing seen yet, but what was known when the account was last followed.
     #[must_use]
-    pub fn new(known: &Known) -> Self {
+    pub fn new(last_seen: &LastSeen) -> Self {
         Self {
-            through: known.version,
+            through: last_seen.version,
             ..Self::default()
         }
     }
 
-    /// A snapshot has this version, and these positions are open, where those before were.
+    /// Records a snapshot with this version and these open positions; `before` were open before it.
     pub fn handle_snapshot(
         &mut self,
         version: Option<i64>,
@@ -70,28 +70,28 @@ impl Ledger {
         open: &Positions,
     ) {
         self.snapshot = version.max(self.snapshot);
-        self.now = version.max(self.now);
+        self.current = version.max(self.current);
         // A balance that starts anew (a demo account that was reset) has no gap.
-        if self.through > self.now || self.through.is_none() {
-            self.through = self.now;
+        if self.through > self.current || self.through.is_none() {
+            self.through = self.current;
             self.seen.clear();
         }
         if let Some(before) = before {
-            self.gone.extend(before.keys());
-            let grown = open.iter().filter(|(id, volume)| match before.get(id) {
+            self.closed.extend(before.keys());
+            let opened = open.iter().filter(|(id, volume)| match before.get(id) {
                 None => true,
                 Some(held) => held
                     .zip(**volume)
                     .is_some_and(|(held, volume)| held != volume),
             });
-            self.grown.extend(grown.map(|(id, _)| *id));
+            self.opened.extend(opened.map(|(id, _)| *id));
         }
-        self.gone.retain(|position| !open.contains_key(position));
-        self.grown.retain(|position| open.contains_key(position));
+        self.closed.retain(|position| !open.contains_key(position));
+        self.opened.retain(|position| open.contains_key(position));
     }
 
-    /// A deal, or a cash operation, made the balance of this version.
-    pub fn see(&mut self, version: Option<i64>) {
+    /// Records a deal or a cash operation that made the balance of this version.
+    pub fn record_version(&mut self, version: Option<i64>) {
         let Some(version) = version else { return };
         if self.through.is_some_and(|through| version > through) && self.seen.len() < SEEN_MAX {
             self.seen.insert(version);
@@ -103,26 +103,26 @@ impl Ledger {
         }
     }
 
-    /// A deal of a position; whether it closed volume.
-    pub fn see_deal(&mut self, position: PositionId, closing: bool) {
-        self.grown.remove(&position);
+    /// Records a deal of a position, and whether it closed volume.
+    pub fn record_deal(&mut self, position: PositionId, closing: bool) {
+        self.opened.remove(&position);
         if closing {
-            self.gone.remove(&position);
+            self.closed.remove(&position);
         }
     }
 
-    /// The balance is of this version now, by whatever event.
+    /// Records that the balance has this version now, by whatever event.
     pub fn handle_version(&mut self, version: Option<i64>) {
-        self.now = self.now.max(version);
+        self.current = self.current.max(version);
         if self.through.is_none() {
-            self.through = self.now;
+            self.through = self.current;
         }
     }
 
     /// Whether an event since the last snapshot did not come: the account is not what it seems.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        let (Some(through), Some(now)) = (self.through, self.now) else {
+    pub fn has_gap(&self) -> bool {
+        let (Some(through), Some(now)) = (self.through, self.current) else {
             return false;
         };
         let from = self
@@ -137,14 +137,14 @@ impl Ledger {
         self.through
     }
 
-    /// What is still to be explained.
+    /// What is still unexplained.
     #[must_use]
     pub fn unexplained(&self) -> Option<Unexplained> {
-        let changes = match (self.through, self.now) {
+        let changes = match (self.through, self.current) {
             (Some(through), Some(now)) if now > through => self.missing_beyond(through, now),
             _ => 0,
         };
-        let positions = self.gone.len() + self.grown.len();
+        let positions = self.closed.len() + self.opened.len();
         (changes > 0 || positions > 0).then_some(Unexplained { changes, positions })
     }
 
@@ -154,12 +154,12 @@ impl Ledger {
         self.unexplained().is_some_and(|left| left.changes > 0)
     }
 
-    /// Nothing more will explain what is missing: it counts as seen.
-    pub fn give_up(&mut self) {
-        self.through = self.now.max(self.through);
+    /// Counts what is missing as seen: nothing more will explain it.
+    pub fn accept_unexplained(&mut self) {
+        self.through = self.current.max(self.through);
         self.seen.clear();
-        self.gone.clear();
-        self.grown.clear();
+        self.closed.clear();
+        self.opened.clear();
     }
 
     fn missing_beyond(&self, from: i64, now: i64) -> u64 {
@@ -176,8 +176,8 @@ mod tests {
         ids.iter().map(|id| (PositionId(*id), None)).collect()
     }
 
-    fn known(version: i64) -> Known {
-        Known {
+    fn last_seen(version: i64) -> LastSeen {
+        LastSeen {
             version: Some(version),
             positions: None,
         }
@@ -196,11 +196,11 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.handle_snapshot(Some(40), None, &open(&[]));
         ledger.handle_version(Some(42));
-        ledger.see(Some(42));
-        assert!(ledger.is_behind());
+        ledger.record_version(Some(42));
+        assert!(ledger.has_gap());
         assert_eq!(ledger.unexplained(), left(1, 0));
-        ledger.see(Some(41));
-        assert!(!ledger.is_behind());
+        ledger.record_version(Some(41));
+        assert!(!ledger.has_gap());
         assert_eq!(ledger.unexplained(), None);
     }
 
@@ -209,32 +209,32 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.handle_snapshot(Some(40), None, &open(&[]));
         ledger.handle_version(Some(41));
-        assert!(ledger.is_behind());
+        assert!(ledger.has_gap());
         // A new snapshot has what happened; why it happened is for history to say.
         ledger.handle_snapshot(Some(41), Some(&open(&[])), &open(&[]));
-        assert!(!ledger.is_behind());
+        assert!(!ledger.has_gap());
         assert_eq!(ledger.unexplained(), left(1, 0));
-        ledger.see(Some(41));
+        ledger.record_version(Some(41));
         assert_eq!(ledger.unexplained(), None);
     }
 
     #[test]
     fn a_gap_is_explained_by_deals_and_cash_whatever_their_order() {
-        let mut ledger = Ledger::new(&known(40));
+        let mut ledger = Ledger::new(&last_seen(40));
         ledger.handle_snapshot(Some(43), Some(&open(&[7, 8])), &open(&[8]));
-        assert!(!ledger.is_behind(), "nothing was lost since the snapshot");
+        assert!(!ledger.has_gap(), "nothing was lost since the snapshot");
         assert_eq!(ledger.unexplained(), left(3, 1));
-        ledger.see(Some(43));
-        ledger.see(Some(41));
-        ledger.see_deal(PositionId(7), false);
+        ledger.record_version(Some(43));
+        ledger.record_version(Some(41));
+        ledger.record_deal(PositionId(7), false);
         assert_eq!(
             ledger.unexplained(),
             left(1, 1),
             "an opening deal closes nothing"
         );
-        ledger.see_deal(PositionId(7), true);
+        ledger.record_deal(PositionId(7), true);
         assert!(ledger.lacks_changes());
-        ledger.see(Some(42));
+        ledger.record_version(Some(42));
         assert_eq!(ledger.unexplained(), None);
     }
 
@@ -247,11 +247,11 @@ mod tests {
             (PositionId(8), volume(5)),
             (PositionId(9), volume(5)),
         ]);
-        let mut ledger = Ledger::new(&known(40));
+        let mut ledger = Ledger::new(&last_seen(40));
         ledger.handle_snapshot(Some(40), Some(&before), &after);
         assert_eq!(ledger.unexplained(), left(0, 2), "7 grew, 9 is new");
-        ledger.see_deal(PositionId(9), false);
-        ledger.see_deal(PositionId(7), false);
+        ledger.record_deal(PositionId(9), false);
+        ledger.record_deal(PositionId(7), false);
         assert_eq!(ledger.unexplained(), None);
     }
 
@@ -260,16 +260,16 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.handle_snapshot(None, Some(&open(&[7])), &open(&[]));
         ledger.handle_version(None);
-        assert!(!ledger.is_behind());
+        assert!(!ledger.has_gap());
         assert_eq!(ledger.unexplained(), left(0, 1));
     }
 
     #[test]
-    fn a_first_look_has_nothing_to_explain_and_a_reset_neither() {
+    fn a_first_snapshot_has_nothing_to_explain_and_a_reset_neither() {
         let mut ledger = Ledger::default();
         ledger.handle_snapshot(Some(9), None, &open(&[1]));
         assert_eq!(ledger.unexplained(), None);
-        let mut ledger = Ledger::new(&known(40));
+        let mut ledger = Ledger::new(&last_seen(40));
         ledger.handle_snapshot(Some(2), None, &open(&[]));
         assert_eq!(ledger.unexplained(), None);
     }

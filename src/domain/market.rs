@@ -154,7 +154,7 @@ impl Chain {
     }
 }
 
-/// The last quotes of what an account's figures need. It is few, and found in one look.
+/// The last quotes of what an account's figures need. They are few, and one search finds each.
 pub type Quotes = LiteMap<SymbolId, Quote>;
 
 /// Everything an account knows of its market on one connection. Quotes die with the connection.

@@ -6,6 +6,7 @@ pub mod status;
 pub mod command;
 pub mod decimal;
 pub mod backoff;
+pub mod clock;
 pub mod market;
 pub mod position;
 pub mod deal;

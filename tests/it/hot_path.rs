@@ -47,7 +47,7 @@ fn a_quote_allocates_nothing() {
         pair.go_live(ACCOUNT, "token");
         pair.wait_valued(ACCOUNT);
         // Those that follow the first one's, once everything has its place.
-        pair.settle();
+        pair.run_briefly();
         let symbols: Vec<i64> = pair.broker.connections()[0]
             .spots
             .iter()

@@ -1,4 +1,4 @@
-//! Whether what is shown is so: snapshots that lag, audits, and figures that stand in for missing quotes.
+//! Whether what is shown is so: snapshots that lag, audits, and the server's figures where quotes are missing.
 
 use std::time::Duration;
 
@@ -107,6 +107,23 @@ fn an_audit_that_is_refused_or_lost_costs_nothing() {
 }
 
 /// A live account whose first quotes were all lost.
+#[test]
+fn a_balance_that_is_not_told_costs_nothing() {
+    let mut pair = Pair::new(worked_example());
+    pair.go_live(ACCOUNT, WORKED_TOKEN);
+    // The trader's entity is asked for again with each audit, for the version of its balance.
+    pair.broker
+        .refuse(Some(2121), 1, Refusal::new("UNSUPPORTED_MESSAGE"));
+    pair.broker
+        .refuse(Some(2121), 1, Refusal::new("CANT_ROUTE_REQUEST"));
+    pair.broker.swallow_reply(Some(2121));
+    let asked = pair.sent_of(2121);
+    pair.run(Duration::from_mins(20));
+    assert!(pair.sent_of(2121) - asked >= 4);
+    assert!(pair.downs(ACCOUNT).is_empty(), "{:?}", pair.events);
+    pair.assert_truth(ACCOUNT);
+}
+
 fn without_quotes() -> Pair {
     let mut pair = Pair::new(worked_example());
     pair.open(ACCOUNT, WORKED_TOKEN);
@@ -121,7 +138,7 @@ fn without_quotes() -> Pair {
 }
 
 #[test]
-fn the_servers_figure_stands_in_while_a_quote_is_missing() {
+fn the_servers_figure_is_shown_while_a_quote_is_missing() {
     let mut pair = without_quotes();
     assert_eq!(
         pair.equity(ACCOUNT),
@@ -141,7 +158,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
     );
     // A swap counts at once, though the server's figure is older.
     pair.hand(|broker| broker.swap(ACCOUNT, 701, -100));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.equity(ACCOUNT).as_deref(), Some("10170.50"));
     // Asked again every three seconds, and no more once the quotes are there.
     let asked = pair.sent_of(2187);
@@ -155,7 +172,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
     ] {
         pair.hand(|broker| broker.set_quote(symbol, raw(bid), raw(ask)));
     }
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     pair.run(Duration::from_secs(4));
     let asked = pair.sent_of(2187);
@@ -164,7 +181,7 @@ fn the_servers_figure_stands_in_while_a_quote_is_missing() {
 }
 
 #[test]
-fn a_figure_that_is_no_longer_renewed_stands_in_no_more() {
+fn a_figure_that_is_no_longer_renewed_is_no_longer_shown() {
     let mut pair = without_quotes();
     pair.run(Duration::from_secs(2));
     assert!(pair.equity(ACCOUNT).is_some());

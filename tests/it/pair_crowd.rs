@@ -45,7 +45,7 @@ fn open_crowd(pair: &mut Pair) -> Duration {
             == all
     });
     let took = pair.elapsed();
-    pair.settle();
+    pair.run_briefly();
     let sockets = pair.broker.connections();
     assert!(
         sockets[0].most_requests_per_second <= 50,
@@ -92,7 +92,7 @@ fn three_hundred_accounts_with_positions_ask_the_broker_once() {
         assert_eq!(pair.sent_of(kind), 2, "{kind} once a broker");
     }
     pair.hand(|broker| broker.set_quote("USDJPY", raw("151.5"), raw("151.6")));
-    pair.settle();
+    pair.run_briefly();
     for id in 1..=CROWD {
         pair.assert_truth(id);
     }
@@ -151,11 +151,11 @@ fn opening_twice_is_opening_once() {
     pair.open(ACCOUNT, WORKED_TOKEN);
     pair.wait_live(ACCOUNT);
     pair.open(ACCOUNT, WORKED_TOKEN);
-    pair.settle();
+    pair.run_briefly();
     assert_eq!((pair.lives(ACCOUNT), pair.sent_of(2102)), (1, 1));
     pair.close(ACCOUNT);
     pair.close(ACCOUNT);
-    pair.settle();
+    pair.run_briefly();
     pair.close(ACCOUNT);
     assert_eq!(pair.downs(ACCOUNT), [Down::LoggedOut, Down::LoggedOut]);
     assert_eq!(pair.sent_of(2162), 1);
@@ -205,7 +205,7 @@ fn an_account_that_asked_for_all_and_closes_holds_nobody_up() {
         pair.drive_until("the other to be live", Duration::from_secs(3), |pair| {
             pair.is_live(7)
         });
-        pair.settle();
+        pair.run_briefly();
         pair.assert_truth(7);
     }
 }

@@ -313,7 +313,7 @@ fn a_symbol_that_changes_is_read_again_and_stays_priced() {
         pair.equity(ACCOUNT).is_some(),
         "the old one is good until the new one is there"
     );
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     assert_eq!(pair.sent_of(2116), before + 1);
     assert_eq!(pair.sent_of(2129), 0, "and nothing was unsubscribed for it");

@@ -72,7 +72,7 @@ fn a_first_look_has_the_last_week_in_windows_of_a_week_and_never_delays_going_li
     });
     assert_eq!(pair.sent_of(DEAL_LIST), 0);
     let from_ms = week_ago(&pair);
-    let report = pair.look(ACCOUNT, from_ms);
+    let report = pair.fetch_history(ACCOUNT, from_ms);
     assert_eq!((report.is_partial, report.unexplained), (false, None));
     assert_eq!(report.from_ms, from_ms);
     assert!(report.through_ms >= from_ms + WEEK_MS);
@@ -84,14 +84,14 @@ fn a_first_look_has_the_last_week_in_windows_of_a_week_and_never_delays_going_li
 fn a_lost_closing_event_is_noticed_and_its_deal_is_found() {
     for lost in ["the closing", "the opening and the closing"] {
         let mut pair = live();
-        pair.look(ACCOUNT, week_ago(&pair));
+        pair.fetch_history(ACCOUNT, week_ago(&pair));
         // Accepted and filled, and then accepted and filled.
         let frames = if lost == "the closing" { 2 } else { 4 };
         pair.hand(|broker| broker.settings_mut().trader_updates = false);
         if frames == 2 {
             pair.hand(|broker| broker.open_market(ACCOUNT, "GBPUSD", Side::Buy, 100_000))
                 .expect("there is money");
-            pair.settle();
+            pair.run_briefly();
         }
         for _ in 0..frames {
             pair.link.tampers.push((EXECUTION, Tamper::Lose));
@@ -103,18 +103,18 @@ fn a_lost_closing_event_is_noticed_and_its_deal_is_found() {
                 None => open_and_close(broker, "GBPUSD"),
             }
         });
-        pair.settle();
+        pair.run_briefly();
         assert!(pair.link.tampers.is_empty(), "all were lost");
         // The next change of the balance tells that one was missed.
         pair.hand(|broker| broker.deposit(ACCOUNT, 100));
         pair.drive_until("the loss to be noticed", Duration::from_secs(2), |pair| {
             pair.events
                 .iter()
-                .any(|(_, event)| *event == Event::Behind(AccountId(ACCOUNT)))
+                .any(|(_, event)| *event == Event::GapDetected(AccountId(ACCOUNT)))
         });
         pair.wait_live(ACCOUNT);
         pair.assert_truth(ACCOUNT);
-        let report = pair.look(ACCOUNT, week_ago(&pair));
+        let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
         assert_eq!(report.unexplained, None, "{lost}");
         assert_eq!(pair.deal_ids(ACCOUNT), ledger(&pair), "{lost}");
         assert!(pair.downs(ACCOUNT).is_empty());
@@ -143,10 +143,10 @@ fn events_that_overtake_each_other_are_no_loss() {
     for _ in 0..20 {
         pair.hand(|broker| broker.deposit(ACCOUNT, 100));
         pair.hand(|broker| broker.deposit(ACCOUNT, -50));
-        pair.settle();
+        pair.run_briefly();
     }
     pair.link.weather.overtaken = 0;
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     assert_eq!(pair.lives(ACCOUNT), 1);
 }
@@ -154,7 +154,7 @@ fn events_that_overtake_each_other_are_no_loss() {
 #[test]
 fn an_opening_that_no_event_told_of_is_seen_by_the_audit_and_its_deal_found() {
     let mut pair = live();
-    pair.look(ACCOUNT, week_ago(&pair));
+    pair.fetch_history(ACCOUNT, week_ago(&pair));
     pair.run(Duration::from_secs(5));
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
@@ -167,12 +167,12 @@ fn an_opening_that_no_event_told_of_is_seen_by_the_audit_and_its_deal_found() {
         |pair| {
             pair.events
                 .iter()
-                .any(|(_, event)| *event == Event::Amended(AccountId(ACCOUNT)))
+                .any(|(_, event)| *event == Event::SnapshotDiverged(AccountId(ACCOUNT)))
         },
     );
     pair.wait_valued(ACCOUNT);
     pair.assert_truth(ACCOUNT);
-    let report = pair.look(ACCOUNT, week_ago(&pair));
+    let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
     assert_eq!(report.unexplained, None);
     assert_eq!(pair.deal_ids(ACCOUNT), ledger(&pair));
 }
@@ -180,7 +180,7 @@ fn an_opening_that_no_event_told_of_is_seen_by_the_audit_and_its_deal_found() {
 #[test]
 fn what_happened_while_nobody_was_connected_is_explained_by_deals_and_cash() {
     let mut pair = live();
-    let through = pair.look(ACCOUNT, week_ago(&pair)).through_ms;
+    let through = pair.fetch_history(ACCOUNT, week_ago(&pair)).through_ms;
     let before = ledger(&pair);
     pair.hand(|broker| {
         broker.half_open_all();
@@ -198,7 +198,7 @@ fn what_happened_while_nobody_was_connected_is_explained_by_deals_and_cash() {
     pair.reconnect();
     pair.go_live(ACCOUNT, "token");
     pair.assert_truth(ACCOUNT);
-    let report = pair.look(ACCOUNT, through - 3_600_000);
+    let report = pair.fetch_history(ACCOUNT, through - 3_600_000);
     assert_eq!(report.unexplained, None);
     let found: Vec<i64> = ledger(&pair)
         .into_iter()
@@ -218,7 +218,7 @@ fn what_happened_while_nobody_was_connected_is_explained_by_deals_and_cash() {
 #[test]
 fn a_history_that_lags_is_asked_again_until_it_explains_the_account() {
     let mut pair = live();
-    let through = pair.look(ACCOUNT, week_ago(&pair)).through_ms;
+    let through = pair.fetch_history(ACCOUNT, week_ago(&pair)).through_ms;
     let known = ledger(&pair);
     pair.hand(|broker| {
         broker.half_open_all();
@@ -231,7 +231,7 @@ fn a_history_that_lags_is_asked_again_until_it_explains_the_account() {
     pair.reconnect();
     pair.go_live(ACCOUNT, "token");
     let before = pair.sent_of(DEAL_LIST);
-    let report = pair.look(ACCOUNT, through - 3_600_000);
+    let report = pair.fetch_history(ACCOUNT, through - 3_600_000);
     assert_eq!(report.unexplained, None);
     assert!(pair.sent_of(DEAL_LIST) > before + 1, "more than once");
     let ids = pair.deal_ids(ACCOUNT);
@@ -243,7 +243,7 @@ fn a_history_that_lags_is_asked_again_until_it_explains_the_account() {
 #[test]
 fn what_nothing_explains_is_reported_and_not_asked_for_ever() {
     let mut pair = live();
-    let through = pair.look(ACCOUNT, week_ago(&pair)).through_ms;
+    let through = pair.fetch_history(ACCOUNT, week_ago(&pair)).through_ms;
     pair.hand(|broker| {
         broker.half_open_all();
         broker.history_lag(Duration::from_hours(10));
@@ -254,7 +254,7 @@ fn what_nothing_explains_is_reported_and_not_asked_for_ever() {
     pair.reconnect();
     pair.go_live(ACCOUNT, "token");
     let before = pair.sent_of(DEAL_LIST);
-    let report = pair.look(ACCOUNT, through - 3_600_000);
+    let report = pair.fetch_history(ACCOUNT, through - 3_600_000);
     let left = Unexplained {
         changes: 1,
         positions: 1,
@@ -284,7 +284,7 @@ fn paging_is_proof_against_any_order_and_equal_times() {
             }
             pair.reconnect();
             pair.go_live(ACCOUNT, "token");
-            let report = pair.look(ACCOUNT, week_ago(&pair));
+            let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
             assert!(!report.is_partial, "{newest_first} {chunk}");
             let mut ids = pair.deal_ids(ACCOUNT);
             ids.dedup();
@@ -306,13 +306,13 @@ fn more_deals_in_a_millisecond_than_fit_an_answer_make_a_part_of_the_history() {
     });
     pair.reconnect();
     pair.go_live(ACCOUNT, "token");
-    assert!(pair.look(ACCOUNT, week_ago(&pair)).is_partial);
+    assert!(pair.fetch_history(ACCOUNT, week_ago(&pair)).is_partial);
 }
 
 #[test]
 fn a_long_absence_is_read_a_week_at_a_time_within_the_historical_budget() {
     let mut pair = live();
-    let report = pair.look(ACCOUNT, pair.wall_ms() - 52 * WEEK_MS);
+    let report = pair.fetch_history(ACCOUNT, pair.wall_ms() - 52 * WEEK_MS);
     assert!(!report.is_partial);
     assert_eq!(pair.sent_of(DEAL_LIST), 53, "and the hour ahead");
     let socket = &pair.broker.connections()[0];
@@ -332,7 +332,7 @@ fn history_that_is_refused_is_asked_again_and_the_session_goes_on() {
     ] {
         let mut pair = live();
         pair.broker.refuse(Some(DEAL_LIST), 3, refusal.clone());
-        let report = pair.look(ACCOUNT, week_ago(&pair));
+        let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
         assert!(!report.is_partial, "{refusal:?}");
         assert_eq!(pair.deal_ids(ACCOUNT), ledger(&pair), "{refusal:?}");
         assert!(pair.downs(ACCOUNT).is_empty());
@@ -343,7 +343,7 @@ fn history_that_is_refused_is_asked_again_and_the_session_goes_on() {
 fn history_that_is_not_answered_is_asked_again_and_the_session_goes_on() {
     let mut pair = live();
     pair.broker.swallow_reply(Some(DEAL_LIST));
-    let report = pair.look(ACCOUNT, week_ago(&pair));
+    let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
     assert!(!report.is_partial);
     assert_eq!(pair.deal_ids(ACCOUNT), ledger(&pair));
     assert!(pair.downs(ACCOUNT).is_empty());
@@ -355,7 +355,7 @@ fn pauses_grow_where_the_servers_own_figure_is_too_small() {
     let refusal = Refusal::new("BLOCKED_PAYLOAD_TYPE").retry_after(1);
     pair.broker.refuse(Some(DEAL_LIST), 6, refusal);
     let before = pair.elapsed();
-    pair.look(ACCOUNT, week_ago(&pair));
+    pair.fetch_history(ACCOUNT, week_ago(&pair));
     let took = pair.elapsed().saturating_sub(before);
     assert!(
         took >= Duration::from_secs(2 + 4 + 8 + 16 + 32 + 64),
@@ -367,15 +367,15 @@ fn pauses_grow_where_the_servers_own_figure_is_too_small() {
 #[test]
 fn a_lost_cash_operation_is_found_by_the_balances_version() {
     let mut pair = live();
-    pair.look(ACCOUNT, week_ago(&pair));
+    pair.fetch_history(ACCOUNT, week_ago(&pair));
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
     pair.hand(|broker| broker.deposit(ACCOUNT, 12_345));
     pair.drive_until("the loss to be noticed", Duration::from_mins(11), |pair| {
         pair.lives(ACCOUNT) == 2
     });
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
-    let report = pair.look(ACCOUNT, week_ago(&pair));
+    let report = pair.fetch_history(ACCOUNT, week_ago(&pair));
     assert_eq!(report.unexplained, None);
 }
 
@@ -408,7 +408,7 @@ fn an_opening_that_an_account_without_positions_lost_is_seen() {
 #[test]
 fn what_the_history_explains_before_the_account_is_read_anew_is_still_lost() {
     let mut pair = live();
-    pair.look(ACCOUNT, week_ago(&pair));
+    pair.fetch_history(ACCOUNT, week_ago(&pair));
     for _ in 0..2 {
         pair.link.tampers.push((EXECUTION, Tamper::Lose));
     }

@@ -73,7 +73,7 @@ fn a_missing_side_is_unchanged_and_a_crossed_pair_counts() {
         (Some("1.08500"), Some("1.08512")),
     ] {
         pair.hand(|broker| broker.set_quote("EURUSD", bid.map(raw), ask.map(raw)));
-        pair.settle();
+        pair.run_briefly();
         pair.assert_truth(ACCOUNT);
     }
 }
@@ -85,7 +85,7 @@ fn a_side_of_zero_is_no_price() {
     ));
     pair.go_live(ACCOUNT, "token");
     pair.inject_message(2131, None, &spot(1, Some(0), Some(u64::MAX)));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -103,7 +103,7 @@ fn quotes_of_unknown_symbols_and_accounts_change_nothing() {
         ..spot(1, Some(1), Some(2))
     };
     pair.inject_message(2131, None, &elsewhere);
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.take_row(ACCOUNT, false), None);
     pair.assert_truth(ACCOUNT);
 }
@@ -137,7 +137,7 @@ fn symbols_no_longer_needed_are_unsubscribed_and_stray_quotes_of_them_ignored() 
     assert_eq!(spots, 9, "eight hints and the position's");
     pair.take_row(ACCOUNT, true);
     pair.inject_message(2131, None, &spot(10, Some(1), Some(2)));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.take_row(ACCOUNT, false), None);
     // It comes back with a quote of its own.
     pair.hand(|broker| broker.set_quote("S10", raw("90.00"), raw("90.02")));
@@ -160,7 +160,7 @@ fn a_symbol_wanted_again_while_its_unsubscription_waits_is_subscribed_in_the_end
         .expect("there is money");
     pair.run(Duration::from_secs(6));
     pair.hand(|broker| broker.set_quote("S10", raw("95.00"), raw("95.02")));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -203,7 +203,7 @@ fn a_session_that_needs_more_while_it_warms_up_waits_without_spinning() {
         pair.is_live(ACCOUNT)
     });
     pair.hand(|broker| broker.set_quote("QUIET", raw("1.2"), raw("1.3")));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     pair.assert_deals(ACCOUNT);
 }
@@ -232,7 +232,7 @@ fn a_server_that_always_says_already_subscribed_is_believed_after_a_while() {
     pair.go_live(ACCOUNT, "token");
     assert!(pair.sent_of(2127) <= 3, "{}", pair.sent_of(2127));
     pair.inject_message(2131, None, &spot(1, Some(108_500), Some(108_520)));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -277,7 +277,7 @@ fn a_quote_that_cannot_be_read_is_skipped() {
         .tampers
         .push((2131, Tamper::Body(Bytes::from_static(b"\x10\xff"))));
     pair.hand(|broker| broker.set_quote("EURUSD", raw("1.2"), raw("1.21")));
-    pair.settle();
+    pair.run_briefly();
     assert!(pair.downs(ACCOUNT).is_empty());
     pair.step_by_hand(ACCOUNT, |broker| {
         broker.set_quote("EURUSD", raw("1.086"), raw("1.0862"));

@@ -157,7 +157,7 @@ fn play(seed: u64) {
             }
             if chance.per_mille(30) {
                 pair.hand(|broker| broker.drop_account(account));
-                pair.settle();
+                pair.run_briefly();
                 pair.open(account, "token");
             }
             if chance.per_mille(15) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mahspeccy_bridge::ctrader::connection::{ConnectionError, Down, Event};
-use mahspeccy_bridge::ctrader::error::Disposition;
+use mahspeccy_bridge::ctrader::error::{Disposition, RequestError};
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::presets::{
@@ -129,7 +129,7 @@ fn a_refused_application_ends_the_connection() {
         let mut pair = Pair::new(world());
         pair.broker.refuse(Some(2100), 1, Refusal::new(code));
         pair.open(ACCOUNT, WORKED_TOKEN);
-        pair.settle();
+        pair.run_briefly();
         let Some(ConnectionError::ApplicationRefused(refusal)) = pair.failure() else {
             panic!("{:?}", pair.events);
         };
@@ -142,7 +142,7 @@ fn a_refused_application_ends_the_connection() {
         1,
         Refusal::new("CH_CLIENT_ALREADY_AUTHENTICATED"),
     );
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(
         pair.events.first().map(|(_, event)| event),
         Some(&Event::Ready)
@@ -188,7 +188,7 @@ fn tokens_and_hosts_of_others_are_refused() {
     pair.open(NEIGHBOUR, WORKED_TOKEN);
     pair.open(5, "five");
     pair.open(6, "five");
-    pair.settle();
+    pair.run_briefly();
     let codes = [ACCOUNT, NEIGHBOUR, 5, 6].map(|account| match &pair.downs(account)[..] {
         [Down::Refused(refusal)] => refusal.code.clone(),
         other => panic!("{other:?}"),
@@ -210,9 +210,9 @@ fn an_account_that_somebody_else_authorised_here_is_not_trusted() {
     pair.broker
         .refuse_account(ACCOUNT, Some(2102), 1, Refusal::new("ALREADY_LOGGED_IN"));
     pair.close(ACCOUNT);
-    pair.settle();
+    pair.run_briefly();
     pair.open(ACCOUNT, WORKED_TOKEN);
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(
         pair.downs(ACCOUNT),
         [Down::LoggedOut, Down::ForeignAuthorisation]
@@ -236,7 +236,7 @@ fn a_request_for_an_account_that_is_not_authorised_says_so() {
             .tampers
             .push((2164, crate::support::pair::Tamper::Lose));
         pair.hand(|broker| broker.drop_account(ACCOUNT));
-        pair.settle();
+        pair.run_briefly();
         // It was authorised: its token is as good as it was.
         assert_eq!(pair.downs(ACCOUNT), [Down::Dropped]);
     }
@@ -265,12 +265,12 @@ fn an_answer_that_never_comes_ends_the_session_and_its_neighbour_asks_itself() {
 fn a_dropped_account_leaves_its_neighbours_alone() {
     let mut pair = both_live();
     pair.hand(|broker| broker.drop_account(ACCOUNT));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.downs(ACCOUNT), [Down::Dropped]);
     assert!(!pair.is_live(ACCOUNT));
     pair.assert_truth(NEIGHBOUR);
     pair.hand(|broker| broker.set_quote("USDJPY", raw("150.001"), raw("150.011")));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(NEIGHBOUR);
     pair.go_live(ACCOUNT, WORKED_TOKEN);
     pair.assert_truth(ACCOUNT);
@@ -280,11 +280,11 @@ fn a_dropped_account_leaves_its_neighbours_alone() {
 fn an_invalidated_token_ends_its_accounts_and_no_others() {
     let mut pair = both_live();
     pair.hand(|broker| broker.revoke(WORKED_TOKEN));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.downs(ACCOUNT), [Down::TokenInvalidated]);
     pair.assert_truth(NEIGHBOUR);
     pair.open(ACCOUNT, WORKED_TOKEN);
-    pair.settle();
+    pair.run_briefly();
     assert!(
         matches!(&pair.downs(ACCOUNT)[..], [_, Down::Refused(refusal)] if refusal.code == "CH_ACCESS_TOKEN_INVALID")
     );
@@ -318,7 +318,7 @@ fn a_session_opened_anew_is_not_ended_by_what_ended_the_one_before() {
 fn a_blocked_application_ends_everything() {
     let mut pair = both_live();
     pair.hand(|broker| broker.block_app("blocked by an administrator"));
-    pair.settle();
+    pair.run_briefly();
     let reason = Some("blocked by an administrator".to_owned());
     assert_eq!(
         pair.failure(),
@@ -329,10 +329,10 @@ fn a_blocked_application_ends_everything() {
 #[test]
 fn maintenance_is_told_with_its_end() {
     let mut pair = Pair::new(world());
-    pair.settle();
+    pair.run_briefly();
     pair.hand(|broker| broker.maintenance(Some(Duration::from_mins(30))));
     pair.open(ACCOUNT, WORKED_TOKEN);
-    pair.settle();
+    pair.run_briefly();
     let downs = pair.downs(ACCOUNT);
     let [Down::Refused(refusal)] = &downs[..] else {
         panic!("{downs:?}");
@@ -352,7 +352,7 @@ fn a_socket_that_closes_can_be_followed_by_another() {
     ] {
         let mut pair = both_live();
         pair.hand(end);
-        pair.settle();
+        pair.run_briefly();
         assert!(!pair.connected);
         pair.hand(|broker| broker.close_position(ACCOUNT, 701, None))
             .expect("it is open");
@@ -374,12 +374,12 @@ fn a_token_is_verified_by_its_accounts() {
         pair.drain();
     }
     pair.broker.swallow_reply(Some(2149));
-    pair.settle();
+    pair.run_briefly();
     pair.client
         .verify_token(3, &Secret::new(WORKED_TOKEN), pair.now());
     pair.drain();
     pair.run(Duration::from_secs(16));
-    let verified: Vec<(u64, Result<Vec<AccountId>, String>)> = pair
+    let verified: Vec<(u64, Result<Vec<AccountId>, RequestError>)> = pair
         .events
         .iter()
         .filter_map(|(_, event)| {
@@ -389,11 +389,12 @@ fn a_token_is_verified_by_its_accounts() {
             let covered = answer
                 .as_ref()
                 .map(|covered| covered.keys().copied().collect());
-            Some((*ticket, covered.map_err(|refusal| refusal.code.clone())))
+            Some((*ticket, covered.map_err(Clone::clone)))
         })
         .collect();
     assert!(
-        verified.contains(&(2, Err("CH_ACCESS_TOKEN_INVALID".to_owned()))),
+        verified.iter().any(|(ticket, answer)| *ticket == 2
+            && matches!(answer, Err(RequestError::Refused(refusal)) if refusal.code == "CH_ACCESS_TOKEN_INVALID")),
         "{verified:?}"
     );
     assert_eq!(
@@ -406,7 +407,7 @@ fn a_token_is_verified_by_its_accounts() {
     assert!(
         verified
             .iter()
-            .any(|(_, answer)| *answer == Err("TIMEOUT_ERROR".to_owned())),
+            .any(|(_, answer)| *answer == Err(RequestError::NoAnswer)),
         "{verified:?}"
     );
 }

@@ -62,7 +62,7 @@ fn a_market_that_speaks_is_not_pinged() {
     let mut pair = Pair::new(worked_example().ticks_per_second(5.0));
     pair.go_live(ACCOUNT, WORKED_TOKEN);
     pair.hand(mahspeccy_bridge::sim::Broker::market_resume);
-    pair.settle();
+    pair.run_briefly();
     let before = pair.pings.len();
     pair.run(Duration::from_mins(1));
     assert_eq!(pair.pings.len(), before);

@@ -100,7 +100,7 @@ fn events_that_come_twice_change_nothing() {
     let mut pair = live();
     pair.hand(|broker| broker.duplicate_events(1_000));
     pair.hand(busy);
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -137,7 +137,7 @@ fn an_old_event_that_comes_late_changes_nothing() {
         ..wire::ProtoOaExecutionEvent::default()
     };
     pair.inject_message(2126, None, &open);
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     pair.step_by_hand(ACCOUNT, |broker| broker.close_position(ACCOUNT, 701, None))
         .expect("open");
@@ -146,7 +146,7 @@ fn an_old_event_that_comes_late_changes_nothing() {
         position.utc_last_update_timestamp = Some(i64::MAX);
     }
     pair.inject_message(2126, None, &again);
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -181,7 +181,7 @@ fn ids_of_other_clients_are_harmless() {
         pair.inject_message(2142, Some(&id), &refusal);
         pair.inject_message(2142, None, &refusal);
     }
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
     assert!(pair.downs(ACCOUNT).is_empty() && pair.failure().is_none());
 }
@@ -245,7 +245,7 @@ fn an_event_that_cannot_be_read_ends_its_account_and_no_other() {
     body.extend([0x22, 0x7f]);
     pair.link.tampers.push((2126, Tamper::Body(body.into())));
     pair.hand(|broker| broker.deposit(ACCOUNT, 100));
-    pair.settle();
+    pair.run_briefly();
     assert!(
         matches!(pair.downs(ACCOUNT)[..], [Down::Malformed(_)]),
         "{:?}",
@@ -264,7 +264,7 @@ fn a_frame_that_is_no_message_ends_the_connection() {
     ] {
         let mut pair = live();
         pair.inject(Bytes::copy_from_slice(garbage));
-        pair.settle();
+        pair.run_briefly();
         assert_eq!(pair.failure(), Some(ConnectionError::Malformed));
         assert_eq!(pair.client.poll_timeout(), None);
         pair.client.handle_pong(pair.now());

@@ -35,7 +35,7 @@ fn refreshed(pair: &Pair) -> Vec<(u64, Refreshed)> {
 fn a_refresh_token_brings_the_next_pair_and_works_once() {
     let mut pair = Pair::new(worked_example());
     refresh(&mut pair, 1, REFRESH_TOKEN);
-    pair.settle();
+    pair.run_briefly();
     let told = refreshed(&pair);
     let [(1, Refreshed::Pair(first))] = &told[..] else {
         panic!("{told:?}");
@@ -45,7 +45,7 @@ fn a_refresh_token_brings_the_next_pair_and_works_once() {
     let next = first.refresh.expose().to_owned();
     refresh(&mut pair, 2, REFRESH_TOKEN);
     refresh(&mut pair, 3, &next);
-    pair.settle();
+    pair.run_briefly();
     let told = refreshed(&pair);
     assert!(
         matches!(&told[1], (2, Refreshed::Refused(refusal)) if refusal.code == "CH_ACCESS_TOKEN_INVALID")
@@ -56,7 +56,7 @@ fn a_refresh_token_brings_the_next_pair_and_works_once() {
 #[test]
 fn an_answer_that_comes_after_minutes_still_counts() {
     let mut pair = Pair::new(worked_example());
-    pair.settle();
+    pair.run_briefly();
     pair.hand(|broker| broker.delay_replies(Duration::from_mins(3)));
     refresh(&mut pair, 1, REFRESH_TOKEN);
     pair.run(Duration::from_secs(170));
@@ -81,7 +81,7 @@ fn a_connection_that_ends_tells_what_may_have_been_spent_and_what_not() {
     assert_eq!(refreshed(&pair), [(1, Refreshed::Unsent)]);
 
     let mut pair = Pair::new(worked_example());
-    pair.settle();
+    pair.run_briefly();
     pair.broker.swallow_reply(Some(REFRESH));
     refresh(&mut pair, 2, REFRESH_TOKEN);
     pair.run(Duration::from_secs(20));
@@ -106,7 +106,7 @@ fn a_refresh_that_came_too_often_is_sent_again_and_other_refusals_are_told() {
     pair.broker
         .refuse(Some(REFRESH), 1, Refusal::new("CH_SERVER_NOT_REACHABLE"));
     refresh(&mut pair, 2, "refresh-worked-token~1");
-    pair.settle();
+    pair.run_briefly();
     assert!(
         matches!(&refreshed(&pair)[1], (2, Refreshed::Refused(refusal)) if refusal.code == "CH_SERVER_NOT_REACHABLE")
     );
@@ -144,7 +144,7 @@ fn a_session_that_outlives_its_token_is_authorised_by_the_next_one() {
     assert!(pair.sent_of(2124) > snapshots, "and is looked at");
     assert!(pair.downs(ACCOUNT).is_empty());
     pair.hand(|broker| broker.set_quote("EURUSD", Some(108_400), None));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(ACCOUNT);
 }
 
@@ -153,7 +153,7 @@ fn a_session_that_ends_with_its_token_is_not_authorised_behind_its_back() {
     let mut pair = Pair::new(worked_example());
     pair.go_live(ACCOUNT, WORKED_TOKEN);
     let access = rotate(&mut pair, TokenRefreshEffect::EndsSessions);
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(pair.downs(ACCOUNT), [Down::TokenInvalidated]);
     pair.run(Duration::from_secs(12));
     assert_eq!(pair.sent_of(2102), 1, "that is its owner's to decide");

@@ -46,7 +46,7 @@ fn follow(account: AccountSpec, currency: &str) {
         broker.set_quote("GBPTRY", raw("41.33333"), raw("41.34"));
         broker.set_quote("DE40", None, raw("18090.4"));
     });
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(1001);
     pair.assert_naive(1001, ALPHA, currency);
 }
@@ -174,12 +174,12 @@ fn two_brokers_on_one_connection_share_nothing() {
         ("USDJPY", "149.001", "149.013"),
     ] {
         pair.hand(|broker| broker.set_quote_at(ALPHA, quote.0, raw(quote.1), raw(quote.2)));
-        pair.settle();
+        pair.run_briefly();
         pair.assert_truth(1001);
         pair.assert_truth(2002);
     }
     pair.hand(|broker| broker.set_quote_at(BETA, "EURJPY", raw("160.100"), None));
-    pair.settle();
+    pair.run_briefly();
     pair.assert_truth(1001);
     pair.assert_truth(2002);
     pair.assert_naive(2002, BETA, "EUR");
@@ -200,7 +200,7 @@ fn the_worked_example_comes_out_to_the_cent() {
     let mut pair = Pair::new(worked_example());
     pair.go_live(WORKED_ACCOUNT, WORKED_TOKEN);
     let state = |pair: &mut Pair| {
-        pair.settle();
+        pair.run_briefly();
         pair.assert_truth(WORKED_ACCOUNT);
         pair.assert_naive(WORKED_ACCOUNT, ALPHA, "EUR");
         let row = pair.row(WORKED_ACCOUNT).expect("it is live");
@@ -275,14 +275,14 @@ fn a_row_is_taken_once_for_each_change() {
         "nothing happened"
     );
     pair.hand(|broker| broker.set_quote("DE40", raw("18000.0"), raw("18001.0")));
-    pair.settle();
+    pair.run_briefly();
     assert_eq!(
         pair.take_row(WORKED_ACCOUNT, false),
         None,
         "nothing of it happened"
     );
     pair.hand(mahspeccy_bridge::sim::Broker::worked_t1a);
-    pair.settle();
+    pair.run_briefly();
     let row = pair
         .take_row(WORKED_ACCOUNT, false)
         .expect("the price moved");

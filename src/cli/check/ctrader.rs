@@ -9,6 +9,7 @@ use super::report::Check;
 use crate::config::CtraderSettings;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
 use crate::ctrader::error::Refusal;
+use crate::domain::clock::WallClock;
 use crate::failure::{Diagnosis, with_causes};
 use crate::ws::diagnose::diagnose;
 use crate::ws::dial::Dialer;
@@ -71,8 +72,8 @@ async fn connect(
         request_rate: settings.request_rate,
         history_rate: settings.history_rate,
     };
-    let wall_ms = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let mut connection = Connection::new(&config, rand::random(), started, wall_ms);
+    let clock = WallClock::new(started, OffsetDateTime::now_utc());
+    let mut connection = Connection::new(&config, rand::random(), clock);
     let authorised = authorise(&mut connection, &mut socket).await;
     socket.close().await;
     match authorised {

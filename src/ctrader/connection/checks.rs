@@ -1,13 +1,14 @@
-//! Looks beyond the stream: history, second snapshots, audits.
+//! Checks of live accounts: history, second snapshots, audits, and what is asked after a gap.
 
 use std::time::Instant;
 
 use super::event::Event;
 use super::state::Connection;
+use crate::ctrader::ask::Check;
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::frame::Frame;
-use crate::ctrader::request::{Ask, Purpose, Request};
-use crate::ctrader::session::{Phase, Session};
+use crate::ctrader::request::{Purpose, Request};
+use crate::ctrader::session::Phase;
 use crate::ctrader::wire::{
     ProtoOaCashFlowHistoryListRes, ProtoOaDealListRes, ProtoOaGetPositionUnrealizedPnLRes,
     ProtoOaReconcileRes, ProtoOaTraderRes,
@@ -16,16 +17,16 @@ use crate::domain::ids::AccountId;
 use crate::domain::secret::Secret;
 
 impl Connection {
-    /// Looks for the deals of an account since a time, milliseconds since the epoch: they come as
-    /// [`Event::Deal`], and [`Event::History`] after the last. One look at a time; another that is asked
+    /// Fetches the deals of an account since a time, milliseconds since the epoch: they come as
+    /// [`Event::Deal`], and [`Event::History`] after the last. One fetch at a time: another that is asked
     /// for meanwhile comes after it.
     pub fn fetch_history(&mut self, account: AccountId, from_ms: i64, now: Instant) {
-        let wall_ms = self.wall_ms(now);
-        if let Some(session) = self.live_session(account) {
+        let wall_ms = self.clock.unix_ms(now);
+        if let Some(session) = self.live_mut(account) {
             let ask = session.start_history(from_ms, wall_ms);
-            self.push_some(ask);
+            self.push_all(ask);
         }
-        self.pump(now);
+        self.send_ready(now);
     }
 
     /// Takes over a newer token of a session that is there.
@@ -33,13 +34,6 @@ impl Connection {
         if let Some(session) = self.sessions.get_mut(account) {
             session.renew_token(token, now);
         }
-    }
-
-    /// The wall clock's time at a moment, milliseconds since the epoch.
-    fn wall_ms(&self, now: Instant) -> i64 {
-        let (at, wall_ms) = self.wall;
-        let since = now.saturating_duration_since(at).as_millis();
-        wall_ms.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
     }
 
     // ── small steps ──
@@ -50,32 +44,22 @@ impl Connection {
             return;
         };
         if session.has_lost_an_event(now) {
-            self.read_anew(account, now);
+            let asks = session.resync(now);
+            self.events.push_back(Event::GapDetected(account));
+            self.push_all(asks);
             return;
         }
-        session.forget_recent(now);
-        let mut asks = Vec::new();
+        session.forget_recent_events(now);
         if session.phase == Phase::Live {
-            asks = session.handle_checks(sessions, now);
-            asks.extend(session.handle_history_timeout(now));
-        }
-        for ask in asks {
-            self.push(ask);
+            let asks = session.handle_check_timers(sessions, now);
+            let window = session.handle_history_timeout(now);
+            self.push_all(asks);
+            self.push_all(window);
         }
         self.advance(account, now);
     }
 
-    fn read_anew(&mut self, account: AccountId, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(account) {
-            let asks = session.read_anew(now);
-            self.events.push_back(Event::Behind(account));
-            for ask in asks {
-                self.push(ask);
-            }
-        }
-    }
-
-    /// A request leaves: what is compared with its answer is noted now.
+    /// Tells the session that its request leaves.
     pub(super) fn note_sent(&mut self, request: &Request, now: Instant) {
         if let Purpose::Account {
             account,
@@ -89,106 +73,72 @@ impl Connection {
         }
     }
 
-    /// An answer to a look; `Err` ends the session.
-    pub(super) fn handle_look(
+    /// Handles the answer to a check; `Err` ends the session.
+    pub(super) fn handle_check(
         &mut self,
         account: AccountId,
-        ask: &Ask,
+        check: Check,
         frame: &Frame,
         now: Instant,
     ) -> Result<(), Malformed> {
-        const UNREADABLE: Malformed = Malformed::Unreadable("an answer");
-        let mut asks = None;
-        match ask {
-            Ask::Verify => {
-                let answer = self.read::<ProtoOaReconcileRes>(frame).ok_or(UNREADABLE)?;
-                let amended = self
-                    .looked_at(account)
-                    .map_or(Ok(false), |session| session.handle_verified(answer, now))?;
-                if amended {
-                    self.events.push_back(Event::Amended(account));
+        let mut next = None;
+        match check {
+            Check::Snapshot => {
+                let answer = self.read_answer::<ProtoOaReconcileRes>(frame)?;
+                let diverged = self.active_mut(account).map_or(Ok(false), |session| {
+                    session.handle_snapshot_check(answer, now)
+                })?;
+                if diverged {
+                    self.events.push_back(Event::SnapshotDiverged(account));
                 }
             }
-            Ask::Audit => {
-                let answer = self.read::<ProtoOaGetPositionUnrealizedPnLRes>(frame);
-                let answer = answer.ok_or(UNREADABLE)?;
+            Check::Pnl => {
+                let answer = self.read_answer::<ProtoOaGetPositionUnrealizedPnLRes>(frame)?;
                 let audit = self
-                    .looked_at(account)
-                    .map_or(Ok(None), |session| session.handle_audited(&answer, now))?;
+                    .active_mut(account)
+                    .map_or(Ok(None), |session| session.handle_audit(&answer, now))?;
                 if let Some(audit) = audit {
                     self.events.push_back(Event::Audited(account, audit));
                 }
             }
-            Ask::Recheck => {
-                let answer = self.read::<ProtoOaTraderRes>(frame).ok_or(UNREADABLE)?;
-                if let Some(session) = self.looked_at(account) {
-                    session.handle_rechecked(answer.trader.balance_version, now);
+            Check::BalanceVersion => {
+                let answer = self.read_answer::<ProtoOaTraderRes>(frame)?;
+                if let Some(session) = self.active_mut(account) {
+                    session.handle_balance_version(answer.trader.balance_version, now);
                 }
             }
-            Ask::Deals(window) => {
-                let answer = self.read::<ProtoOaDealListRes>(frame).ok_or(UNREADABLE)?;
-                asks = self
-                    .looked_at(account)
-                    .and_then(|session| session.handle_deals(*window, &answer, now));
+            Check::Deals(window) => {
+                let answer = self.read_answer::<ProtoOaDealListRes>(frame)?;
+                next = self
+                    .active_mut(account)
+                    .and_then(|session| session.handle_deals(window, &answer, now));
             }
-            Ask::Cash(_) => {
-                let answer = self.read::<ProtoOaCashFlowHistoryListRes>(frame);
-                let answer = answer.ok_or(UNREADABLE)?;
-                asks = self
-                    .looked_at(account)
-                    .map_or(Ok(None), |session| session.handle_cash(&answer, now))?;
+            Check::CashFlow(_) => {
+                let answer = self.read_answer::<ProtoOaCashFlowHistoryListRes>(frame)?;
+                next = self
+                    .active_mut(account)
+                    .map_or(Ok(None), |session| session.handle_cash_flow(&answer, now))?;
             }
-            Ask::Reauthorise => {
-                if let Some(session) = self.looked_at(account) {
-                    session.handle_reauthorised(now);
-                }
-            }
-            Ask::Authorise
-            | Ask::Logout
-            | Ask::Trader
-            | Ask::Reconcile
-            | Ask::Subscribe(_)
-            | Ask::Unsubscribe(_)
-            | Ask::Broker(_) => {}
         }
-        self.push_some(asks);
+        self.push_all(next);
         self.advance(account, now);
         Ok(())
     }
 
-    /// A look was not answered, or refused for good: the session goes on without.
-    pub(super) fn handle_look_failed(&mut self, account: AccountId, ask: &Ask, now: Instant) {
-        let Some(session) = self.looked_at(account) else {
+    /// A check was not answered, or refused for good: the session goes on without.
+    pub(super) fn handle_check_failed(&mut self, account: AccountId, check: Check, now: Instant) {
+        let Some(session) = self.active_mut(account) else {
             return;
         };
-        let next = match ask {
-            Ask::Verify => {
-                session.handle_unverified();
-                None
-            }
-            Ask::Audit => {
-                session.handle_unaudited(now);
-                None
-            }
-            Ask::Deals(_) | Ask::Cash(_) => session.handle_window_failed(now),
-            Ask::Authorise
-            | Ask::Reauthorise
-            | Ask::Recheck
-            | Ask::Logout
-            | Ask::Trader
-            | Ask::Reconcile
-            | Ask::Subscribe(_)
-            | Ask::Unsubscribe(_)
-            | Ask::Broker(_) => None,
-        };
-        self.push_some(next);
+        let mut next = None;
+        match check {
+            Check::Snapshot => session.handle_snapshot_check_failed(),
+            Check::Pnl => session.handle_audit_failed(now),
+            // It is asked for again with the next audit.
+            Check::BalanceVersion => {}
+            Check::Deals(_) | Check::CashFlow(_) => next = session.skip_window(now),
+        }
+        self.push_all(next);
         self.advance(account, now);
-    }
-
-    /// A session that is not on its way out.
-    fn looked_at(&mut self, account: AccountId) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(account)
-            .filter(|session| session.phase != Phase::Closing)
     }
 }

@@ -1,23 +1,25 @@
-//! What a refusal, or silence, does to the request it concerns.
+//! What a refusal, or no answer, does to the request that it concerns.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::event::{ConnectionError, Down, Event, Refreshed};
 use super::state::{Connection, Pending};
-use super::stats::RequestEnd;
-use crate::ctrader::error::{Disposition, Refusal};
-use crate::ctrader::request::{Ask, Need, Purpose, Request};
-use crate::ctrader::session::{Phase, Session, history_pause};
+use super::stats::RequestOutcome;
+use crate::ctrader::ask::{Ask, Check, Need};
+use crate::ctrader::error::{Disposition, Refusal, RequestError};
+use crate::ctrader::request::{Purpose, Request};
+use crate::ctrader::session::{Phase, Session, retry_pause};
+use crate::domain::backoff::Backoff;
 use crate::domain::ids::{AccountId, SymbolId};
 
-/// How long a payload type rests when the server says "too often" and not for how long.
+/// How long a payload type is held back when the server says "too often" and not for how long.
 const FREQUENCY_PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest that such pauses grow to by themselves.
-const GROWN_PAUSE_MAX: Duration = Duration::from_mins(2);
+/// How such pauses grow by themselves.
+const FREQUENCY_BACKOFF: Backoff = Backoff::new(FREQUENCY_PAUSE, Duration::from_mins(2));
 
-/// Before something is asked again that was in somebody's way for a moment.
+/// The pause before a request that was refused because something was busy for a moment.
 const RETRY_SOON: Duration = Duration::from_millis(200);
 
 /// A longer pause than that is no pause but a mistake.
@@ -30,13 +32,13 @@ impl Connection {
         refusal: Refusal,
         now: Instant,
     ) {
-        // Without an id it concerns the whole connection, or another client: nothing of ours
-        // fails by it, and what is unanswered has its deadline.
+        // Without an id it concerns the whole connection, or another client: no request of ours
+        // fails by it, and those without an answer have their deadlines.
         let Some(Pending { request, .. }) = answered else {
             self.skipped += 1;
             return;
         };
-        self.tally.ended(RequestEnd::Refused);
+        self.stats.count_request(RequestOutcome::Refused);
         if matches!(
             refusal.code.as_str(),
             "BLOCKED_PAYLOAD_TYPE" | "REQUEST_FREQUENCY_EXCEEDED"
@@ -59,7 +61,7 @@ impl Connection {
             }
             Purpose::Token { ticket } => self
                 .events
-                .push_back(Event::TokenVerified(ticket, Err(refusal))),
+                .push_back(Event::TokenVerified(ticket, Err(refusal.into()))),
             Purpose::Refresh { ticket } => self
                 .events
                 .push_back(Event::TokenRefreshed(ticket, Refreshed::Refused(refusal))),
@@ -72,8 +74,12 @@ impl Connection {
                     if let Ask::Broker(need) = ask {
                         self.forget_need(&need);
                     }
-                } else if is_look(&ask) && !concerns_session(disposition) {
-                    self.handle_look_refused(account, request, &refusal, now);
+                    return;
+                }
+                if let Ask::Check(check) = ask
+                    && !concerns_session(disposition)
+                {
+                    self.handle_check_error(account, check, request, &refusal.into(), now);
                 } else {
                     self.handle_account_refusal(account, ask, refusal, now);
                 }
@@ -81,15 +87,16 @@ impl Connection {
         }
     }
 
-    /// Asked too often: this payload type rests. The server's own figure may be too small, so pauses grow
-    /// while they are of no use.
+    /// Holds a payload type back that was asked for too often. The server's own figure may be too small, so
+    /// the pause grows while refusals go on.
     fn handle_too_frequent(&mut self, request: Request, refusal: &Refusal, now: Instant) {
-        let blocks = self.blocks.entry(request.payload_type).or_default();
-        let grown = FREQUENCY_PAUSE * 2u32.pow((*blocks).min(6));
+        let payload_type = request.class.payload_type;
+        let blocks = self.blocks.entry(payload_type).or_default();
         *blocks += 1;
+        let own = FREQUENCY_BACKOFF.ceiling(*blocks);
         let asked_for = refusal.retry_after.unwrap_or(FREQUENCY_PAUSE);
-        let pause = asked_for.max(grown.min(GROWN_PAUSE_MAX)).min(PAUSE_MAX);
-        self.throttle.block(request.payload_type, now + pause);
+        let pause = asked_for.max(own).min(PAUSE_MAX);
+        self.throttle.block(payload_type, now + pause);
         if self.is_wanted(&request) {
             self.push(request);
         }
@@ -101,51 +108,45 @@ impl Connection {
             .push((now + pause, Request { tries, ..request }));
     }
 
-    /// A look that was refused is made again, ever more seldom; a window that cannot be read is cut.
-    fn handle_look_refused(
+    /// A part of the history that failed is asked for again, ever more seldom; a window that cannot be read
+    /// is cut in two. Any other check is given up.
+    fn handle_check_error(
         &mut self,
         account: AccountId,
+        check: Check,
         request: Request,
-        refusal: &Refusal,
+        error: &RequestError,
         now: Instant,
     ) {
-        let Purpose::Account { ask, .. } = request.purpose.clone() else {
-            return;
-        };
-        let is_bounds = matches!(
-            refusal.code.as_str(),
-            "INCORRECT_BOUNDARIES" | "FRAME_TOO_LONG"
-        );
-        // What is wrong with the question itself stays wrong.
-        let is_final = refusal.disposition() == Disposition::CallerError && !is_bounds;
-        let is_window = matches!(ask, Ask::Deals(_) | Ask::Cash(_)) && !is_final;
-        match history_pause(request.tries + 1).filter(|_| is_window) {
+        let is_bounds = error.has_code(&["INCORRECT_BOUNDARIES", "FRAME_TOO_LONG"]);
+        // What is wrong with the request itself stays wrong.
+        let is_final = error.disposition() == Disposition::CallerError && !is_bounds;
+        let is_retried = check.window().is_some() && !is_final;
+        match retry_pause(request.tries + 1).filter(|_| is_retried) {
             Some(_) if is_bounds => {
                 let next = self
                     .sessions
                     .get_mut(account)
-                    .and_then(|session| session.handle_window_refused(&ask, now));
-                self.push_some(next);
+                    .and_then(|session| session.split_window(check, now));
+                self.push_all(next);
                 self.advance(account, now);
             }
             Some(pause) => self.delay(request, pause, now),
-            None => self.handle_look_failed(account, &ask, now),
+            None => self.handle_check_failed(account, check, now),
         }
     }
 
     /// Whether a request still has a purpose: a session that logs out wants nothing else any more.
     fn is_wanted(&self, request: &Request) -> bool {
         match &request.purpose {
-            Purpose::Application
-            | Purpose::Token { .. }
-            | Purpose::Refresh { .. }
-            | Purpose::Account {
-                ask: Ask::Logout, ..
-            } => true,
-            Purpose::Account { account, .. } => self
+            Purpose::Account { account, .. } if request.needs_session_of(*account) => self
                 .sessions
                 .get(*account)
                 .is_some_and(|session| session.phase != Phase::Closing),
+            Purpose::Account { .. }
+            | Purpose::Application
+            | Purpose::Token { .. }
+            | Purpose::Refresh { .. } => true,
         }
     }
 
@@ -170,7 +171,7 @@ impl Connection {
             Ask::Logout => self.end(account, Down::LoggedOut, now),
             Ask::Unsubscribe(symbols) => self.handle_unsubscribed(account, &symbols, now),
             // This socket never authorised the account with this token, or its session would be
-            // there: so somebody else's token did, and proves nothing for this one.
+            // there. So another user's token did, which proves nothing for this one.
             Ask::Authorise if disposition == Disposition::Success => {
                 if let Some(session) = self.sessions.get(account) {
                     let logout = session.ask(Ask::Logout);
@@ -184,7 +185,7 @@ impl Connection {
                 self.handle_subscribe_refusal(account, &symbols, disposition, now);
             }
             Ask::Broker(need) if disposition == Disposition::CallerError => {
-                self.settle_unavailable(account, &need, now);
+                self.mark_unavailable(account, &need, now);
             }
             // The newer token's account is authorised here, by the older one: that is all it takes.
             Ask::Reauthorise if disposition == Disposition::Success => {
@@ -194,15 +195,7 @@ impl Connection {
                 self.advance(account, now);
             }
             Ask::Authorise | Ask::Reauthorise => self.end(account, refusal.into(), now),
-            Ask::Trader
-            | Ask::Reconcile
-            | Ask::Subscribe(_)
-            | Ask::Broker(_)
-            | Ask::Verify
-            | Ask::Audit
-            | Ask::Recheck
-            | Ask::Deals(_)
-            | Ask::Cash(_) => {
+            Ask::Trader | Ask::Snapshot | Ask::Subscribe(_) | Ask::Broker(_) | Ask::Check(_) => {
                 // It was authorised here and is not any more: that says nothing of its token.
                 let down = if disposition == Disposition::ReauthoriseAccount {
                     Down::Dropped
@@ -214,8 +207,8 @@ impl Connection {
         }
     }
 
-    /// What was subscribed before is renewed. Else one id of several may have been the reason: they
-    /// are asked one by one then.
+    /// Renews what was subscribed before. Otherwise one id of several may have been the reason: they are
+    /// subscribed one by one then.
     fn handle_subscribe_refusal(
         &mut self,
         account: AccountId,
@@ -238,17 +231,15 @@ impl Connection {
                 .iter()
                 .map(|id| session.ask(Ask::Subscribe(BTreeSet::from([*id]))))
                 .collect();
-            for single in singles {
-                self.push(single);
-            }
+            self.push_all(singles);
             return;
         }
         session.handle_unsubscribable(symbols);
         self.advance(account, now);
     }
 
-    /// The broker will not say: what depends on it stays unknown, and the session goes on.
-    fn settle_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
+    /// Notes that the broker does not say: what depends on it stays unknown, and the session goes on.
+    fn mark_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
         let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return;
         };
@@ -277,12 +268,12 @@ impl Connection {
     }
 
     pub(super) fn handle_unanswered(&mut self, request: Request, now: Instant) {
-        self.tally.ended(RequestEnd::Unanswered);
+        self.stats.count_request(RequestOutcome::Unanswered);
         match request.purpose.clone() {
             Purpose::Application => self.fail(ConnectionError::Unanswered),
             Purpose::Token { ticket } => {
-                let timeout = Err(Refusal::with_code("TIMEOUT_ERROR"));
-                self.events.push_back(Event::TokenVerified(ticket, timeout));
+                let answer = Err(RequestError::NoAnswer);
+                self.events.push_back(Event::TokenVerified(ticket, answer));
             }
             // It has no deadline.
             Purpose::Refresh { .. } => {}
@@ -294,27 +285,26 @@ impl Connection {
                 if let Ask::Broker(need) = &ask {
                     self.forget_need(need);
                 }
-                if is_look(&ask) {
-                    if self.is_current(account, generation) {
-                        let silence = Refusal::with_code("NO_ANSWER");
-                        self.handle_look_refused(account, request, &silence, now);
+                if !self.is_current(account, generation) {
+                    return;
+                }
+                match ask {
+                    Ask::Check(check) => {
+                        let error = RequestError::NoAnswer;
+                        self.handle_check_error(account, check, request, &error, now);
                     }
-                } else if self.is_current(account, generation) {
-                    let down = if ask == Ask::Logout {
-                        Down::LoggedOut
-                    } else {
-                        Down::TimedOut
-                    };
-                    self.end(account, down, now);
+                    Ask::Logout => self.end(account, Down::LoggedOut, now),
+                    Ask::Authorise
+                    | Ask::Reauthorise
+                    | Ask::Trader
+                    | Ask::Snapshot
+                    | Ask::Subscribe(_)
+                    | Ask::Unsubscribe(_)
+                    | Ask::Broker(_) => self.end(account, Down::TimedOut, now),
                 }
             }
         }
     }
-}
-
-/// Whether a session is what it is without an answer to this.
-const fn is_look(ask: &Ask) -> bool {
-    matches!(ask, Ask::Verify | Ask::Audit | Ask::Deals(_) | Ask::Cash(_))
 }
 
 /// Whether a refusal is about the session, whatever was asked.

@@ -1,17 +1,17 @@
-//! What comes out of a connection: bytes for the socket, and what the driver is told.
+//! What comes out of a connection: bytes for the socket, and events for the driver.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::ctrader::convert::Malformed;
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::{Refusal, RequestError};
 use crate::ctrader::session::{Audit, HistoryReport};
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::AccountId;
 use crate::domain::secret::Secret;
 
-/// What to put on the socket.
+/// What to write to the socket.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Transmit {
     /// A binary message.
@@ -83,11 +83,13 @@ pub struct TokenPair {
 /// What became of a refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refreshed {
-    /// It was spent, and this is what for.
+    /// It was spent for this pair.
     Pair(TokenPair),
     /// cTrader refused it.
     Refused(Refusal),
-    /// The connection ended before the request left: the token is as good as it was.
+    /// It was spent, and the answer cannot be read.
+    Unreadable,
+    /// The connection ended before the request left: the token is as good as before.
     Unsent,
     /// The connection ended before the answer came: whether the token is spent is not known.
     Lost,
@@ -106,17 +108,17 @@ pub enum Event {
     /// The account's session is over.
     Down(AccountId, Down),
     /// An event of the account was lost: it follows nothing until it is live again.
-    Behind(AccountId),
+    GapDetected(AccountId),
     /// A deal was executed.
     Deal(AccountId, Source, Box<Deal>),
-    /// A later snapshot differs from what the events said: there are deals that none told of.
-    Amended(AccountId),
-    /// A look into the history is over (see [`super::Connection::fetch_history`]).
+    /// A later snapshot has other positions than the events made: there are deals that no event told of.
+    SnapshotDiverged(AccountId),
+    /// A fetch of the history is over (see [`super::Connection::fetch_history`]).
     History(AccountId, HistoryReport),
     /// The server's P&L was compared with ours.
     Audited(AccountId, Audit),
     /// What a token covers (see [`super::Connection::verify_token`]).
-    TokenVerified(u64, Result<Covered, Refusal>),
+    TokenVerified(u64, Result<Covered, RequestError>),
     /// What became of a refresh token (see [`super::Connection::refresh_token`]).
     TokenRefreshed(u64, Refreshed),
     /// The socket is silent where it should not be (`false`), or speaks again (`true`).

@@ -5,28 +5,29 @@ use std::time::Instant;
 
 use super::event::{Down, Event};
 use super::state::Connection;
-use crate::ctrader::request::{Ask, Purpose, Request};
+use crate::ctrader::ask::Ask;
+use crate::ctrader::request::Request;
 use crate::ctrader::session::{Phase, Session};
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::AccountId;
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::secret::Secret;
 
 impl Connection {
-    /// Begins a session of an account, of which this was known when it was last followed. One that is
-    /// already there is left alone.
-    pub fn open(&mut self, account: AccountId, token: Secret, known: Known, now: Instant) {
+    /// Begins a session of an account. `last_seen` is what [`Connection::last_seen`] had of it, on this
+    /// connection or another. A session that is already there is left alone.
+    pub fn open(&mut self, account: AccountId, token: Secret, last_seen: LastSeen, now: Instant) {
         if self.sessions.contains(account) {
             return;
         }
         self.generation += 1;
-        self.left.remove(&account);
-        let session = Session::new(account, self.generation, token, known, now);
+        self.ended.remove(&account);
+        let session = Session::new(account, self.generation, token, last_seen, now);
         if self.ready {
             self.push(session.ask(Ask::Authorise));
         }
         self.sessions.insert(account, session);
-        self.pump(now);
+        self.send_ready(now);
     }
 
     /// Logs an account out; [`Event::Down`] follows when that is done.
@@ -47,15 +48,15 @@ impl Connection {
             session.phase = Phase::Closing;
             let logout = session.ask(Ask::Logout);
             let broker = session.broker();
-            self.drop_waiting(account);
+            self.drop_queued(account);
             self.push(logout);
-            self.leave_questions(broker, now);
+            self.reassign_needs(broker, now);
         }
-        self.pump(now);
+        self.send_ready(now);
     }
 
-    /// The socket is over: gives up the deals that still waited for their symbol's name, and tells what
-    /// became of refresh tokens.
+    /// Ends the connection, since its socket is over: tells the deals that still waited for their symbol's
+    /// name, and what became of refresh tokens.
     pub fn finish(&mut self) {
         self.lose_refreshes();
         for (account, session) in self.sessions.take() {
@@ -65,12 +66,13 @@ impl Connection {
         }
     }
 
+    /// What the next session of an account should know, for [`Connection::open`]; `None` if this
     /// connection never had a snapshot of it.
     #[must_use]
-    pub fn known(&self, account: AccountId) -> Option<Known> {
+    pub fn last_seen(&self, account: AccountId) -> Option<LastSeen> {
         match self.sessions.get(account) {
-            Some(session) => session.known(),
-            None => self.left.get(&account).cloned(),
+            Some(session) => session.last_seen(),
+            None => self.ended.get(&account).cloned(),
         }
     }
 
@@ -87,9 +89,9 @@ impl Connection {
             .iter()
             .map(|session| session.ask(Ask::Authorise))
             .collect();
-        for ask in asks.into_iter().chain(std::mem::take(&mut self.unasked)) {
-            self.push(ask);
-        }
+        self.push_all(asks);
+        let waiting = std::mem::take(&mut self.before_ready);
+        self.push_all(waiting);
     }
 
     pub(super) fn handle_account_authorised(&mut self, account: AccountId) {
@@ -98,12 +100,11 @@ impl Connection {
         };
         if session.phase == Phase::Authorising {
             let asks = session.handle_authorised();
-            for ask in asks {
-                self.push(ask);
-            }
+            self.push_all(asks);
         }
     }
 
+    /// Carries a session on after something changed: asks for what it lacks, tells what is ready.
     pub(super) fn advance(&mut self, account: AccountId, now: Instant) {
         let Some(session) = self.sessions.get_mut(account) else {
             return;
@@ -117,19 +118,17 @@ impl Connection {
         let mut asks = Vec::new();
         let catalog = self.catalogs.entry(broker).or_default();
         let live = session.advance(catalog, &mut asks, now);
-        session.watch_quotes(now);
+        session.schedule_pnl_fallback(now);
         let deals = session.take_deals(catalog);
         let report = session.take_history_report();
         self.emit_deals(account, deals);
-        for ask in asks {
-            self.push(ask);
-        }
+        self.push_all(asks);
         if live {
             self.events.push_back(Event::Live(account));
         }
         if let Some((report, next)) = report {
             self.events.push_back(Event::History(account, report));
-            self.push_some(next);
+            self.push_all(next);
         }
     }
 
@@ -155,32 +154,30 @@ impl Connection {
             .extend(deals.map(|(deal, source)| Event::Deal(account, source, Box::new(deal))));
     }
 
-    /// Ends a session, whatever it was doing; what it had asked for others is asked by them.
+    /// Ends a session, whatever it was doing. Other sessions ask for what it had asked its broker.
     pub(super) fn end(&mut self, account: AccountId, down: Down, now: Instant) {
         let Some(session) = self.sessions.remove(account) else {
             return;
         };
-        self.drop_waiting(account);
-        self.pending.retain(|_, pending| {
-            !matches!(&pending.request.purpose, Purpose::Account { account: of, ask, .. }
-                if *of == account && *ask != Ask::Logout)
-        });
-        if let Some(known) = session.known() {
-            self.left.insert(account, known);
+        self.drop_queued(account);
+        self.pending
+            .retain(|_, pending| !pending.request.needs_session_of(account));
+        if let Some(last_seen) = session.last_seen() {
+            self.ended.insert(account, last_seen);
         }
         let closing = session.phase == Phase::Closing;
         let broker = session.broker();
         let catalog = broker.as_ref().and_then(|name| self.catalogs.get(name));
         let deals = session.into_deals(catalog);
         self.emit_deals(account, deals);
-        // One that was logging out is out, however that came about.
+        // A session that was logging out is logged out, however that came about.
         let down = if closing { Down::LoggedOut } else { down };
         self.events.push_back(Event::Down(account, down));
-        self.leave_questions(broker, now);
+        self.reassign_needs(broker, now);
     }
 
-    /// What an account that leaves had asked its broker, others ask.
-    pub(super) fn leave_questions(&mut self, broker: Option<Arc<str>>, now: Instant) {
+    /// Other accounts of a broker ask for what one that leaves had asked for.
+    fn reassign_needs(&mut self, broker: Option<Arc<str>>, now: Instant) {
         if let Some(broker) = broker {
             if let Some(catalog) = self.catalogs.get_mut(&broker) {
                 catalog.forget_all();
@@ -189,12 +186,11 @@ impl Connection {
         }
     }
 
-    pub(super) fn drop_waiting(&mut self, account: AccountId) {
-        let wanted = |request: &Request| {
-            !matches!(&request.purpose, Purpose::Account { account: of, ask, .. }
-                if *of == account && *ask != Ask::Logout)
-        };
-        self.throttle.retain(wanted);
-        self.delayed.retain(|(_, request)| wanted(request));
+    /// Drops requests of an account that have not left, but for its log-out.
+    fn drop_queued(&mut self, account: AccountId) {
+        self.throttle
+            .retain(|request| !request.needs_session_of(account));
+        self.delayed
+            .retain(|(_, request)| !request.needs_session_of(account));
     }
 }

@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 pub use event::{ConnectionError, Covered, Down, Event, Refreshed, TokenPair, Transmit};
 pub use state::{Connection, ConnectionConfig};
-pub use stats::Tally;
+pub use stats::ConnectionStats;
 
 use super::frame::{self, SPOT_EVENT};
 pub use super::session::{Audit, HistoryReport};
@@ -42,30 +42,30 @@ impl Connection {
         if self.failed {
             return;
         }
-        self.heard(now);
+        self.note_inbound(now);
         match frame::decode(bytes) {
             Ok(frame) => {
                 self.handle_frame(&frame, now);
-                // A quote asks for nothing, and comes too often to look each time at what else is due:
-                // that has its time out.
+                // A quote causes no request, and comes too often to check each time what else is due:
+                // `handle_timeout` does that in time.
                 if frame.payload_type == SPOT_EVENT && self.throttle.is_empty() {
                     return;
                 }
             }
             Err(_) => self.fail(ConnectionError::Malformed),
         }
-        self.pump(now);
+        self.send_ready(now);
     }
 
-    /// Takes in a sign of life below the protocol that is no pong.
+    /// Takes in a frame of the WebSocket that is neither a message nor a pong.
     pub fn handle_other(&mut self, now: Instant) {
-        self.heard(now);
+        self.note_inbound(now);
     }
 
     /// Takes in a pong.
     pub fn handle_pong(&mut self, now: Instant) {
         self.liveness.handle_pong();
-        self.heard(now);
+        self.note_inbound(now);
     }
 
     /// Does what is due.
@@ -95,7 +95,7 @@ impl Connection {
         for account in self.sessions.due(now) {
             self.handle_session_timeout(account, now);
         }
-        self.pump(now);
+        self.send_ready(now);
     }
 
     // ── what goes out ────────────────────────────────────────────────────────────────────────
@@ -105,7 +105,7 @@ impl Connection {
         self.transmits.pop_front()
     }
 
-    /// Whether something happened that was not told yet.
+    /// Whether [`Connection::poll_event`] has something to return.
     #[must_use]
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
@@ -128,8 +128,8 @@ impl Connection {
         self.throttle.len()
     }
 
-    /// What was counted since the last time.
-    pub fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+    /// What was counted since the last call.
+    pub fn take_stats(&mut self) -> ConnectionStats {
+        std::mem::take(&mut self.stats)
     }
 }

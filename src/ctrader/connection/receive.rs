@@ -1,29 +1,30 @@
-//! What comes in on a connection: answers to our requests, and what cTrader says unasked.
+//! What comes in on a connection: answers to our requests, and events.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::event::{ConnectionError, Down, Event};
+use super::event::{ConnectionError, Down};
 use super::state::{Connection, Pending};
-use super::stats::RequestEnd;
+use super::stats::RequestOutcome;
+use crate::ctrader::ask::{Ask, Need};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};
-use crate::ctrader::request::{Ask, Need, Purpose, Request};
+use crate::ctrader::request::{Purpose, Request};
 use crate::ctrader::session::{Phase, Session, WireEvent};
 use crate::ctrader::wire::{
     ProtoErrorRes, ProtoOaAccountDisconnectEvent, ProtoOaAccountsTokenInvalidatedEvent,
     ProtoOaAssetListRes, ProtoOaClientDisconnectEvent, ProtoOaErrorRes, ProtoOaExecutionEvent,
-    ProtoOaGetAccountListByAccessTokenRes, ProtoOaMarginChangedEvent, ProtoOaPayloadType as Type,
-    ProtoOaReconcileRes, ProtoOaSpotEvent, ProtoOaSymbolByIdRes, ProtoOaSymbolChangedEvent,
-    ProtoOaSymbolsForConversionRes, ProtoOaSymbolsListRes, ProtoOaTraderRes,
-    ProtoOaTraderUpdatedEvent, ProtoOaTrailingSlChangedEvent,
+    ProtoOaMarginChangedEvent, ProtoOaPayloadType as Type, ProtoOaReconcileRes, ProtoOaSpotEvent,
+    ProtoOaSymbolByIdRes, ProtoOaSymbolChangedEvent, ProtoOaSymbolsForConversionRes,
+    ProtoOaSymbolsListRes, ProtoOaTraderRes, ProtoOaTraderUpdatedEvent,
+    ProtoOaTrailingSlChangedEvent,
 };
 use crate::domain::ids::{AccountId, SymbolId};
 
-/// Why a session ends whose request was answered with something else than the answer.
+/// Why a session ends whose request was answered with bytes that are no answer.
 const UNREADABLE_ANSWER: Malformed = Malformed::Unreadable("an answer");
 
 /// The account that an event concerns: the same field in all of them.
@@ -79,12 +80,12 @@ impl Connection {
                 }
             }
             (Some(pending), _) => {
-                self.tally.ended(RequestEnd::Answered);
-                self.blocks.remove(&pending.request.payload_type);
+                self.stats.count_request(RequestOutcome::Answered);
+                self.blocks.remove(&pending.request.class.payload_type);
                 self.handle_answer(pending.request, frame, now);
             }
             (None, HEARTBEAT_EVENT) => {}
-            (None, _) => self.handle_push(frame, now),
+            (None, _) => self.handle_unsolicited(frame, now),
         }
     }
 
@@ -92,20 +93,7 @@ impl Connection {
     fn handle_answer(&mut self, request: Request, frame: &Frame, now: Instant) {
         match request.purpose {
             Purpose::Application => self.handle_application_authorised(),
-            Purpose::Token { ticket } => {
-                let Some(answer) = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame) else {
-                    let unreadable = Err(Refusal::with_code("UNREADABLE_ANSWER"));
-                    self.events
-                        .push_back(Event::TokenVerified(ticket, unreadable));
-                    return;
-                };
-                let covered = answer.ctid_trader_account.iter().map(|known| {
-                    let account = AccountId(known.ctid_trader_account_id.cast_signed());
-                    (account, known.is_live)
-                });
-                self.events
-                    .push_back(Event::TokenVerified(ticket, Ok(covered.collect())));
-            }
+            Purpose::Token { ticket } => self.handle_token_verified(ticket, frame),
             Purpose::Refresh { ticket } => self.handle_refreshed(ticket, frame),
             Purpose::Account {
                 account,
@@ -129,61 +117,75 @@ impl Connection {
     }
 
     fn handle_account_answer(&mut self, account: AccountId, ask: Ask, frame: &Frame, now: Instant) {
-        let taken = match ask {
+        let handled = match ask {
             Ask::Authorise => {
                 self.handle_account_authorised(account);
-                return;
+                Ok(())
             }
-            // Accepted; the session ends with its own event, or right here should that not come.
+            Ask::Reauthorise => {
+                self.handle_reauthorised(account, now);
+                Ok(())
+            }
+            // Accepted. The session ends with its own event, or right here should that not come.
             Ask::Logout => {
                 self.end(account, Down::LoggedOut, now);
-                return;
+                Ok(())
             }
+            Ask::Trader => self.handle_trader(account, frame, now),
+            Ask::Snapshot => self.handle_snapshot(account, frame, now),
             Ask::Subscribe(symbols) => {
                 if let Some(session) = self.sessions.get_mut(account) {
                     session.handle_subscribed(&symbols);
                 }
                 self.advance(account, now);
-                return;
+                Ok(())
             }
             Ask::Unsubscribe(symbols) => {
                 self.handle_unsubscribed(account, &symbols, now);
-                return;
+                Ok(())
             }
-            Ask::Broker(_) => return,
-            Ask::Reauthorise
-            | Ask::Verify
-            | Ask::Audit
-            | Ask::Recheck
-            | Ask::Deals(_)
-            | Ask::Cash(_) => {
-                if let Err(malformed) = self.handle_look(account, &ask, frame, now) {
-                    self.end(account, malformed.into(), now);
-                }
-                return;
-            }
-            Ask::Trader => {
-                let Some(answer) = self.read::<ProtoOaTraderRes>(frame) else {
-                    return self.end(account, UNREADABLE_ANSWER.into(), now);
-                };
-                self.sessions
-                    .get_mut(account)
-                    .map(|session| session.handle_trader(answer.trader, now))
-            }
-            Ask::Reconcile => {
-                let Some(answer) = self.read::<ProtoOaReconcileRes>(frame) else {
-                    return self.end(account, UNREADABLE_ANSWER.into(), now);
-                };
-                self.sessions
-                    .get_mut(account)
-                    .map(|session| session.handle_reconcile(answer, now))
-            }
+            // The caller handles it, whether or not the session is still there.
+            Ask::Broker(_) => Ok(()),
+            Ask::Check(check) => self.handle_check(account, check, frame, now),
         };
-        match taken {
-            Some(Ok(())) => self.advance(account, now),
-            Some(Err(malformed)) => self.end(account, malformed.into(), now),
-            None => {}
+        if let Err(malformed) = handled {
+            self.end(account, malformed.into(), now);
         }
+    }
+
+    fn handle_trader(
+        &mut self,
+        account: AccountId,
+        frame: &Frame,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        let answer = self.read_answer::<ProtoOaTraderRes>(frame)?;
+        if let Some(session) = self.sessions.get_mut(account) {
+            session.handle_trader(answer.trader, now)?;
+        }
+        self.advance(account, now);
+        Ok(())
+    }
+
+    fn handle_snapshot(
+        &mut self,
+        account: AccountId,
+        frame: &Frame,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        let answer = self.read_answer::<ProtoOaReconcileRes>(frame)?;
+        if let Some(session) = self.sessions.get_mut(account) {
+            session.handle_snapshot(answer, now)?;
+        }
+        self.advance(account, now);
+        Ok(())
+    }
+
+    pub(super) fn handle_reauthorised(&mut self, account: AccountId, now: Instant) {
+        if let Some(session) = self.active_mut(account) {
+            session.handle_reauthorised(now);
+        }
+        self.advance(account, now);
     }
 
     pub(super) fn handle_unsubscribed(
@@ -254,10 +256,10 @@ impl Connection {
     }
 
     /// An event, or an answer that nobody waits for any more.
-    fn handle_push(&mut self, frame: &Frame, now: Instant) {
+    fn handle_unsolicited(&mut self, frame: &Frame, now: Instant) {
         let payload_type = i32::try_from(frame.payload_type).unwrap_or_default();
         let kind = Type::try_from(payload_type);
-        self.tally.pushed(kind.ok());
+        self.stats.count_event(kind.ok());
         match kind {
             Ok(Type::ProtoOaSpotEvent) => {
                 if let Some(spot) = self.read::<ProtoOaSpotEvent>(frame) {
@@ -329,7 +331,7 @@ impl Connection {
             return;
         };
         session.handle_spot(spot, now);
-        if matches!(session.phase, Phase::Warming(_)) {
+        if session.phase == Phase::AwaitingQuotes {
             self.advance(account, now);
         }
     }
@@ -353,7 +355,7 @@ impl Connection {
             self.catalogs
                 .entry(broker.clone())
                 .or_default()
-                .symbol_changed(SymbolId(*symbol));
+                .forget_symbol(SymbolId(*symbol));
         }
         self.advance_all_of(&broker, now);
     }
@@ -361,11 +363,13 @@ impl Connection {
     /// The server ended a session of the account.
     fn handle_ended(&mut self, account: AccountId, down: Down, now: Instant) {
         match self.sessions.get(account).map(|session| session.phase) {
-            // Its authorisation is not answered, so this can only be about the session before it:
-            // a log-out, or an invalidated token, is followed by a second word about it.
+            // Its authorisation is not answered, so this can only be about the session before it: a second
+            // message follows a log-out, or an invalidated token.
             None | Some(Phase::Authorising) => {}
             Some(Phase::Closing) => self.end(account, Down::LoggedOut, now),
-            Some(Phase::Loading | Phase::Warming(_) | Phase::Live) => self.end(account, down, now),
+            Some(Phase::Loading | Phase::AwaitingQuotes | Phase::Live) => {
+                self.end(account, down, now);
+            }
         }
     }
 
@@ -383,6 +387,14 @@ impl Connection {
             }
         }
         event
+    }
+
+    /// The answer in a frame; what cannot be read ends the session.
+    pub(super) fn read_answer<M: Message + Default>(
+        &mut self,
+        frame: &Frame,
+    ) -> Result<M, Malformed> {
+        self.read(frame).ok_or(UNREADABLE_ANSWER)
     }
 
     pub(super) fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {

@@ -10,7 +10,8 @@ use crate::domain::ids::AccountId;
 use crate::domain::row::AccountRow;
 
 impl Connection {
-    /// The row of a live account as it is now. It stays as due as it was: others may share it.
+    /// The row of a live account as it is now. It counts as not taken: others may share it. `wall` is the
+    /// wall clock's time at a moment.
     #[must_use]
     pub fn peek_row(
         &self,
@@ -21,31 +22,31 @@ impl Connection {
         session.row(wall(session.event_at))
     }
 
-    /// Whether an account follows the stream.
-    #[must_use]
-    pub fn is_live(&self, account: AccountId) -> bool {
-        self.live(account).is_some()
-    }
-
-    /// Whether an account follows the stream, and each of its positions is valued by quotes.
-    #[must_use]
-    pub fn is_valued(&self, account: AccountId) -> bool {
-        self.live(account).is_some_and(Session::is_valued)
-    }
-
     /// The row of a live account, if it says something else than when it was last taken, or if
-    /// `always`. `wall` tells what time it was at an instant.
+    /// `always`. `wall` is the wall clock's time at a moment.
     pub fn take_row(
         &mut self,
         account: AccountId,
         always: bool,
         wall: impl Fn(Instant) -> OffsetDateTime,
     ) -> Option<AccountRow> {
-        let session = self.live_session(account)?;
+        let session = self.live_mut(account)?;
         if !session.changed && !always {
             return None;
         }
         session.changed = false;
         session.row(wall(session.event_at))
+    }
+
+    /// Whether an account follows the stream.
+    #[must_use]
+    pub fn is_live(&self, account: AccountId) -> bool {
+        self.live(account).is_some()
+    }
+
+    /// Whether an account follows the stream, and quotes value each of its positions.
+    #[must_use]
+    pub fn is_valued(&self, account: AccountId) -> bool {
+        self.live(account).is_some_and(Session::is_valued)
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::event::Transmit;
 use super::state::{Connection, Pending};
-use super::stats::RequestEnd;
+use super::stats::RequestOutcome;
 use crate::ctrader::frame::{self, HEARTBEAT_EVENT};
 use crate::ctrader::request::{Purpose, Request};
 
@@ -29,7 +29,7 @@ impl Connection {
     }
 
     /// Sends what the budget allows, and signs of life where they are due.
-    pub(super) fn pump(&mut self, now: Instant) {
+    pub(super) fn send_ready(&mut self, now: Instant) {
         if self.failed {
             return;
         }
@@ -39,10 +39,14 @@ impl Connection {
         }
         while let Some(request) = self.throttle.pop(now) {
             self.note_sent(&request, now);
-            self.tally.ended(RequestEnd::Sent);
+            self.stats.count_request(RequestOutcome::Sent);
             let id = self.ids.allocate();
             let tag = self.ids.tag(id);
-            let bytes = frame::encode(request.payload_type, request.payload.clone(), Some(tag));
+            let bytes = frame::encode(
+                request.class.payload_type,
+                request.payload.clone(),
+                Some(tag),
+            );
             self.transmits.push_back(Transmit::Message(bytes));
             self.liveness.handle_outbound(now);
             self.pending.insert(

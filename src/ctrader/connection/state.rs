@@ -6,15 +6,17 @@ use std::time::Instant;
 
 use super::event::{ConnectionError, Event, Transmit};
 use super::sessions::Sessions;
-use super::stats::Tally;
+use super::stats::ConnectionStats;
+use crate::ctrader::ask::Need;
 use crate::ctrader::catalog::Catalog;
 use crate::ctrader::frame::RequestIds;
 use crate::ctrader::liveness::Liveness;
-use crate::ctrader::request::{Need, Purpose, Request, application_auth};
+use crate::ctrader::request::{Request, application_auth};
 use crate::ctrader::session::{Phase, Session};
 use crate::ctrader::throttle::Throttle;
+use crate::domain::clock::WallClock;
 use crate::domain::ids::AccountId;
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::secret::Secret;
 
 /// How a connection introduces itself, and how fast it may ask.
@@ -42,36 +44,37 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub struct Connection {
     pub(super) ids: RequestIds,
+    /// Whether the application is authorised.
     pub(super) ready: bool,
     pub(super) failed: bool,
     pub(super) liveness: Liveness,
     pub(super) throttle: Throttle<Request>,
-    /// Refused for the moment, to be queued again then.
+    /// Requests that were refused for the moment, and when they are queued again.
     pub(super) delayed: Vec<(Instant, Request)>,
     /// How often in a row a payload type was refused as too frequent.
     pub(super) blocks: BTreeMap<u32, u32>,
     pub(super) pending: BTreeMap<u64, Pending>,
-    /// A moment, and the wall clock's time then, in milliseconds since the epoch.
-    pub(super) wall: (Instant, i64),
+    pub(super) clock: WallClock,
     pub(super) sessions: Sessions,
-    /// What was known of accounts whose sessions ended.
-    pub(super) left: BTreeMap<AccountId, Known>,
+    /// What was last seen of accounts whose sessions ended.
+    pub(super) ended: BTreeMap<AccountId, LastSeen>,
     pub(super) catalogs: BTreeMap<Arc<str>, Catalog>,
-    /// What may not be asked before the application is authorised.
-    pub(super) unasked: Vec<Request>,
+    /// Requests about tokens that wait until the application is authorised.
+    pub(super) before_ready: Vec<Request>,
     pub(super) generation: u64,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
     /// Frames and parts of frames that were skipped because nobody knows them.
     pub skipped: u64,
-    pub(super) tally: Tally,
+    pub(super) stats: ConnectionStats,
 }
 
 impl Connection {
-    /// A connection whose socket has just opened, at `wall_ms` by the wall clock, in milliseconds since
-    /// the epoch. `seed` makes its request ids its own.
+    /// A connection whose socket has just opened, at the moment of `clock`. `seed` makes its request ids
+    /// its own.
     #[must_use]
-    pub fn new(config: &ConnectionConfig, seed: u64, now: Instant, wall_ms: i64) -> Self {
+    pub fn new(config: &ConnectionConfig, seed: u64, clock: WallClock) -> Self {
+        let now = clock.moment();
         let mut connection = Self {
             ids: RequestIds::new(seed),
             ready: false,
@@ -80,35 +83,42 @@ impl Connection {
             throttle: Throttle::new(config.request_rate, config.history_rate, now),
             delayed: Vec::new(),
             blocks: BTreeMap::new(),
-            wall: (now, wall_ms),
             pending: BTreeMap::new(),
+            clock,
             sessions: Sessions::default(),
-            left: BTreeMap::new(),
+            ended: BTreeMap::new(),
             catalogs: BTreeMap::new(),
-            unasked: Vec::new(),
+            before_ready: Vec::new(),
             generation: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             skipped: 0,
-            tally: Tally::default(),
+            stats: ConnectionStats::default(),
         };
         connection.push(application_auth(&config.client_id, &config.client_secret));
-        connection.pump(now);
+        connection.send_ready(now);
         connection
     }
 
-    /// The session of an account that follows the stream, to look at.
+    /// The session of an account that follows the stream.
     pub(super) fn live(&self, account: AccountId) -> Option<&Session> {
         self.sessions
             .get(account)
             .filter(|session| session.phase == Phase::Live)
     }
 
-    /// The session of an account that follows the stream.
-    pub(super) fn live_session(&mut self, account: AccountId) -> Option<&mut Session> {
+    /// The same, to be changed.
+    pub(super) fn live_mut(&mut self, account: AccountId) -> Option<&mut Session> {
         self.sessions
             .get_mut(account)
             .filter(|session| session.phase == Phase::Live)
+    }
+
+    /// The session of an account, unless it is logging out.
+    pub(super) fn active_mut(&mut self, account: AccountId) -> Option<&mut Session> {
+        self.sessions
+            .get_mut(account)
+            .filter(|session| session.phase != Phase::Closing)
     }
 
     pub(super) fn fail(&mut self, error: ConnectionError) {
@@ -125,6 +135,7 @@ impl Connection {
             .for_each(|catalog| catalog.forget(need));
     }
 
+    /// Whether a session is still the one that asked.
     pub(super) fn is_current(&self, account: AccountId, generation: u64) -> bool {
         self.sessions
             .get(account)
@@ -132,12 +143,13 @@ impl Connection {
     }
 
     pub(super) fn is_pending(&self, account: AccountId) -> bool {
-        self.pending.values().any(
-            |pending| matches!(&pending.request.purpose, Purpose::Account { account: of, .. } if *of == account),
-        )
+        self.pending
+            .values()
+            .any(|pending| pending.request.concerns(account))
     }
 
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// Notes that something came in.
+    pub(super) fn note_inbound(&mut self, now: Instant) {
         let was_following = self.liveness.is_following();
         self.liveness.handle_inbound(now);
         if !was_following {
@@ -145,14 +157,13 @@ impl Connection {
         }
     }
 
-    pub(super) fn push_some(&mut self, request: Option<Request>) {
-        if let Some(request) = request {
+    pub(super) fn push_all(&mut self, requests: impl IntoIterator<Item = Request>) {
+        for request in requests {
             self.push(request);
         }
     }
 
     pub(super) fn push(&mut self, request: Request) {
-        self.throttle
-            .push(request.priority, request.payload_type, request);
+        self.throttle.push(request.class, request);
     }
 }

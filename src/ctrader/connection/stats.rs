@@ -1,10 +1,10 @@
-//! What a connection counts: plain integers, taken away by the driver once a read.
+//! What a connection counts: plain integers, which the driver takes after each read of the socket.
 
 use crate::ctrader::wire::ProtoOaPayloadType as Type;
 
 /// What becomes of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RequestEnd {
+pub(super) enum RequestOutcome {
     Sent,
     Answered,
     Refused,
@@ -13,13 +13,13 @@ pub(super) enum RequestEnd {
 
 /// Counts since they were taken last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
-    events: [u64; Tally::EVENTS.len()],
-    requests: [u64; Tally::REQUESTS.len()],
+pub struct ConnectionStats {
+    events: [u64; ConnectionStats::EVENTS.len()],
+    requests: [u64; ConnectionStats::REQUESTS.len()],
 }
 
-impl Tally {
-    /// Kinds of messages that answer nothing, by the names that the metrics have.
+impl ConnectionStats {
+    /// Kinds of messages that answer no request, by their names in the metrics.
     pub const EVENTS: [&str; 10] = [
         "spot",
         "execution",
@@ -33,20 +33,20 @@ impl Tally {
         "other",
     ];
 
-    /// What becomes of requests, likewise.
+    /// What becomes of requests, by the names in the metrics.
     pub const REQUESTS: [&str; 4] = ["sent", "answered", "refused", "unanswered"];
 
-    /// Messages that answer nothing, by kind; those that came.
+    /// How many messages of each kind came that answer no request; kinds with none are left out.
     pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        some(Self::EVENTS, self.events)
+        nonzero(Self::EVENTS, self.events)
     }
 
-    /// Requests, by what became of them; those with any.
+    /// How many requests had each outcome; outcomes with none are left out.
     pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        some(Self::REQUESTS, self.requests)
+        nonzero(Self::REQUESTS, self.requests)
     }
 
-    pub(super) fn pushed(&mut self, kind: Option<Type>) {
+    pub(super) fn count_event(&mut self, kind: Option<Type>) {
         let at = match kind {
             Some(Type::ProtoOaSpotEvent) => 0,
             Some(Type::ProtoOaExecutionEvent) => 1,
@@ -64,14 +64,14 @@ impl Tally {
         }
     }
 
-    pub(super) fn ended(&mut self, end: RequestEnd) {
-        if let Some(count) = self.requests.get_mut(end as usize) {
+    pub(super) fn count_request(&mut self, outcome: RequestOutcome) {
+        if let Some(count) = self.requests.get_mut(outcome as usize) {
             *count += 1;
         }
     }
 }
 
-fn some<const N: usize>(
+fn nonzero<const N: usize>(
     names: [&'static str; N],
     counts: [u64; N],
 ) -> impl Iterator<Item = (&'static str, u64)> {
@@ -86,16 +86,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_happened_is_told() {
-        let mut tally = Tally::default();
-        tally.pushed(Some(Type::ProtoOaSpotEvent));
-        tally.pushed(Some(Type::ProtoOaSpotEvent));
-        tally.pushed(None);
-        tally.ended(RequestEnd::Refused);
+    fn kinds_without_a_count_are_left_out() {
+        let mut stats = ConnectionStats::default();
+        stats.count_event(Some(Type::ProtoOaSpotEvent));
+        stats.count_event(Some(Type::ProtoOaSpotEvent));
+        stats.count_event(None);
+        stats.count_request(RequestOutcome::Refused);
         assert_eq!(
-            tally.events().collect::<Vec<_>>(),
+            stats.events().collect::<Vec<_>>(),
             [("spot", 2), ("other", 1)]
         );
-        assert_eq!(tally.requests().collect::<Vec<_>>(), [("refused", 1)]);
+        assert_eq!(stats.requests().collect::<Vec<_>>(), [("refused", 1)]);
     }
 }

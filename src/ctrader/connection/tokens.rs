@@ -2,38 +2,51 @@
 
 use std::time::Instant;
 
-use super::event::{Event, Refreshed, TokenPair};
+use super::event::{Covered, Event, Refreshed, TokenPair};
 use super::state::Connection;
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::RequestError;
 use crate::ctrader::frame::Frame;
 use crate::ctrader::request::{Purpose, Request, accounts_of_token, refresh};
-use crate::ctrader::wire::ProtoOaRefreshTokenRes;
+use crate::ctrader::wire::{ProtoOaGetAccountListByAccessTokenRes, ProtoOaRefreshTokenRes};
+use crate::domain::ids::AccountId;
 use crate::domain::secret::Secret;
 
 impl Connection {
     /// Asks which accounts a token covers; [`Event::TokenVerified`] answers with the ticket.
     pub fn verify_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
-        let question = accounts_of_token(ticket, token);
-        if self.ready {
-            self.push(question);
-        } else {
-            self.unasked.push(question);
-        }
-        self.pump(now);
+        self.push_when_ready(accounts_of_token(ticket, token));
+        self.send_ready(now);
     }
 
     /// Spends a refresh token; [`Event::TokenRefreshed`] tells what became of it, however late.
     pub fn refresh_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
-        let request = refresh(ticket, token);
         if self.failed {
             self.events
                 .push_back(Event::TokenRefreshed(ticket, Refreshed::Unsent));
-        } else if self.ready {
+        } else {
+            self.push_when_ready(refresh(ticket, token));
+        }
+        self.send_ready(now);
+    }
+
+    fn push_when_ready(&mut self, request: Request) {
+        if self.ready {
             self.push(request);
         } else {
-            self.unasked.push(request);
+            self.before_ready.push(request);
         }
-        self.pump(now);
+    }
+
+    pub(super) fn handle_token_verified(&mut self, ticket: u64, frame: &Frame) {
+        let answer = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame);
+        let covered = answer.ok_or(RequestError::Unreadable).map(|answer| {
+            let accounts = answer.ctid_trader_account.iter().map(|known| {
+                let account = AccountId(known.ctid_trader_account_id.cast_signed());
+                (account, known.is_live)
+            });
+            accounts.collect::<Covered>()
+        });
+        self.events.push_back(Event::TokenVerified(ticket, covered));
     }
 
     pub(super) fn handle_refreshed(&mut self, ticket: u64, frame: &Frame) {
@@ -45,20 +58,20 @@ impl Connection {
                     expires_in_secs: answer.expires_in,
                 })
             }
-            // It is spent, and what it was spent for cannot be read.
-            _ => Refreshed::Refused(Refusal::with_code("UNREADABLE_ANSWER")),
+            _ => Refreshed::Unreadable,
         };
         self.events
             .push_back(Event::TokenRefreshed(ticket, refreshed));
     }
 
-    /// The connection is over: what had left may have been done, what had not was not.
+    /// Tells what became of refresh tokens when the connection ends: a request that had left may have been
+    /// carried out, one that had not was not.
     pub(super) fn lose_refreshes(&mut self) {
         let of = |request: &Request| match request.purpose {
             Purpose::Refresh { ticket } => Some(ticket),
             Purpose::Application | Purpose::Account { .. } | Purpose::Token { .. } => None,
         };
-        let mut unsent: Vec<u64> = self.unasked.iter().filter_map(of).collect();
+        let mut unsent: Vec<u64> = self.before_ready.iter().filter_map(of).collect();
         unsent.extend(self.delayed.iter().filter_map(|(_, request)| of(request)));
         self.throttle.retain(|request| {
             let ticket = of(request);
@@ -70,7 +83,7 @@ impl Connection {
             .values()
             .filter_map(|pending| of(&pending.request))
             .collect();
-        self.unasked.clear();
+        self.before_ready.clear();
         self.delayed.clear();
         self.pending.clear();
         for (tickets, refreshed) in [(unsent, Refreshed::Unsent), (lost, Refreshed::Lost)] {

@@ -143,7 +143,7 @@ fn each_kind_of_refusal_is_what_the_protocol_makes_it() {
 }
 
 #[test]
-fn a_request_for_an_unauthorised_account_is_known_by_code_or_by_words() {
+fn a_request_for_an_unauthorised_account_is_known_by_code_or_by_text() {
     let mut refusal = Refusal::with_code("INVALID_REQUEST");
     assert_eq!(refusal.disposition(), Disposition::CallerError);
     refusal.description = Some("Trading account is not authorized".to_owned());
@@ -153,10 +153,10 @@ fn a_request_for_an_unauthorised_account_is_known_by_code_or_by_words() {
 #[test]
 fn no_reason_for_a_user_is_empty_or_names_a_token() {
     for (code, _) in TABLE {
-        let said = Refusal::with_code(*code).for_user();
+        let text = Refusal::with_code(*code).for_user();
         assert!(
-            !said.is_empty() && !said.to_lowercase().contains("token "),
-            "{said}"
+            !text.is_empty() && !text.to_lowercase().contains("token "),
+            "{text}"
         );
     }
 }

@@ -1,29 +1,29 @@
-//! Deals that wait for the names of their symbols, each told once.
+//! Deals that wait for the names of their symbols. Each is told once.
 
 use std::collections::VecDeque;
 
 use super::state::Session;
-use crate::ctrader::catalog::{Catalog, Known};
+use crate::ctrader::catalog::{Catalog, Lookup};
 use crate::ctrader::convert;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::DealId;
 
-/// Deals of events remembered, so that one that comes twice is told once.
-pub(super) const DEALS_SEEN_MAX: usize = 256;
+/// Deals remembered, so that one that comes twice is told once.
+const DEALS_SEEN_MAX: usize = 256;
 
 impl Session {
-    /// Deals in their order, as far as the broker has said what their symbols are.
+    /// Deals in their order, up to the first whose symbol the broker has not described yet.
     pub(in crate::ctrader) fn take_deals(&mut self, catalog: &Catalog) -> Vec<(Deal, Source)> {
-        let settled = self
+        let ready = self
             .deals
             .iter()
-            .take_while(|(deal, _)| catalog.symbol(deal.symbol_id) != Known::NotYet)
+            .take_while(|(deal, _)| catalog.symbol(deal.symbol_id) != Lookup::Pending)
             .count();
-        let ready: Vec<_> = if settled == self.deals.len() {
+        let ready: Vec<_> = if ready == self.deals.len() {
             // The room that a history's deals took is not kept for the few that events bring.
             std::mem::take(&mut self.deals).into()
         } else {
-            self.deals.drain(..settled).collect()
+            self.deals.drain(..ready).collect()
         };
         let named = |(deal, source)| (named(deal, catalog), source);
         ready.into_iter().map(named).collect()
@@ -51,9 +51,9 @@ pub(super) fn first_time(seen: &mut VecDeque<DealId>, deal: DealId) -> bool {
     true
 }
 
-pub(super) fn named(deal: Deal, catalog: &Catalog) -> Deal {
+fn named(deal: Deal, catalog: &Catalog) -> Deal {
     match catalog.symbol(deal.symbol_id) {
-        Known::Here(symbol) => convert::name_deal(deal, symbol),
-        Known::NotYet | Known::Absent => deal,
+        Lookup::Found(symbol) => convert::name_deal(deal, symbol),
+        Lookup::Pending | Lookup::Absent => deal,
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::deals::first_time;
 use super::state::{Session, WireEvent};
 use crate::ctrader::convert::{self, Malformed};
-use crate::domain::account::Event;
+use crate::domain::account::AccountEvent;
 use crate::domain::deal::Source;
 use crate::domain::ids::{PositionId, SymbolId};
 
@@ -15,10 +15,10 @@ use crate::domain::ids::{PositionId, SymbolId};
 pub(super) const LAG_MAX: Duration = Duration::from_secs(1);
 
 /// Events kept while the snapshot is on its way; an account with more in flight starts again.
-pub(super) const BUFFERED_MAX: usize = 10_000;
+const BUFFERED_MAX: usize = 10_000;
 
 /// Symbols of orders that are being executed, subscribed before their position is there.
-pub(super) const HINTS_MAX: usize = 8;
+const ORDER_SYMBOLS_MAX: usize = 8;
 
 impl Session {
     /// Applies an event, or keeps it until the snapshot is there.
@@ -36,19 +36,19 @@ impl Session {
             self.buffered.push(event);
             return Ok(());
         }
-        self.remember(event.clone(), now);
+        self.remember_event(event.clone(), now);
         if self.apply(event)? {
             self.changed = true;
             self.event_at = now;
         }
-        self.watch_ledger(now);
+        self.watch_gap(now);
         Ok(())
     }
 
     /// Drops the events that no snapshot could lack any more.
-    pub(in crate::ctrader) fn forget_recent(&mut self, now: Instant) {
+    pub(in crate::ctrader) fn forget_recent_events(&mut self, now: Instant) {
         // While one is on its way, nothing that it might not have is forgotten.
-        if self.checks.snapshot_sent_at.is_none() && !self.checks.is_verifying() {
+        if self.checks.snapshot_sent_at.is_none() && !self.checks.snapshot_pending {
             while self
                 .recent
                 .front()
@@ -59,15 +59,15 @@ impl Session {
         }
     }
 
-    pub(super) fn remember(&mut self, event: WireEvent, now: Instant) {
-        self.forget_recent(now);
+    fn remember_event(&mut self, event: WireEvent, now: Instant) {
+        self.forget_recent_events(now);
         if self.recent.len() == BUFFERED_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back((now, event));
     }
 
-    /// Applies an event to the account; whether it is different now.
+    /// Applies an event to the account; returns whether it is different now.
     pub(super) fn apply(&mut self, event: WireEvent) -> Result<bool, Malformed> {
         let Some(account) = &mut self.account else {
             return Ok(false);
@@ -78,30 +78,30 @@ impl Session {
                 if let Some(wire) = &wire.deal {
                     let deal = convert::deal(wire, digits)?;
                     self.ledger
-                        .see_deal(deal.position_id, deal.closing.is_some());
+                        .record_deal(deal.position_id, deal.closing.is_some());
                     if first_time(&mut self.deals_seen, deal.deal_id) {
                         self.deals.push_back((deal, Source::Event));
                     }
                 }
                 let execution = convert::execution(*wire, digits)?;
                 if let Some(balance) = execution.balance {
-                    self.ledger.see(balance.version);
+                    self.ledger.record_version(balance.version);
                 }
                 if let Some(order) = &execution.order {
-                    hint(&mut self.hints, order.symbol);
+                    note_symbol(&mut self.order_symbols, order.symbol);
                 }
                 if let Some((_, position)) = &execution.position {
                     let held = account.positions().find(|held| held.id == position.id);
                     if held.is_some_and(|held| held.volume != position.volume) {
-                        self.checks.drop_stand_in(position.id);
+                        self.checks.drop_pnl_fallback(position.id);
                     }
                 }
-                Event::Execution(Box::new(execution))
+                AccountEvent::Execution(Box::new(execution))
             }
-            WireEvent::Trader(wire) => Event::Trader(Box::new(convert::trader(*wire)?)),
+            WireEvent::Trader(wire) => AccountEvent::Trader(Box::new(convert::trader(*wire)?)),
             WireEvent::Margin(wire) => {
                 let id = PositionId(wire.position_id.cast_signed());
-                Event::Margin(
+                AccountEvent::Margin(
                     id,
                     convert::margin(wire.used_margin, wire.money_digits, digits)?,
                 )
@@ -109,7 +109,7 @@ impl Session {
             WireEvent::TrailingStop(wire) => {
                 let stop = convert::stop_price(wire.stop_price)
                     .ok_or(Malformed::OutOfRange("stopPrice"))?;
-                Event::TrailingStop(
+                AccountEvent::TrailingStop(
                     PositionId(wire.position_id),
                     stop,
                     wire.utc_last_update_timestamp,
@@ -122,11 +122,11 @@ impl Session {
     }
 }
 
-pub(super) fn hint(hints: &mut VecDeque<SymbolId>, symbol: SymbolId) {
-    if !hints.contains(&symbol) {
-        if hints.len() == HINTS_MAX {
-            hints.pop_front();
+fn note_symbol(symbols: &mut VecDeque<SymbolId>, symbol: SymbolId) {
+    if !symbols.contains(&symbol) {
+        if symbols.len() == ORDER_SYMBOLS_MAX {
+            symbols.pop_front();
         }
-        hints.push_back(symbol);
+        symbols.push_back(symbol);
     }
 }

@@ -1,43 +1,47 @@
-//! The deals that no event told of, and the cash operations that explain a balance with them.
+//! Deals that no event told of, and the cash operations that explain a balance with them.
 //!
-//! A time is asked for in windows of a week, one after the other, with the least urgent priority. An
-//! answer that says there is more is no page of an order that nobody documents: its window is cut in
-//! two and both halves are asked for. What comes twice is stored once.
+//! A time is asked for in windows of a week, one after the other, with the least urgent priority. If an
+//! answer says that there is more, its window is cut in two and both halves are asked for, since the order
+//! of pages is not documented. A deal that comes twice is stored once.
 //!
-//! If the balance or the positions are not explained by then, the history lags: it is asked again.
+//! If deals and cash operations do not explain the balance and the positions, the history lags: all of it
+//! is asked for again, after a pause.
 
 use std::time::{Duration, Instant};
 
 use super::deals::first_time;
 use super::state::Session;
-use super::windows::{History, halves, weeks};
+use super::timer::Timer;
+use super::windows::{HistoryFetch, halves, weeks};
+use crate::ctrader::ask::{Ask, Check, Window};
 use crate::ctrader::convert::{self, Malformed};
-use crate::ctrader::request::{Ask, Request, Window};
+use crate::ctrader::request::Request;
 use crate::ctrader::wire::{ProtoOaCashFlowHistoryListRes, ProtoOaDealListRes};
+use crate::domain::backoff::Backoff;
 use crate::domain::deal::Source;
 use crate::domain::ledger::Unexplained;
 
-/// How often it is asked again what does not explain the account.
+/// How often a history that does not explain the account is asked for again.
 const EXPLANATIONS_MAX: u32 = 5;
 
-/// The pause before the first of these; it doubles.
-const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+/// The pauses before that.
+const EXPLAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
-/// What a look into the history came to.
+/// The result of a fetch of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryReport {
     /// It began there, milliseconds since the epoch.
     pub from_ms: i64,
-    /// All deals executed up to then are told.
+    /// All deals executed up to then are told, milliseconds since the epoch.
     pub through_ms: i64,
-    /// Some window could not be read whole.
+    /// Whether some window could not be read whole.
     pub is_partial: bool,
-    /// What no deal and no cash operation explains.
+    /// What neither a deal nor a cash operation explains.
     pub unexplained: Option<Unexplained>,
 }
 
 impl Session {
-    /// Looks for deals from a time on, up to now (`wall_ms`).
+    /// Fetches deals from a time on up to now (`wall_ms`), in milliseconds since the epoch.
     pub(in crate::ctrader) fn start_history(
         &mut self,
         from_ms: i64,
@@ -48,11 +52,11 @@ impl Session {
             history.next = Some((from_ms, wall_ms));
             return None;
         }
-        self.history = Some(Box::new(History::new(from_ms, wall_ms)));
+        self.history = Some(Box::new(HistoryFetch::new(from_ms, wall_ms)));
         self.next_window()
     }
 
-    /// Deals of a window; gives back what to ask next.
+    /// Records the deals of a window; returns what to ask next.
     pub(in crate::ctrader) fn handle_deals(
         &mut self,
         window: Window,
@@ -60,14 +64,14 @@ impl Session {
         now: Instant,
     ) -> Option<Request> {
         self.history.as_ref()?;
-        let account = self.account.as_ref().or(self.before.as_deref())?;
+        let account = self.account.as_ref().or(self.previous.as_deref())?;
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
         let mut unreadable = false;
-        // What the history explains now, the account still lacks.
-        self.lost |= self.behind_since.is_some();
+        // The account still lacks what the history explains now.
+        self.needs_snapshot |= self.timers.is_set(Timer::Gap);
         for wire in &answer.deal {
-            // One that makes no sense takes no other with it.
+            // A deal that makes no sense does not affect the others.
             let read = convert::deal(wire, digits)
                 .and_then(|deal| Ok((deal, convert::deal_balance(wire, digits)?)));
             let Ok((deal, balance)) = read else {
@@ -75,8 +79,8 @@ impl Session {
                 continue;
             };
             self.ledger
-                .see_deal(deal.position_id, deal.closing.is_some());
-            self.see_version(balance.and_then(|balance| balance.version), current);
+                .record_deal(deal.position_id, deal.closing.is_some());
+            self.record_version(balance.and_then(|balance| balance.version), current);
             if first_time(&mut self.deals_seen, deal.deal_id) {
                 self.deals.push_back((deal, Source::Gap));
             }
@@ -89,58 +93,57 @@ impl Session {
                     history.deals.push_front(second);
                     history.deals.push_front(first);
                 }
-                // More executions in one millisecond than fit an answer, or an answer that says nothing.
+                // More executions in one millisecond than an answer holds, or an answer without deals.
                 None => history.is_partial = true,
             }
         }
-        self.watch_ledger(now);
+        self.watch_gap(now);
         self.next_window_or_end(now)
     }
 
-    /// Cash operations of a window; gives back what to ask next.
-    pub(in crate::ctrader) fn handle_cash(
+    /// Records the cash operations of a window; returns what to ask next.
+    pub(in crate::ctrader) fn handle_cash_flow(
         &mut self,
         answer: &ProtoOaCashFlowHistoryListRes,
         now: Instant,
     ) -> Result<Option<Request>, Malformed> {
-        let Some(account) = self.account.as_ref().or(self.before.as_deref()) else {
+        let Some(account) = self.account.as_ref().or(self.previous.as_deref()) else {
             return Ok(None);
         };
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
-        self.lost |= self.behind_since.is_some();
+        self.needs_snapshot |= self.timers.is_set(Timer::Gap);
         for wire in &answer.deposit_withdraw {
             let balance = convert::cash_balance(wire, digits)?;
-            self.see_version(balance.version, current);
+            self.record_version(balance.version, current);
         }
-        self.watch_ledger(now);
+        self.watch_gap(now);
         Ok(self.next_window_or_end(now))
     }
 
-    /// A change that history has and the account does not is an event that was lost; it is no longer
-    /// missing once the account is read anew.
-    fn see_version(&mut self, version: Option<i64>, current: Option<i64>) {
+    /// Records a change of the balance. One that the history has and the account does not is an event that
+    /// was lost: it is missing until there is a new snapshot.
+    fn record_version(&mut self, version: Option<i64>, current: Option<i64>) {
         if version > current && current.is_some() {
             self.ledger.handle_version(version);
         } else {
-            self.ledger.see(version);
+            self.ledger.record_version(version);
         }
     }
 
-    /// A window cannot be read: smaller ones may be, and the others all the same.
-    pub(in crate::ctrader) fn handle_window_refused(
+    /// Cuts a window that cannot be read: smaller ones may be, and the others all the same. Returns what to
+    /// ask next.
+    pub(in crate::ctrader) fn split_window(
         &mut self,
-        ask: &Ask,
+        check: Check,
         now: Instant,
     ) -> Option<Request> {
         const SMALL_MS: i64 = 60_000;
         let history = self.history.as_mut()?;
-        let (windows, window) = if let Ask::Deals(window) = ask {
-            (&mut history.deals, *window)
-        } else if let Ask::Cash(window) = ask {
-            (&mut history.cash, *window)
-        } else {
-            return None;
+        let (windows, window) = match check {
+            Check::Deals(window) => (&mut history.deals, window),
+            Check::CashFlow(window) => (&mut history.cash_flow, window),
+            Check::Snapshot | Check::Pnl | Check::BalanceVersion => return None,
         };
         match halves(window).filter(|_| window.to_ms - window.from_ms > SMALL_MS) {
             Some([first, second]) => {
@@ -152,28 +155,30 @@ impl Session {
         self.next_window_or_end(now)
     }
 
-    /// A window was tried often enough: the others, and then a report that says so.
-    pub(in crate::ctrader) fn handle_window_failed(&mut self, now: Instant) -> Option<Request> {
+    /// Leaves out a window that was tried often enough; the report says so. Returns what to ask next.
+    pub(in crate::ctrader) fn skip_window(&mut self, now: Instant) -> Option<Request> {
         self.history.as_mut()?.is_partial = true;
         self.next_window_or_end(now)
     }
 
-    /// Asks again for what did not explain the account, when it is due.
+    /// Asks again for a history that did not explain the account, when it is due.
     pub(in crate::ctrader) fn handle_history_timeout(&mut self, now: Instant) -> Option<Request> {
         let history = self.history.as_mut()?;
-        history.again_at.take_if(|at| *at <= now)?;
+        if !self.timers.take_expired(Timer::History, now) {
+            return None;
+        }
         history.deals = weeks(history.whole);
-        history.cash_asked = false;
+        history.cash_flow_asked = false;
         self.next_window()
     }
 
     fn next_window(&mut self) -> Option<Request> {
         let history = self.history.as_mut()?;
-        let ask = match history.deals.pop_front() {
-            Some(window) => Ask::Deals(window),
-            None => Ask::Cash(history.cash.pop_front()?),
+        let check = match history.deals.pop_front() {
+            Some(window) => Check::Deals(window),
+            None => Check::CashFlow(history.cash_flow.pop_front()?),
         };
-        Some(self.ask(ask))
+        Some(self.ask(Ask::Check(check)))
     }
 
     fn next_window_or_end(&mut self, now: Instant) -> Option<Request> {
@@ -182,21 +187,22 @@ impl Session {
         }
         let (unexplained, lacks_changes) = (self.ledger.unexplained(), self.ledger.lacks_changes());
         let history = self.history.as_mut()?;
-        if lacks_changes && !history.cash_asked {
-            history.cash_asked = true;
-            history.cash = weeks(history.whole);
+        if lacks_changes && !history.cash_flow_asked {
+            history.cash_flow_asked = true;
+            history.cash_flow = weeks(history.whole);
             return self.next_window();
         }
         if unexplained.is_some() && history.explanations < EXPLANATIONS_MAX {
-            history.again_at = Some(now + EXPLAIN_AFTER * 2u32.pow(history.explanations));
             history.explanations += 1;
+            let pause = EXPLAIN.ceiling(history.explanations);
+            self.timers.set(Timer::History, now + pause);
         } else {
             history.is_over = true;
         }
         None
     }
 
-    /// The report of a look that is over, once all its deals are told; and what to ask next, if another
+    /// The report of a fetch that is over, once all its deals are told; and what to ask next, if another
     /// one was asked for.
     pub(in crate::ctrader) fn take_history_report(
         &mut self,
@@ -213,9 +219,9 @@ impl Session {
             unexplained: self.ledger.unexplained(),
         };
         if report.unexplained.is_some() {
-            // It was asked for often enough, and is reported: a later gap is told from this one.
-            self.lost |= self.behind_since.is_some();
-            self.ledger.give_up();
+            // It was asked for often enough, and is reported: a later gap must be told from this one.
+            self.needs_snapshot |= self.timers.is_set(Timer::Gap);
+            self.ledger.accept_unexplained();
         }
         let next = history
             .next

@@ -1,11 +1,21 @@
 //! One account on a connection: authorise → snapshot → prices → live.
 //!
-//! Events flow from the moment of authorisation, before the snapshot is complete: they are kept
-//! and replayed over it, and their versions tell which of them it already has. A version that was
-//! jumped over is an event that was lost: the account is read anew then. `prices` has what it takes
-//! to value the account, `history` the deals that no event told of, `verify` the looks at whether
-//! what is shown is so.
+//! Events flow from the moment of authorisation, before the snapshot is complete. They are kept and
+//! replayed over it, and their versions tell which of them it already has. A version that was jumped
+//! over is an event that was lost: the account asks for a new snapshot then.
+//!
+//! | file | what it owns |
+//! | --- | --- |
+//! | `state` | the fields of a session, its phases, its deadline |
+//! | `timer` | what is due when |
+//! | `snapshot` | the first snapshot, and a new one after a gap |
+//! | `events` | events: kept, applied, replayed |
+//! | `prices` | symbols, conversion chains, subscriptions, first quotes |
+//! | `deals`, `history`, `windows` | deals of events, and deals that no event told of |
+//! | `verify`, `audit` | a second snapshot, and the server's own P&L |
+//! | `row` | what the account's row says |
 
+mod audit;
 mod deals;
 mod events;
 mod history;
@@ -13,10 +23,11 @@ mod prices;
 mod row;
 mod snapshot;
 mod state;
+mod timer;
 mod verify;
 mod windows;
 
+pub use audit::Audit;
 pub use history::HistoryReport;
 pub(super) use state::{Phase, Session, WireEvent};
-pub use verify::Audit;
-pub(super) use windows::pause as history_pause;
+pub(super) use windows::retry_pause;

@@ -1,27 +1,29 @@
 //! What a session needs to value its account: symbols, conversion chains, subscriptions, first quotes.
 //!
-//! Worked out anew after each change, so a new position in a new symbol takes the same path as the
-//! first.
+//! All of it is worked out anew after each change, so a new position in a new symbol takes the same path
+//! as the first.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::state::{Phase, Session};
-use crate::ctrader::catalog::{Catalog, Known};
+use super::timer::Timer;
+use crate::ctrader::ask::Ask;
+use crate::ctrader::catalog::{Catalog, Lookup};
 use crate::ctrader::convert;
-use crate::ctrader::request::{Ask, Request, of_account};
+use crate::ctrader::request::{Request, of_account};
 use crate::ctrader::wire::ProtoOaSpotEvent;
 use crate::domain::ids::SymbolId;
 use crate::domain::market::Quote;
 
 /// How long a session with a snapshot waits for the first quotes before it is live without them. Alone
 /// it has them after two round trips; in a crowd, subscriptions leave after everybody's snapshots.
-const WARM_UP: Duration = Duration::from_secs(1);
+const FIRST_QUOTES_MAX: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(in crate::ctrader) fn handle_spot(&mut self, wire: &ProtoOaSpotEvent, now: Instant) {
         let symbol = SymbolId(wire.symbol_id);
-        // What is asked for has a place. After an unsubscription some may still come.
+        // A symbol that is subscribed has an entry. After an unsubscription some quotes may still come.
         let Some(quote) = self.market.quotes.get_mut(&symbol) else {
             return;
         };
@@ -33,27 +35,30 @@ impl Session {
     }
 
     pub(in crate::ctrader) fn handle_subscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.asked.retain(|symbol, ()| !symbols.contains(symbol));
+        self.subscribing
+            .retain(|symbol, ()| !symbols.contains(symbol));
         self.subscribed.extend(each(symbols));
     }
 
     pub(in crate::ctrader) fn handle_unsubscribed(&mut self, symbols: &BTreeSet<SymbolId>) {
-        self.leaving.retain(|symbol, ()| !symbols.contains(symbol));
+        self.unsubscribing
+            .retain(|symbol, ()| !symbols.contains(symbol));
     }
 
-    /// Who is already subscribed gets no first quote, and in a quiet market none for days: it
+    /// A session that is already subscribed gets no first quote, and in a quiet market none for days: it
     /// subscribes anew, once.
     pub(in crate::ctrader) fn handle_already_subscribed(
         &mut self,
         symbols: &BTreeSet<SymbolId>,
     ) -> Option<Request> {
-        if symbols.iter().all(|id| self.renewed.contains_key(id)) {
+        if symbols.iter().all(|id| self.resubscribed.contains_key(id)) {
             self.handle_subscribed(symbols);
             return None;
         }
-        self.renewed.extend(each(symbols));
-        self.asked.retain(|symbol, ()| !symbols.contains(symbol));
-        self.leaving.extend(each(symbols));
+        self.resubscribed.extend(each(symbols));
+        self.subscribing
+            .retain(|symbol, ()| !symbols.contains(symbol));
+        self.unsubscribing.extend(each(symbols));
         Some(self.ask(Ask::Unsubscribe(symbols.clone())))
     }
 
@@ -78,7 +83,7 @@ impl Session {
         }
         let deposit = account.trader().deposit_asset;
         let held: BTreeSet<SymbolId> = account.symbols().collect();
-        let wanted: BTreeSet<SymbolId> = held.iter().chain(&self.hints).copied().collect();
+        let wanted: BTreeSet<SymbolId> = held.iter().chain(&self.order_symbols).copied().collect();
         let named = self.deals.iter().map(|(deal, _)| deal.symbol_id);
         let asked_for: BTreeSet<SymbolId> = wanted.iter().copied().chain(named).collect();
         let needs = catalog.ask_for(&asked_for, deposit);
@@ -91,12 +96,12 @@ impl Session {
         let mut complete = true;
         // The name is for people: an account is no less live where the broker keeps it back.
         let currency = match catalog.asset(deposit) {
-            Known::NotYet => {
+            Lookup::Pending => {
                 complete = false;
                 None
             }
-            Known::Absent => None,
-            Known::Here(name) => Some(name),
+            Lookup::Absent => None,
+            Lookup::Found(name) => Some(name),
         };
         if self.currency.as_ref() != currency {
             self.currency = currency.cloned();
@@ -105,9 +110,9 @@ impl Session {
         let mut quoted = BTreeSet::new();
         for id in &wanted {
             match catalog.symbol(*id) {
-                Known::NotYet => complete = false,
-                Known::Absent => {}
-                Known::Here(symbol) => {
+                Lookup::Pending => complete = false,
+                Lookup::Absent => {}
+                Lookup::Found(symbol) => {
                     quoted.insert(*id);
                     if self.market.symbols.get(id) != Some(symbol) {
                         self.market.symbols.insert(*id, symbol.clone());
@@ -115,9 +120,9 @@ impl Session {
                     }
                     if symbol.quote != deposit {
                         match catalog.chain(symbol.quote, deposit) {
-                            Known::NotYet => complete = false,
-                            Known::Absent => {}
-                            Known::Here(chain) => {
+                            Lookup::Pending => complete = false,
+                            Lookup::Absent => {}
+                            Lookup::Found(chain) => {
                                 quoted.extend(chain.symbols());
                                 if self.market.chains.get(&symbol.quote) != Some(chain) {
                                     self.market.chains.insert(symbol.quote, chain.clone());
@@ -141,11 +146,11 @@ impl Session {
             .collect();
         self.subscribe(&quoted, complete, out);
         if complete {
-            return self.warm(now);
+            return self.await_quotes(now);
         }
-        // What it needs now is on its way: the wait for first quotes begins anew after that, and
-        // its deadline must not stay behind, or it would be due for ever.
-        if matches!(self.phase, Phase::Warming(_)) {
+        // What it needs now is on its way: the wait for first quotes begins anew after that.
+        if self.phase == Phase::AwaitingQuotes {
+            self.timers.stop(Timer::FirstQuotes);
             self.phase = Phase::Loading;
         }
         false
@@ -156,14 +161,14 @@ impl Session {
             .iter()
             .filter(|id| {
                 !self.subscribed.contains_key(id)
-                    && !self.asked.contains_key(id)
-                    && !self.leaving.contains_key(id)
+                    && !self.subscribing.contains_key(id)
+                    && !self.unsubscribing.contains_key(id)
             })
             .copied()
             .collect();
         // One request for all of them, once the chains are known too.
         if complete && !missing.is_empty() {
-            self.asked.extend(each(&missing));
+            self.subscribing.extend(each(&missing));
             for id in &missing {
                 self.market.quotes.entry(*id).or_default();
             }
@@ -176,40 +181,41 @@ impl Session {
                 self.subscribed.remove(id);
                 self.market.quotes.remove(id);
             }
-            self.leaving.extend(each(&idle));
+            self.unsubscribing.extend(each(&idle));
             out.push(self.ask(Ask::Unsubscribe(idle)));
         }
     }
 
-    /// Live as soon as every needed quote is there, or after a while without.
-    fn warm(&mut self, now: Instant) -> bool {
-        let until = match self.phase {
-            Phase::Loading => now + WARM_UP,
-            Phase::Warming(until) => until,
+    /// Live as soon as every needed quote is there, or after a while without. Returns whether the session
+    /// has just become live.
+    fn await_quotes(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Loading => {
+                self.timers.set(Timer::FirstQuotes, now + FIRST_QUOTES_MAX);
+                self.phase = Phase::AwaitingQuotes;
+            }
+            Phase::AwaitingQuotes => {}
             Phase::Authorising | Phase::Live | Phase::Closing => return false,
-        };
+        }
         let quoted = self
             .priced
             .keys()
             .all(|id| self.market.quotes.get(id).is_some_and(Quote::is_complete));
-        self.phase = if quoted || now >= until {
-            Phase::Live
-        } else {
-            Phase::Warming(until)
-        };
-        let live = self.phase == Phase::Live;
+        let live = quoted || self.timers.is_expired(Timer::FirstQuotes, now);
         if live {
+            self.timers.stop(Timer::FirstQuotes);
+            self.phase = Phase::Live;
             self.changed = true;
-            self.plan_checks(now);
+            self.schedule_checks(now);
         }
         live
     }
 
-    /// After a new authorisation the subscriptions are made anew: whether they outlive the old one is
-    /// nobody's to know. Those that do are renewed once.
-    pub(in crate::ctrader) fn resubscribe(&mut self) {
+    /// Makes the subscriptions anew after a new authorisation: whether they outlive the old one is not
+    /// documented. Those that do are renewed once.
+    pub(super) fn forget_subscriptions(&mut self) {
         self.subscribed.clear();
-        self.renewed.clear();
+        self.resubscribed.clear();
     }
 }
 

@@ -22,7 +22,7 @@ impl Session {
     pub(in crate::ctrader) fn row(&self, event_at: OffsetDateTime) -> Option<AccountRow> {
         let account = self.account.as_ref()?;
         let trader = account.trader();
-        let value = equity::value_with(account, &self.market, &self.checks.stand_ins);
+        let value = equity::value_with(account, &self.market, &self.checks.pnl_fallbacks);
         let positions = account.positions().zip(&value.positions);
         Some(AccountRow {
             trader_login: trader.login,

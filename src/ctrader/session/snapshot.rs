@@ -1,21 +1,24 @@
-//! The snapshot: the account entity and cTrader's list of positions and orders, and the session's first
-//! and later state by them.
+//! The snapshot: the account entity, and cTrader's list of positions and orders. Both halves make the
+//! account; after a gap a new snapshot makes it anew.
 
 use std::time::Instant;
 
-use super::state::{OVERTAKING_MAX, Phase, Session};
+use super::state::{Checks, OVERTAKING_MAX, Phase, Session};
+use super::timer::Timer;
+use crate::ctrader::ask::Ask;
 use crate::ctrader::convert::{self, Malformed};
-use crate::ctrader::request::{Ask, Request};
+use crate::ctrader::request::Request;
 use crate::ctrader::wire::{ProtoOaReconcileRes, ProtoOaTrader};
 use crate::domain::account::{Account, Trader};
 use crate::domain::decimal::Decimal;
-use crate::domain::ledger::{self, Positions};
+use crate::domain::ledger::{LastSeen, Positions};
 use crate::domain::position::VOLUME_SCALE;
 
 impl Session {
+    /// Returns the requests for both halves of the snapshot.
     pub(in crate::ctrader) fn handle_authorised(&mut self) -> [Request; 2] {
         self.phase = Phase::Loading;
-        [self.ask(Ask::Trader), self.ask(Ask::Reconcile)]
+        [self.ask(Ask::Trader), self.ask(Ask::Snapshot)]
     }
 
     pub(in crate::ctrader) fn handle_trader(
@@ -24,80 +27,91 @@ impl Session {
         now: Instant,
     ) -> Result<(), Malformed> {
         self.trader = Some(Box::new(convert::trader(wire)?));
-        self.begin(now)
+        self.complete_snapshot(now)
     }
 
-    pub(in crate::ctrader) fn handle_reconcile(
+    pub(in crate::ctrader) fn handle_snapshot(
         &mut self,
         wire: ProtoOaReconcileRes,
         now: Instant,
     ) -> Result<(), Malformed> {
-        self.reconciled = Some(Box::new(wire));
-        self.begin(now)
+        self.snapshot = Some(Box::new(wire));
+        self.complete_snapshot(now)
     }
 
-    /// Once both halves of the snapshot are there: the account, and the events since.
-    pub(super) fn begin(&mut self, now: Instant) -> Result<(), Malformed> {
-        let (trader, snapshot) = match (self.trader.take(), self.reconciled.take()) {
+    /// Once both halves are there: makes the account, and applies the events since.
+    fn complete_snapshot(&mut self, now: Instant) -> Result<(), Malformed> {
+        let (trader, snapshot) = match (self.trader.take(), self.snapshot.take()) {
             (Some(trader), Some(snapshot)) => (trader, snapshot),
             // The first half stays until the other is there, whichever it is.
             (trader, snapshot) => {
-                (self.trader, self.reconciled) = (trader, snapshot);
+                (self.trader, self.snapshot) = (trader, snapshot);
                 return Ok(());
             }
         };
-        let account = read_snapshot(self.before.as_deref(), *trader, *snapshot)?;
-        let before = self.before.take();
-        let before = before.as_deref().map(open_positions).or(self.known.take());
-        self.take_over(account, before.as_ref(), now);
+        let account = read_snapshot(self.previous.as_deref(), *trader, *snapshot)?;
+        let previous = self.previous.take();
+        let before = previous.as_deref().map(open_positions);
+        let before = before.or(self.last_positions.take());
+        self.adopt(account, before.as_ref(), now);
         let buffered = std::mem::take(&mut self.buffered);
         for event in buffered {
             self.handle_event(event, now)?;
         }
-        self.watch_ledger(now);
+        self.watch_gap(now);
         Ok(())
     }
 
-    /// A snapshot is the account from now on.
-    pub(super) fn take_over(&mut self, account: Account, before: Option<&Positions>, now: Instant) {
+    /// Takes over the account that a snapshot has.
+    fn adopt(&mut self, account: Account, before: Option<&Positions>, now: Instant) {
         let open = open_positions(&account);
         let version = account.trader().balance_version;
         self.ledger.handle_snapshot(version, before, &open);
-        self.behind_since = None;
-        self.lost = false;
+        self.timers.stop(Timer::Gap);
+        self.needs_snapshot = false;
         self.account = Some(account);
         self.changed = true;
         self.event_at = now;
     }
 
-    /// The account is read anew, since something of it was lost. It follows nothing until then.
-    pub(in crate::ctrader) fn read_anew(&mut self, now: Instant) -> [Request; 2] {
+    /// Asks for a new snapshot, since an event was lost. The account follows nothing until it is there.
+    pub(in crate::ctrader) fn resync(&mut self, now: Instant) -> [Request; 2] {
         if let Some(account) = self.account.take() {
-            self.before = Some(Box::new(account));
+            self.previous = Some(Box::new(account));
         }
-        self.behind_since = None;
-        self.checks.stop();
+        // What was planned for the old state is not for the new one.
+        for timer in [
+            Timer::Gap,
+            Timer::SnapshotCheck,
+            Timer::Audit,
+            Timer::PnlFallback,
+            Timer::PnlFallbackExpiry,
+        ] {
+            self.timers.stop(timer);
+        }
+        self.checks = Checks::default();
         // What came before the loss was noticed is in the snapshot, or was undone by what was lost.
         let recent = self.recent.drain(..);
         self.buffered = recent
             .filter(|(at, _)| *at + OVERTAKING_MAX >= now)
             .map(|(_, event)| event)
             .collect();
-        (self.trader, self.reconciled) = (None, None);
+        (self.trader, self.snapshot) = (None, None);
         self.phase = Phase::Loading;
-        [self.ask(Ask::Trader), self.ask(Ask::Reconcile)]
+        [self.ask(Ask::Trader), self.ask(Ask::Snapshot)]
     }
 
-    /// What whoever follows the account next should know of it; `None` before there was a snapshot.
-    pub(in crate::ctrader) fn known(&self) -> Option<ledger::Known> {
-        let account = self.account.as_ref().or(self.before.as_deref())?;
-        Some(ledger::Known {
+    /// What the account's next session should know; `None` before there was a snapshot.
+    pub(in crate::ctrader) fn last_seen(&self) -> Option<LastSeen> {
+        let account = self.account.as_ref().or(self.previous.as_deref())?;
+        Some(LastSeen {
             version: self.ledger.through(),
             positions: Some(open_positions(account)),
         })
     }
 }
 
+/// The open positions of an account, with their volumes in units.
 pub(super) fn open_positions(account: &Account) -> Positions {
     let volume = |hundredths| Decimal::new(i128::from(hundredths), VOLUME_SCALE).trim(0);
     account
@@ -106,7 +120,7 @@ pub(super) fn open_positions(account: &Account) -> Positions {
         .collect()
 }
 
-/// The account that a snapshot says, after `before` if there was one.
+/// The account that a snapshot has, after `before` if there was one.
 pub(super) fn read_snapshot(
     before: Option<&Account>,
     trader: Trader,

@@ -1,4 +1,4 @@
-//! What a session consists of.
+//! What a session consists of, its phases, and when it is due.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use litemap::LiteMap;
 
-use super::windows::History;
-use crate::ctrader::request::{Ask, Request, of_account};
+use super::timer::{Timer, TimerTable};
+use super::windows::HistoryFetch;
+use crate::ctrader::ask::Ask;
+use crate::ctrader::request::{Request, of_account};
 use crate::ctrader::wire::{
     ProtoOaExecutionEvent, ProtoOaMarginChangedEvent, ProtoOaReconcileRes, ProtoOaTrader,
     ProtoOaTrailingSlChangedEvent,
@@ -15,18 +17,18 @@ use crate::ctrader::wire::{
 use crate::domain::account::{Account, Trader};
 use crate::domain::deal::{Deal, Source};
 use crate::domain::decimal::Decimal;
-use crate::domain::equity::StandIns;
+use crate::domain::equity::PnlFallbacks;
 use crate::domain::ids::{AccountId, DealId, PositionId, SymbolId};
-use crate::domain::ledger::{self, Ledger, Positions};
+use crate::domain::ledger::{LastSeen, Ledger, Positions};
 use crate::domain::market::Market;
 use crate::domain::secret::Secret;
 
-/// How long a version that was jumped over may still come: events of one account may overtake each
-/// other by that.
+/// How long an event whose version was jumped over may still come: events of one account may overtake
+/// each other by that.
 pub(super) const OVERTAKING_MAX: Duration = Duration::from_millis(500);
 
-/// An event as it came, kept until the account's digits are known, and a while for a snapshot that
-/// may lag.
+/// An event as it came. It is kept until the account's digits are known, and a while longer for a
+/// snapshot that may lag.
 #[derive(Debug, Clone)]
 pub(in crate::ctrader) enum WireEvent {
     Execution(Box<ProtoOaExecutionEvent>),
@@ -42,8 +44,8 @@ pub(in crate::ctrader) enum Phase {
     Authorising,
     /// Authorised; balance, positions and prices are on their way.
     Loading,
-    /// Everything subscribed; the first quotes are awaited until then.
-    Warming(Instant),
+    /// Everything is subscribed; the first quotes are on their way.
+    AwaitingQuotes,
     /// The account follows the stream.
     Live,
     /// Log-out is asked for.
@@ -61,34 +63,37 @@ pub(in crate::ctrader) struct Session {
     pub(in crate::ctrader) token: Secret,
     pub(in crate::ctrader) phase: Phase,
     // Boxed is what a session has only for a while.
+    /// One half of a snapshot that is on its way.
     pub(super) trader: Option<Box<Trader>>,
-    pub(super) reconciled: Option<Box<ProtoOaReconcileRes>>,
+    /// The other half.
+    pub(super) snapshot: Option<Box<ProtoOaReconcileRes>>,
     pub(in crate::ctrader) account: Option<Account>,
     /// The account before the snapshot that is on its way.
-    pub(super) before: Option<Box<Account>>,
-    /// What was open when it was last followed, before this session.
-    pub(super) known: Option<Positions>,
+    pub(super) previous: Option<Box<Account>>,
+    /// What was open when the account was last followed, before this session.
+    pub(super) last_positions: Option<Positions>,
     /// Events without an account to apply them to.
     pub(super) buffered: Vec<WireEvent>,
     /// Events that a snapshot asked for now might not have.
     pub(super) recent: VecDeque<(Instant, WireEvent)>,
     /// Which changes of the balance were seen.
     pub(super) ledger: Ledger,
-    /// Since when a change is missing.
-    pub(super) behind_since: Option<Instant>,
     /// The history has what an event should have told: only a new snapshot makes up for that.
-    pub(super) lost: bool,
-    pub(in crate::ctrader) checks: Checks,
-    pub(in crate::ctrader) history: Option<Box<History>>,
+    pub(super) needs_snapshot: bool,
+    pub(super) timers: TimerTable,
+    pub(super) checks: Checks,
+    pub(super) history: Option<Box<HistoryFetch>>,
     pub(in crate::ctrader) market: Market,
-    pub(in crate::ctrader) currency: Option<Arc<str>>,
+    pub(super) currency: Option<Arc<str>>,
     pub(super) subscribed: Symbols,
-    pub(super) asked: Symbols,
+    /// Subscription asked for and not yet answered.
+    pub(super) subscribing: Symbols,
     /// Unsubscription asked for and not yet answered: not to be subscribed before that.
-    pub(super) leaving: Symbols,
+    pub(super) unsubscribing: Symbols,
     /// Subscribed anew once already, since the server said they were subscribed.
-    pub(super) renewed: Symbols,
-    pub(super) hints: VecDeque<SymbolId>,
+    pub(super) resubscribed: Symbols,
+    /// Symbols of orders that are being executed: they are subscribed before their position is there.
+    pub(super) order_symbols: VecDeque<SymbolId>,
     /// Deals that wait for their symbol's name, or for one before them.
     pub(super) deals: VecDeque<(Deal, Source)>,
     pub(super) deals_seen: VecDeque<DealId>,
@@ -100,54 +105,30 @@ pub(in crate::ctrader) struct Session {
     pub(in crate::ctrader) event_at: Instant,
 }
 
-/// What is planned and what is on its way.
+/// Checks that are on their way, and what they are compared with.
 #[derive(Debug, Default)]
-pub(in crate::ctrader) struct Checks {
-    pub(super) verify_at: Option<Instant>,
-    pub(super) verifying: bool,
-    pub(super) verifications: u32,
+pub(super) struct Checks {
+    /// A snapshot after the first is on its way.
+    pub(super) snapshot_pending: bool,
+    /// How many came after the first.
+    pub(super) snapshots: u32,
     /// When the snapshot that is on its way was asked for.
-    pub(in crate::ctrader) snapshot_sent_at: Option<Instant>,
-    pub(super) audit_at: Option<Instant>,
-    /// When the server is asked for its figures, should ours still be missing.
-    pub(super) stand_in_at: Option<Instant>,
-    pub(super) auditing: bool,
+    pub(super) snapshot_sent_at: Option<Instant>,
+    /// The server's P&L is on its way.
+    pub(super) audit_pending: bool,
     /// Our net P&L when the server was asked for its own.
-    pub(super) audited: LiteMap<PositionId, Decimal>,
+    pub(super) audit_net: LiteMap<PositionId, Decimal>,
     /// What was open then.
-    pub(super) audited_open: Positions,
-    /// When what stands in is too old to go on doing so.
-    pub(super) stand_ins_until: Option<Instant>,
-    pub(in crate::ctrader) stand_ins: StandIns,
-    pub(super) reauthorise_at: Option<Instant>,
+    pub(super) audit_open: Positions,
+    /// The server's P&L where ours is unknown.
+    pub(super) pnl_fallbacks: PnlFallbacks,
 }
 
 impl Checks {
-    pub(in crate::ctrader) fn deadline(&self) -> Option<Instant> {
-        let own = [self.verify_at, self.reauthorise_at];
-        own.into_iter()
-            .chain([self.audit_at, self.stand_in_at, self.stand_ins_until])
-            .flatten()
-            .min()
-    }
-
-    pub(in crate::ctrader) const fn is_verifying(&self) -> bool {
-        self.verifying
-    }
-
-    /// What the server has computed for a volume that is another one now stands in no more.
-    pub(in crate::ctrader) fn drop_stand_in(&mut self, position: PositionId) {
-        self.stand_ins.remove(&position);
-        self.audited_open.remove(&position);
-    }
-
-    /// The account is read anew: what was planned for the old state is not for the new one.
-    pub(in crate::ctrader) fn stop(&mut self) {
-        let reauthorise_at = self.reauthorise_at;
-        *self = Self {
-            reauthorise_at,
-            ..Self::default()
-        };
+    /// What the server computed for a volume that is another one now is no longer shown.
+    pub(super) fn drop_pnl_fallback(&mut self, position: PositionId) {
+        self.pnl_fallbacks.remove(&position);
+        self.audit_open.remove(&position);
     }
 }
 
@@ -156,7 +137,7 @@ impl Session {
         id: AccountId,
         generation: u64,
         token: Secret,
-        known: ledger::Known,
+        last_seen: LastSeen,
         now: Instant,
     ) -> Self {
         Self {
@@ -165,24 +146,24 @@ impl Session {
             token,
             phase: Phase::Authorising,
             trader: None,
-            reconciled: None,
+            snapshot: None,
             account: None,
-            before: None,
+            previous: None,
             buffered: Vec::new(),
             recent: VecDeque::new(),
-            ledger: Ledger::new(&known),
-            known: known.positions,
-            behind_since: None,
-            lost: false,
+            ledger: Ledger::new(&last_seen),
+            last_positions: last_seen.positions,
+            needs_snapshot: false,
+            timers: TimerTable::default(),
             checks: Checks::default(),
             history: None,
             market: Market::default(),
             currency: None,
             subscribed: Symbols::new(),
-            asked: Symbols::new(),
-            leaving: Symbols::new(),
-            renewed: Symbols::new(),
-            hints: VecDeque::new(),
+            subscribing: Symbols::new(),
+            unsubscribing: Symbols::new(),
+            resubscribed: Symbols::new(),
+            order_symbols: VecDeque::new(),
             deals: VecDeque::new(),
             deals_seen: VecDeque::new(),
             priced: Symbols::new(),
@@ -191,6 +172,7 @@ impl Session {
         }
     }
 
+    /// A request of this session.
     pub(in crate::ctrader) fn ask(&self, ask: Ask) -> Request {
         of_account(self.id, self.generation, ask, &self.token)
     }
@@ -200,7 +182,7 @@ impl Session {
         let trader = self
             .account
             .as_ref()
-            .or(self.before.as_deref())
+            .or(self.previous.as_deref())
             .map(Account::trader)
             .or(self.trader.as_deref())?;
         Some(
@@ -213,34 +195,24 @@ impl Session {
 
     /// Whether an event is missing for longer than it may be late.
     pub(in crate::ctrader) fn has_lost_an_event(&self, now: Instant) -> bool {
-        self.phase == Phase::Live
-            && self
-                .behind_since
-                .is_some_and(|since| since + OVERTAKING_MAX <= now)
+        self.phase == Phase::Live && self.timers.is_expired(Timer::Gap, now)
     }
 
     /// When something is due that no message brings.
     pub(in crate::ctrader) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Warming(until) => Some(until),
-            Phase::Live => {
-                let behind = self.behind_since.map(|since| since + OVERTAKING_MAX);
-                let history = self.history.as_deref().and_then(History::deadline);
-                [behind, self.checks.deadline(), history]
-                    .into_iter()
-                    .flatten()
-                    .min()
-            }
+            Phase::AwaitingQuotes => self.timers.get(Timer::FirstQuotes),
+            Phase::Live => self.timers.next_timeout(),
             Phase::Authorising | Phase::Loading | Phase::Closing => None,
         }
     }
 
-    /// Notes since when a change is missing.
-    pub(super) fn watch_ledger(&mut self, now: Instant) {
-        if !self.ledger.is_behind() && !self.lost {
-            self.behind_since = None;
-        } else if self.behind_since.is_none() {
-            self.behind_since = Some(now);
+    /// Starts or stops the timer of a missing change.
+    pub(super) fn watch_gap(&mut self, now: Instant) {
+        if !self.ledger.has_gap() && !self.needs_snapshot {
+            self.timers.stop(Timer::Gap);
+        } else if !self.timers.is_set(Timer::Gap) {
+            self.timers.set(Timer::Gap, now + OVERTAKING_MAX);
         }
     }
 }

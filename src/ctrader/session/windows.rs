@@ -1,44 +1,45 @@
-//! A look into the history, in windows of time.
+//! A fetch of the history that is under way, in windows of time.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::ctrader::request::Window;
+use crate::ctrader::ask::Window;
+use crate::domain::backoff::Backoff;
 
 /// The widest window: one week, which cash operations must not exceed.
-pub(super) const WINDOW_MS: i64 = 604_800_000;
+const WINDOW_MS: i64 = 604_800_000;
 
 /// The latest time that may be asked for.
-pub(super) const TIME_MS_MAX: i64 = 2_147_483_646_000;
+const TIME_MS_MAX: i64 = 2_147_483_646_000;
 
 /// The server's clock may be ahead of ours by that.
-pub(super) const CLOCK_SLACK_MS: i64 = 3_600_000;
+const CLOCK_SLACK_MS: i64 = 3_600_000;
 
 /// How often a window is asked for that is refused or not answered.
-pub(super) const TRIES_MAX: u32 = 12;
+const TRIES_MAX: u32 = 12;
 
-/// Bounds of the pause before the next try, which doubles.
-pub(super) const TRY_AFTER: Duration = Duration::from_secs(1);
-pub(super) const TRY_AFTER_MAX: Duration = Duration::from_mins(2);
+/// The pauses between these tries.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(2));
 
-/// A look into the history that is under way.
+/// A fetch of the history that is under way.
 #[derive(Debug)]
-pub(in crate::ctrader) struct History {
+pub(super) struct HistoryFetch {
     pub(super) whole: Window,
     pub(super) through_ms: i64,
+    /// Windows whose deals are still to be asked for.
     pub(super) deals: VecDeque<Window>,
-    pub(super) cash: VecDeque<Window>,
-    pub(super) cash_asked: bool,
+    /// Windows whose cash operations are.
+    pub(super) cash_flow: VecDeque<Window>,
+    pub(super) cash_flow_asked: bool,
+    /// How often all was asked again because it did not explain the account.
     pub(super) explanations: u32,
-    /// When all is asked again.
-    pub(super) again_at: Option<Instant>,
     pub(super) is_partial: bool,
     pub(super) is_over: bool,
-    /// Another look that was asked for meanwhile.
+    /// Another fetch that was asked for meanwhile: from when, and the wall clock's time then.
     pub(super) next: Option<(i64, i64)>,
 }
 
-impl History {
+impl HistoryFetch {
     pub(super) fn new(from_ms: i64, wall_ms: i64) -> Self {
         let whole = Window {
             from_ms: from_ms.clamp(0, TIME_MS_MAX),
@@ -48,18 +49,13 @@ impl History {
             whole,
             through_ms: wall_ms,
             deals: weeks(whole),
-            cash: VecDeque::new(),
-            cash_asked: false,
+            cash_flow: VecDeque::new(),
+            cash_flow_asked: false,
             explanations: 0,
-            again_at: None,
             is_partial: false,
             is_over: false,
             next: None,
         }
-    }
-
-    pub(in crate::ctrader) const fn deadline(&self) -> Option<Instant> {
-        self.again_at
     }
 }
 
@@ -93,9 +89,8 @@ pub(super) fn halves(window: Window) -> Option<[Window; 2]> {
 }
 
 /// The pause before a window is asked for again that failed so often; `None`: no more.
-pub(in crate::ctrader) fn pause(tries: u32) -> Option<Duration> {
-    (tries <= TRIES_MAX)
-        .then(|| TRY_AFTER_MAX.min(TRY_AFTER * 2u32.pow(tries.saturating_sub(1).min(16))))
+pub(in crate::ctrader) fn retry_pause(tries: u32) -> Option<Duration> {
+    (tries <= TRIES_MAX).then(|| RETRY.ceiling(tries))
 }
 
 #[cfg(test)]
@@ -113,9 +108,9 @@ mod tests {
             weeks(window(now - WINDOW_MS, now)),
             [window(now - WINDOW_MS, now)]
         );
-        let first_look = weeks(window(now - WINDOW_MS, now + CLOCK_SLACK_MS));
+        let first_fetch = weeks(window(now - WINDOW_MS, now + CLOCK_SLACK_MS));
         assert_eq!(
-            first_look,
+            first_fetch,
             [
                 window(now - WINDOW_MS, now),
                 window(now, now + CLOCK_SLACK_MS)
@@ -147,10 +142,10 @@ mod tests {
     #[test]
     fn tries_get_rarer_and_end() {
         let seconds: Vec<u64> = (1..=TRIES_MAX)
-            .filter_map(pause)
+            .filter_map(retry_pause)
             .map(|pause| pause.as_secs())
             .collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120, 120]);
-        assert_eq!(pause(TRIES_MAX + 1), None);
+        assert_eq!(retry_pause(TRIES_MAX + 1), None);
     }
 }

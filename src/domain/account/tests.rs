@@ -60,26 +60,26 @@ fn order(id: i64, status: OrderStatus, updated_at_ms: i64) -> Order {
     }
 }
 
-fn says(status: PositionStatus, position: Position) -> Event {
-    Event::Execution(Box::new(Execution {
+fn update(status: PositionStatus, position: Position) -> AccountEvent {
+    AccountEvent::Execution(Box::new(Execution {
         position: Some((status, position)),
         ..Execution::default()
     }))
 }
 
-fn orders(order: Order) -> Event {
-    Event::Execution(Box::new(Execution {
+fn orders(order: Order) -> AccountEvent {
+    AccountEvent::Execution(Box::new(Execution {
         order: Some(order),
         ..Execution::default()
     }))
 }
 
-fn balance(units: i128, version: Option<i64>) -> Event {
+fn balance(units: i128, version: Option<i64>) -> AccountEvent {
     let balance = Balance {
         amount: Decimal::new(units, 2),
         version,
     };
-    Event::Execution(Box::new(Execution {
+    AccountEvent::Execution(Box::new(Execution {
         balance: Some(balance),
         ..Execution::default()
     }))
@@ -92,19 +92,19 @@ fn a_late_duplicate_cannot_bring_a_closed_position_back() {
         [(PositionStatus::Open, position(7, 100, 10))],
         [],
     );
-    assert!(account.apply(says(PositionStatus::Closed, position(7, 0, 20))));
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 10))));
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 30))));
+    assert!(account.apply(update(PositionStatus::Closed, position(7, 0, 20))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 10))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 30))));
     assert_eq!(account.positions().len(), 0);
 }
 
 #[test]
 fn an_older_version_of_a_position_changes_nothing() {
     let mut account = Account::new(trader(1), [(PositionStatus::Open, position(7, 50, 20))], []);
-    assert!(!account.apply(says(PositionStatus::Open, position(7, 100, 10))));
+    assert!(!account.apply(update(PositionStatus::Open, position(7, 100, 10))));
     assert_eq!(account.positions().next().map(|p| p.volume), Some(50));
     assert!(
-        account.apply(says(PositionStatus::Open, position(7, 40, 20))),
+        account.apply(update(PositionStatus::Open, position(7, 40, 20))),
         "equal times: the later message"
     );
 }
@@ -112,8 +112,8 @@ fn an_older_version_of_a_position_changes_nothing() {
 #[test]
 fn a_created_position_holds_nothing_yet() {
     let mut account = Account::new(trader(1), [], []);
-    assert!(!account.apply(says(PositionStatus::Created, position(7, 0, 1))));
-    assert!(account.apply(says(PositionStatus::Open, position(7, 100, 2))));
+    assert!(!account.apply(update(PositionStatus::Created, position(7, 0, 1))));
+    assert!(account.apply(update(PositionStatus::Open, position(7, 100, 2))));
     assert_eq!(account.positions().len(), 1);
 }
 
@@ -137,7 +137,7 @@ fn a_trader_update_brings_its_settings_but_no_older_balance() {
     let mut update = trader(39);
     update.balance = Decimal::new(1, 2);
     update.margin_rule = MarginRule::Net;
-    assert!(account.apply(Event::Trader(Box::new(update))));
+    assert!(account.apply(AccountEvent::Trader(Box::new(update))));
     assert_eq!(account.trader().margin_rule, MarginRule::Net);
     assert_eq!(account.trader().balance, Decimal::new(1_000, 2));
 }
@@ -166,10 +166,10 @@ fn trailing_and_margin_events_touch_one_position() {
         [],
     );
     let stop = Decimal::new(12, 1);
-    assert!(account.apply(Event::TrailingStop(PositionId(7), stop, 15)));
-    assert!(account.apply(Event::Margin(PositionId(7), Decimal::new(55, 2))));
+    assert!(account.apply(AccountEvent::TrailingStop(PositionId(7), stop, 15)));
+    assert!(account.apply(AccountEvent::Margin(PositionId(7), Decimal::new(55, 2))));
     assert!(
-        !account.apply(Event::Margin(PositionId(8), Decimal::new(55, 2))),
+        !account.apply(AccountEvent::Margin(PositionId(8), Decimal::new(55, 2))),
         "unknown position"
     );
     let position = account.positions().next().expect("there");
@@ -183,7 +183,7 @@ fn trailing_and_margin_events_touch_one_position() {
 fn what_is_remembered_of_the_ended_is_bounded() {
     let mut account = Account::new(trader(1), [], []);
     for id in 0..2_000 {
-        account.apply(says(PositionStatus::Closed, position(id, 0, 1)));
+        account.apply(update(PositionStatus::Closed, position(id, 0, 1)));
     }
     assert_eq!(account.ended_positions.len(), ENDED_MAX);
 }
@@ -196,34 +196,34 @@ fn a_stop_that_trailed_outlives_what_was_said_of_the_position_before() {
         [],
     );
     let (first, second) = (Decimal::new(12, 1), Decimal::new(13, 1));
-    assert!(account.apply(Event::TrailingStop(PositionId(7), second, 30)));
+    assert!(account.apply(AccountEvent::TrailingStop(PositionId(7), second, 30)));
     assert!(
-        !account.apply(Event::TrailingStop(PositionId(7), first, 20)),
+        !account.apply(AccountEvent::TrailingStop(PositionId(7), first, 20)),
         "overtaken"
     );
     let mut swapped = position(7, 90, 25);
     swapped.stop_loss = Some(first);
-    assert!(account.apply(says(PositionStatus::Open, swapped)));
+    assert!(account.apply(update(PositionStatus::Open, swapped)));
     let held = account.positions().next().expect("there");
     assert_eq!((held.volume, held.stop_loss), (90, Some(second)));
-    // What is said later counts: the stop was taken away.
-    assert!(account.apply(says(PositionStatus::Open, position(7, 90, 40))));
+    // The later update counts: the stop was removed.
+    assert!(account.apply(update(PositionStatus::Open, position(7, 90, 40))));
     assert_eq!(account.positions().next().and_then(|p| p.stop_loss), None);
     assert!(
-        !account.apply(Event::TrailingStop(PositionId(7), second, 30)),
+        !account.apply(AccountEvent::TrailingStop(PositionId(7), second, 30)),
         "a duplicate"
     );
 }
 
 #[test]
 fn bonus_operations_count_in_their_order() {
-    let change = |units: i128, place| {
+    let change = |units: i128, sequence| {
         let bonus = Bonus {
             manager: Decimal::new(units, 2),
             introducing: Decimal::new(0, 2),
         };
-        Event::Execution(Box::new(Execution {
-            bonus: Some(BonusChange { bonus, place }),
+        AccountEvent::Execution(Box::new(Execution {
+            bonus: Some(BonusChange { bonus, sequence }),
             ..Execution::default()
         }))
     };
@@ -242,7 +242,7 @@ fn a_snapshot_that_lags_brings_nothing_back() {
         [(PositionStatus::Open, position(7, 100, 10))],
         [order(5, OrderStatus::Accepted, 1)],
     );
-    account.apply(says(PositionStatus::Closed, position(7, 0, 20)));
+    account.apply(update(PositionStatus::Closed, position(7, 0, 20)));
     account.apply(orders(order(5, OrderStatus::Cancelled, 2)));
     account.apply(balance(2_000, Some(41)));
     let lagging = account.renewed(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::account::{Balance, Bonus, Event, Execution, Trader};
+use crate::domain::account::{AccountEvent, Balance, Bonus, Execution, Trader};
 use crate::domain::ids::{AssetId, PositionId};
 use crate::domain::market::{Chain, Quote, Symbol};
 use crate::domain::position::PositionStatus;
@@ -187,7 +187,7 @@ fn the_worked_example_holds_to_the_cent() {
     market = t0;
     let mut rest = position(702, GBPUSD, Side::Sell, 1_000_000, 1.27, [18, -30, 11_694]);
     rest.updated_at_ms = Some(2);
-    account.apply(Event::Execution(Box::new(Execution {
+    account.apply(AccountEvent::Execution(Box::new(Execution {
         position: Some((PositionStatus::Open, rest)),
         balance: Some(Balance {
             amount: cents(1_005_258),
@@ -202,7 +202,7 @@ fn the_worked_example_holds_to_the_cent() {
     );
 
     // T3: deposit of 500.00
-    account.apply(Event::Execution(Box::new(Execution {
+    account.apply(AccountEvent::Execution(Box::new(Execution {
         balance: Some(Balance {
             amount: cents(1_055_258),
             version: Some(42),

@@ -252,6 +252,10 @@ impl Refresher {
                 self.metrics.refreshed(RefreshOutcome::Lost);
             }
             Refreshed::Refused(refusal) => self.handle_refused(request, &grant, &refusal).await?,
+            Refreshed::Unreadable => {
+                let reason = LOST.to_owned();
+                self.give_up(request, &grant, UNREADABLE, reason).await?;
+            }
         }
         Ok(())
     }
@@ -271,20 +275,28 @@ impl Refresher {
                 | Disposition::ReauthoriseApplication
                 | Disposition::StopApplication
         );
-        if unspent && refusal.code != UNREADABLE {
+        if unspent {
             self.release(grant).await?;
             self.metrics.refreshed(RefreshOutcome::Deferred);
             return Ok(());
         }
-        let reason = if refusal.code == UNREADABLE {
-            LOST.to_owned()
-        } else {
-            refusal.for_user()
-        };
+        self.give_up(request, grant, &refusal.code, refusal.for_user())
+            .await?;
+        Ok(())
+    }
+
+    /// Records that a refresh token is spent without a new pair, and tells the session why.
+    async fn give_up(
+        &self,
+        request: &RenewalRequest,
+        grant: &Grant,
+        code: &str,
+        reason: String,
+    ) -> Result<(), PgError> {
         self.database
             .run(async |conn| token_refresh::refuse(conn, &grant.hash, &reason).await)
             .await?;
-        warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
+        warn!(account = %request.key.account, user = ?request.key.user, code, "cTrader refused to renew a token");
         self.metrics.refreshed(RefreshOutcome::Refused);
         self.report_failure(request, grant, reason).await;
         Ok(())
@@ -418,5 +430,5 @@ impl Refresher {
     }
 }
 
-/// The code of an answer that came and says nothing.
+/// What the log has in place of a code for an answer that cannot be read.
 const UNREADABLE: &str = "UNREADABLE_ANSWER";

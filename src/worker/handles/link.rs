@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ctrader::connection::{Covered, Refreshed};
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::RequestError;
 use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 
@@ -25,7 +25,7 @@ pub(in crate::worker) struct Assignment {
     /// All its deals up to then are stored, milliseconds since the epoch; `None`: none ever were.
     pub(in crate::worker) through_ms: Option<i64>,
     /// What was known of the account when it was last followed.
-    pub(in crate::worker) known: Known,
+    pub(in crate::worker) known: LastSeen,
     /// It shall stream and write nothing: another worker still owns the slot, or the claim is in doubt.
     pub(in crate::worker) standby: bool,
 }
@@ -60,7 +60,7 @@ pub(in crate::worker) enum LinkCommand {
     /// Spend a refresh token, and reply with what became of it.
     Refresh(Secret, oneshot::Sender<Refreshed>),
     /// Ask cTrader which accounts an access token covers.
-    Verify(Secret, oneshot::Sender<Result<Covered, Refusal>>),
+    Verify(Secret, oneshot::Sender<Result<Covered, RequestError>>),
     /// The token of a session cannot be renewed, and why.
     RenewalFailed {
         key: SessionKey,
@@ -120,7 +120,7 @@ impl LinkHandle {
     pub(in crate::worker) async fn verify(
         &self,
         access_token: Secret,
-    ) -> Option<oneshot::Receiver<Result<Covered, Refusal>>> {
+    ) -> Option<oneshot::Receiver<Result<Covered, RequestError>>> {
         let (reply_to, reply) = oneshot::channel();
         let sent = self.send(LinkCommand::Verify(access_token, reply_to)).await;
         sent.then_some(reply)

@@ -15,8 +15,8 @@ use crate::worker::writing::row_stats::RowStats;
 pub fn metrics() -> Metrics {
     Metrics::new(&LabelValues {
         statuses: Status::ALL.map(Status::as_str),
-        events: &connection::Tally::EVENTS,
-        requests: &connection::Tally::REQUESTS,
+        events: &connection::ConnectionStats::EVENTS,
+        requests: &connection::ConnectionStats::REQUESTS,
     })
 }
 

@@ -13,6 +13,7 @@ use super::commands::Outcome;
 use super::context::{LinkContext, wall_ms};
 use super::replies::Exchange;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Transmit};
+use crate::domain::clock::WallClock;
 use crate::worker::handles::link::LinkCommand;
 use crate::ws::{Incoming, Socket, SocketError};
 
@@ -91,7 +92,11 @@ impl<'a> Driver<'a> {
         (number, write_interval): (usize, Duration),
     ) -> Self {
         let (now, wall_ms) = (Instant::now(), wall_ms());
-        let mut connection = Connection::new(config, rand::random(), now, wall_ms);
+        let mut connection = Connection::new(
+            config,
+            rand::random(),
+            WallClock::from_unix_ms(now, wall_ms),
+        );
         context
             .roster
             .handle_connected(&mut connection, now, wall_ms);

@@ -36,7 +36,7 @@ impl LinkContext {
                     info!(link = self.name, %account, "session live");
                     self.roster.handle_live(account, connection, now);
                 }
-                Event::Behind(account) => {
+                Event::GapDetected(account) => {
                     warn!(link = self.name, %account, "an event was lost: the account is read anew");
                     self.roster.handle_gap_detected(account);
                 }
@@ -46,7 +46,7 @@ impl LinkContext {
                         .handle_down(account, &down, rand::random(), connection, now);
                 }
                 Event::Deal(account, source, deal) => self.put_deal(account, source, &deal),
-                Event::Amended(account) => {
+                Event::SnapshotDiverged(account) => {
                     info!(link = self.name, %account, "a later snapshot differs: its deals are looked for");
                     self.roster
                         .handle_snapshot_diverged(account, connection, now);

@@ -8,9 +8,9 @@ use crate::ws::SocketError;
 impl LinkContext {
     /// What the connection counted since the last read.
     pub(super) fn count(&self, connection: &mut Connection) {
-        let tally = connection.take_tally();
-        self.metrics.stream_read(tally.events());
-        self.metrics.requests_ended(tally.requests());
+        let stats = connection.take_stats();
+        self.metrics.stream_read(stats.events());
+        self.metrics.requests_ended(stats.requests());
         self.status.set_queued(connection.queued());
     }
 

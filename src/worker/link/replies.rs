@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::ctrader::connection::{Connection, Covered, Refreshed};
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::RequestError;
 
 /// Tickets of [`PendingReplies`] begin here: those below are the roster's.
 const FIRST_TICKET: u64 = 1 << 48;
@@ -34,7 +34,7 @@ impl Exchange {
 pub(super) struct PendingReplies {
     next_ticket: u64,
     refreshes: BTreeMap<u64, oneshot::Sender<Refreshed>>,
-    verifications: BTreeMap<u64, oneshot::Sender<Result<Covered, Refusal>>>,
+    verifications: BTreeMap<u64, oneshot::Sender<Result<Covered, RequestError>>>,
 }
 
 impl Default for PendingReplies {
@@ -58,7 +58,7 @@ impl PendingReplies {
     /// Returns the ticket of a question about an access token.
     pub(super) fn add_verification(
         &mut self,
-        reply_to: oneshot::Sender<Result<Covered, Refusal>>,
+        reply_to: oneshot::Sender<Result<Covered, RequestError>>,
     ) -> u64 {
         self.next_ticket += 1;
         self.verifications.insert(self.next_ticket, reply_to);
@@ -74,7 +74,7 @@ impl PendingReplies {
     pub(super) fn take_verification(
         &mut self,
         ticket: u64,
-    ) -> Option<oneshot::Sender<Result<Covered, Refusal>>> {
+    ) -> Option<oneshot::Sender<Result<Covered, RequestError>>> {
         self.verifications.remove(&ticket)
     }
 

@@ -10,6 +10,7 @@ use mahspeccy_bridge::ctrader::frame::{HEARTBEAT_EVENT, encode, number};
 use mahspeccy_bridge::ctrader::wire::{
     ProtoMessage, ProtoOaPayloadType as Type, ProtoOaSubscribeSpotsReq,
 };
+use mahspeccy_bridge::domain::clock::WallClock;
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::row::AccountRow;
@@ -41,7 +42,7 @@ pub(crate) fn session(data: &[u8]) {
     while !world.script.is_over() {
         world.step();
         world.turn();
-        world.look();
+        world.check_rows();
     }
     world.connection.finish();
     world.drain();
@@ -56,12 +57,12 @@ fn connect(seed: u64, now: Instant, wall_ms: i64) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    Connection::new(&config, seed, now, wall_ms)
+    Connection::new(&config, seed, WallClock::from_unix_ms(now, wall_ms))
 }
 
 fn open(connection: &mut Connection, account: i64, now: Instant) {
-    let known = connection.known(AccountId(account)).unwrap_or_default();
-    connection.open(AccountId(account), Secret::new("token"), known, now);
+    let last_seen = connection.last_seen(AccountId(account)).unwrap_or_default();
+    connection.open(AccountId(account), Secret::new("token"), last_seen, now);
 }
 
 struct World<'a> {
@@ -127,7 +128,7 @@ impl<'a> World<'a> {
                     .flatten();
                 self.receive(payload_type, body, id);
             }
-            14..=15 => self.settle(),
+            14..=15 => self.answer_all(),
             16 => {
                 let garbage = self.script.bytes();
                 self.deliver(garbage.into());
@@ -230,7 +231,7 @@ impl<'a> World<'a> {
     }
 
     /// A while in which everything is answered, and every symbol quoted that was asked for, or none.
-    fn settle(&mut self) {
+    fn answer_all(&mut self) {
         let quotes = self.script.byte() < 0x60;
         for _ in 0..ANSWERS_MAX {
             if let Some(request) = self.asked.pop_front() {
@@ -328,7 +329,7 @@ impl<'a> World<'a> {
             if let Event::Live(account) = &event {
                 assert!(self.live.insert(account.0), "live twice");
             }
-            if let Event::Behind(account) = &event {
+            if let Event::GapDetected(account) = &event {
                 assert!(self.live.remove(&account.0), "behind and not live");
             }
             if let Event::Down(account, reason) = &event {
@@ -359,8 +360,8 @@ impl<'a> World<'a> {
         self.turn();
     }
 
-    /// What a driver looks at, for every account that is opened.
-    fn look(&mut self) {
+    /// Reads what a driver reads of every account, and checks it.
+    fn check_rows(&mut self) {
         let start = self.start;
         for id in 1..=i64::from(ACCOUNTS) {
             let account = AccountId(id);

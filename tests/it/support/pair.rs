@@ -7,7 +7,7 @@
 mod events;
 mod figures;
 mod link;
-mod looks;
+mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use mahspeccy_bridge::ctrader::connection::{
     Connection, ConnectionConfig, Event, HistoryReport, Transmit,
 };
 use mahspeccy_bridge::ctrader::wire;
+use mahspeccy_bridge::domain::clock::WallClock;
 use mahspeccy_bridge::domain::ids::AccountId;
-use mahspeccy_bridge::domain::ledger::Known;
+use mahspeccy_bridge::domain::ledger::LastSeen;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::{
     Broker, Builder, CLIENT_ID, CLIENT_SECRET, ConnId, Environment, Output,
@@ -75,7 +76,7 @@ pub(crate) struct Pair {
     /// The socket at the simulator.
     pub(crate) conn: ConnId,
     live: BTreeSet<i64>,
-    known: BTreeMap<i64, Known>,
+    last_seen: BTreeMap<i64, LastSeen>,
     now: Instant,
     start: Instant,
     seed: u64,
@@ -119,7 +120,7 @@ impl Pair {
         let conn = broker.connect(Environment::Demo, start);
         let mut pair = Self {
             broker,
-            client: Connection::new(&config, seed, start, WALL_START_MS),
+            client: Connection::new(&config, seed, WallClock::new(start, wall_start())),
             events: Vec::new(),
             sent: Vec::new(),
             pings: Vec::new(),
@@ -128,7 +129,7 @@ impl Pair {
             connected: true,
             conn,
             live: BTreeSet::new(),
-            known: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
             now: start,
             start,
             seed,
@@ -159,9 +160,9 @@ impl Pair {
 
     /// Opens a session.
     pub(crate) fn open(&mut self, account: i64, token: &str) {
-        let known = self.known.remove(&account).unwrap_or_default();
+        let last_seen = self.last_seen.remove(&account).unwrap_or_default();
         self.client
-            .open(AccountId(account), Secret::new(token), known, self.now);
+            .open(AccountId(account), Secret::new(token), last_seen, self.now);
         self.drain();
     }
 
@@ -182,7 +183,7 @@ impl Pair {
         self.drive_until("the session to be live", Duration::from_secs(30), |pair| {
             pair.is_live(account)
         });
-        self.settle();
+        self.run_briefly();
     }
 
     /// Waits until a session is live by its own quotes and everything has come in.
@@ -190,11 +191,11 @@ impl Pair {
         self.drive_until("the session to be valued", Duration::from_mins(1), |pair| {
             pair.client.is_valued(AccountId(account))
         });
-        self.settle();
+        self.run_briefly();
     }
 
-    /// Looks into the history since a time, and waits for the report.
-    pub(crate) fn look(&mut self, account: i64, from_ms: i64) -> HistoryReport {
+    /// Fetches the history since a time, and waits for the report.
+    pub(crate) fn fetch_history(&mut self, account: i64, from_ms: i64) -> HistoryReport {
         let before = self.reports(account).len();
         self.client
             .fetch_history(AccountId(account), from_ms, self.now);
@@ -220,7 +221,7 @@ impl Pair {
         operation: impl FnOnce(&mut Broker) -> T,
     ) -> T {
         let done = self.hand(operation);
-        self.settle();
+        self.run_briefly();
         self.assert_truth(account);
         self.assert_deals(account);
         done
@@ -250,8 +251,8 @@ impl Pair {
         self.events.clear();
         self.live.clear();
         for account in self.broker.account_ids() {
-            if let Some(known) = self.client.known(AccountId(account)) {
-                self.known.insert(account, known);
+            if let Some(last_seen) = self.client.last_seen(AccountId(account)) {
+                self.last_seen.insert(account, last_seen);
             }
         }
         self.sockets += 1;
@@ -259,8 +260,7 @@ impl Pair {
         self.client = Connection::new(
             &self.config,
             self.seed ^ (self.sockets << 32),
-            self.now,
-            self.wall_ms(),
+            WallClock::from_unix_ms(self.now, self.wall_ms()),
         );
         self.connected = true;
         self.drain();
@@ -328,8 +328,8 @@ impl Pair {
         self.now = end;
     }
 
-    /// Lets everything that is on its way arrive, and its answers.
-    pub(crate) fn settle(&mut self) {
+    /// Runs for half a second: everything that is on its way arrives, and its answers.
+    pub(crate) fn run_briefly(&mut self) {
         self.run(Duration::from_millis(500));
     }
 
@@ -394,12 +394,12 @@ impl Pair {
                     self.live.clear();
                 }
                 Event::Live(account) => assert!(self.live.insert(account.0), "live twice"),
-                Event::Down(account, _) | Event::Behind(account) => {
+                Event::Down(account, _) | Event::GapDetected(account) => {
                     self.live.remove(&account.0);
                 }
                 Event::Ready
                 | Event::Deal(..)
-                | Event::Amended(_)
+                | Event::SnapshotDiverged(_)
                 | Event::History(..)
                 | Event::Audited(..)
                 | Event::TokenVerified(..)

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::domain::fence::Fence;
     use crate::domain::ids::SessionKey;
-    use crate::domain::ledger::Known;
+    use crate::domain::ledger::LastSeen;
     use crate::domain::secret::Secret;
     use crate::worker::handles::link::Assignment;
 
@@ -134,7 +134,7 @@ mod tests {
             is_demo: true,
             token: Secret::new("token"),
             through_ms: None,
-            known: Known::default(),
+            known: LastSeen::default(),
             standby: false,
         };
         UserSession::new(assignment, 0, None)

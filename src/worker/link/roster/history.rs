@@ -97,7 +97,7 @@ impl Roster {
         account: AccountId,
         connection: &Connection,
     ) {
-        let Some(known) = connection.known(account) else {
+        let Some(known) = connection.last_seen(account) else {
             return;
         };
         for session in self.sharing(account) {
@@ -108,7 +108,7 @@ impl Roster {
     /// Saves the same for all accounts: the connection is over.
     pub(in crate::worker) fn save_all_last_seen(&mut self, connection: &Connection) {
         for (account, stream) in &mut self.accounts {
-            let Some(known) = connection.known(*account) else {
+            let Some(known) = connection.last_seen(*account) else {
                 continue;
             };
             for session in stream.sessions_mut() {

@@ -17,9 +17,10 @@ use crate::ctrader::wire::{
     ProtoOaAccountAuthReq, ProtoOaAccountDisconnectEvent, ProtoOaApplicationAuthRes,
     ProtoOaGetAccountListByAccessTokenReq, ProtoOaPayloadType as Type,
 };
+use crate::domain::clock::WallClock;
 use crate::domain::fence::HistoryMark;
 use crate::domain::ids::UserId;
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::row::SessionState;
 use crate::domain::secret::Secret;
 use crate::domain::status::Status;
@@ -43,7 +44,7 @@ fn assignment_of(account: AccountId, user: &str, token: &str) -> Assignment {
         is_demo: true,
         token: Secret::new(token),
         through_ms: None,
-        known: Known::default(),
+        known: LastSeen::default(),
         standby: false,
     }
 }
@@ -65,7 +66,7 @@ fn connection(now: Instant) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    let mut connection = Connection::new(&config, 1, now, WALL_MS);
+    let mut connection = Connection::new(&config, 1, WallClock::from_unix_ms(now, WALL_MS));
     let asked = connection.poll_transmit();
     let Some(Transmit::Message(bytes)) = asked else {
         panic!("no authorisation: {asked:?}")

@@ -8,7 +8,7 @@ use super::retry::{RetryDecision, decide_retry, session_error_text};
 use super::session::Stage;
 use super::token_check::TokenCheck;
 use crate::ctrader::connection::{Connection, Covered, Down};
-use crate::ctrader::error::Refusal;
+use crate::ctrader::error::{NOT_COVERED, RequestError};
 use crate::domain::ids::SessionKey;
 use crate::domain::secret::Secret;
 
@@ -45,7 +45,7 @@ impl Roster {
     pub(in crate::worker) fn handle_token_verified(
         &mut self,
         ticket: u64,
-        answer: &Result<Covered, Refusal>,
+        answer: &Result<Covered, RequestError>,
         jitter: f64,
         connection: &mut Connection,
         now: Instant,
@@ -64,7 +64,7 @@ impl Roster {
     fn handle_share_check(
         &mut self,
         key: &SessionKey,
-        answer: &Result<Covered, Refusal>,
+        answer: &Result<Covered, RequestError>,
         jitter: f64,
         connection: &mut Connection,
         now: Instant,
@@ -88,16 +88,19 @@ impl Roster {
                 None => session.stage = Stage::Ready,
             },
             Ok(_) => {
-                let reason = Refusal::with_code("ACCOUNT_NOT_AUTHORIZED").for_user();
                 session.fail(
-                    reason,
+                    NOT_COVERED.to_owned(),
                     RetryDecision::NeedsIntervention,
                     policy,
                     jitter,
                     now,
                 );
             }
-            Err(refusal) => {
+            Err(error @ (RequestError::Unreadable | RequestError::NoAnswer)) => {
+                let decision = RetryDecision::Retry;
+                session.fail(error.for_user(), decision, policy, jitter, now);
+            }
+            Err(RequestError::Refused(refusal)) => {
                 let down = Down::Refused(refusal.clone());
                 let decision = decide_retry(&down, wall_ms);
                 session.fail(session_error_text(&down), decision, policy, jitter, now);
@@ -115,7 +118,7 @@ impl Roster {
     fn handle_environment_check(
         &mut self,
         key: &SessionKey,
-        answer: &Result<Covered, Refusal>,
+        answer: &Result<Covered, RequestError>,
         now: Instant,
     ) {
         let policy = self.policy;

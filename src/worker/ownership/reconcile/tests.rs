@@ -12,7 +12,7 @@ use crate::amqp::AmqpSettings;
 use crate::amqp::Consumer;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, UserId};
-use crate::domain::ledger::Known;
+use crate::domain::ledger::LastSeen;
 use crate::domain::row::RowContent;
 use crate::domain::secret::Secret;
 use crate::domain::status::{Desired, Status};
@@ -116,7 +116,7 @@ impl Rig {
         Baseline {
             key: self.key.clone(),
             through: None,
-            known: Known::default(),
+            known: LastSeen::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a test looks at: rows, events, deals, and what was sent.
+//! What a test observes: rows, events, deals, and what was sent.
 
 use std::time::{Duration, Instant};
 
