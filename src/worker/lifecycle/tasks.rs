@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::pg::claims::LockConnection;
 use crate::pg::connect::Database;
 use crate::worker::config::{StartError, WorkerConfig};
+use crate::worker::credentials::grant::GrantStore;
 use crate::worker::credentials::refresher::Refresher;
 use crate::worker::handles::findings::Findings;
 use crate::worker::handles::link::{LinkHandle, Links};
@@ -165,9 +166,11 @@ impl Tasks {
         );
 
         let refresher = Refresher {
-            database: commands_database.clone(),
-            worker_id: config.worker_id.clone(),
-            token_cipher: config.token_cipher.clone(),
+            grants: GrantStore {
+                database: commands_database.clone(),
+                worker_id: config.worker_id.clone(),
+                token_cipher: config.token_cipher.clone(),
+            },
             links: links.clone(),
             metrics: Arc::clone(&metrics),
         };

@@ -1,5 +1,6 @@
 //! How a link carries out its commands, with and without a connection.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -8,6 +9,7 @@ use super::context::LinkContext;
 use super::replies::Exchange;
 use crate::ctrader::connection::{Connection, Refreshed};
 use crate::domain::fence::Fence;
+use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
 use crate::domain::status::Status;
 use crate::worker::handles::link::LinkCommand;
@@ -54,8 +56,9 @@ impl LinkContext {
                 let mut connection = connection(exchange);
                 if let Some(connection) = connection.as_deref_mut() {
                     let is_following = connection.is_following();
+                    let handed_over: BTreeSet<&SessionKey> = keys.iter().collect();
                     self.put_rows(connection, is_following, |live| {
-                        keys.contains(&live.fence.key)
+                        handed_over.contains(&live.fence.key)
                     });
                 }
                 for key in &keys {
@@ -88,7 +91,7 @@ impl LinkContext {
                 }
             }
             LinkCommand::RenewalFailed { key, token, reason } => {
-                self.roster.handle_unrenewable(&key, &token, reason, now);
+                self.roster.handle_renewal_failed(&key, &token, reason, now);
             }
             LinkCommand::Drain(reply_to) => {
                 self.draining = true;

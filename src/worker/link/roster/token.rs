@@ -143,7 +143,7 @@ impl Roster {
     }
 
     /// A token can be neither used nor refreshed, for this reason. A session that streams goes on.
-    pub(in crate::worker) fn handle_unrenewable(
+    pub(in crate::worker) fn handle_renewal_failed(
         &mut self,
         key: &SessionKey,
         token: &Secret,

@@ -58,12 +58,12 @@ fn a_refused_token_is_to_be_refreshed_and_a_newer_one_is_tried_at_once() {
         [CredentialRequest::Refresh(key("a"), old.clone())]
     );
     // None is to be had.
-    roster.handle_unrenewable(&key("a"), &old, "connect again".to_owned(), now);
+    roster.handle_renewal_failed(&key("a"), &old, "connect again".to_owned(), now);
     let failed = last_status(&mut roster, "a").expect("published");
     assert_eq!(failed.status, Status::Failed);
     assert_eq!(failed.last_error.as_deref(), Some("connect again"));
     let later = Secret::new("later");
-    roster.handle_unrenewable(&key("a"), &later, "of another".to_owned(), now);
+    roster.handle_renewal_failed(&key("a"), &later, "of another".to_owned(), now);
     assert_eq!(last_status(&mut roster, "a"), None, "not its token");
     // The connection still has the session of the first token in this test: a new one, then.
     let mut connection = self::connection(now);
