@@ -1,4 +1,4 @@
-//! What a worker needs to know, and why it may not start or not end well.
+//! A worker's configuration, and the errors with which it ends.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::ws::dial::TlsError;
 /// How long a dependency may be away when the worker starts.
 pub(in crate::worker) const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a worker needs to know.
+/// A worker's configuration.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Who it is.
+    /// The worker's name.
     pub worker_id: String,
     /// Postgres.
     pub pg: PgConfig,
@@ -25,7 +25,7 @@ pub struct WorkerConfig {
     pub amqp: AmqpSettings,
     /// The Open API application and our own request rates.
     pub connection: ConnectionConfig,
-    /// Opens stored tokens.
+    /// Decrypts stored tokens.
     pub token_cipher: TokenCipher,
     /// The endpoint of demo accounts.
     pub demo_url: String,
@@ -33,21 +33,21 @@ pub struct WorkerConfig {
     pub live_url: String,
     /// Roots to trust beside the public ones.
     pub extra_roots: Vec<CertificateDer<'static>>,
-    /// Connections to each endpoint.
+    /// How many connections it opens to each endpoint.
     pub connections: usize,
-    /// Connections of the whole fleet.
+    /// How many connections the whole fleet may open.
     pub connection_limit: u32,
-    /// Sessions it takes.
+    /// How many sessions it runs at most.
     pub sessions_max: usize,
-    /// The round of rows.
+    /// How often rows are written.
     pub write_interval: Duration,
     /// Consecutive failures after which a session counts as failed.
     pub attempts_max: u32,
-    /// The pause of a failed session.
+    /// How long a failed session waits before the next attempt.
     pub failed_pause: Duration,
-    /// How long draining may take.
+    /// The grace period: how long draining may take.
     pub grace: Duration,
-    /// End after that long without a session and a command.
+    /// The worker ends after that long without a session or a command.
     pub idle_exit: Option<Duration>,
     /// Port of the health routes.
     pub port: u16,
@@ -95,7 +95,7 @@ impl From<Config> for WorkerConfig {
 /// Why a worker did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration names something that cannot be used, whatever the dependency's state.
+    /// A setting cannot be used.
     #[error("{0}")]
     Config(String),
     /// A dependency cannot be used.

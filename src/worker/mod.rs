@@ -1,18 +1,20 @@
 //! The worker: wires the adapters, and stops them in order.
 //!
 //! ```text
-//! consumer ─ commits desired state          keeper ─ lock connection, claims
-//!     │ NOTIFY                                 │ lost: ReleaseAll
+//! consumer: commits desired state          lock keeper: lock connection, claims
+//!     │ NOTIFY                                 │ lost: Suspend, ReleaseAll
 //!     ▼                                        ▼
-//! hints ──→ coordinator ── Start, Stop ──→ link (demo), link (live) ──→ outbox ──→ writer
-//!     ▲          │ ends soon                   │ refused  ▲
-//!     │ NOTIFY   ▼                             ▼          │ refresh
-//!     └─ bridge.credentials ◄── refresher ◄────┴──────────┘
+//! wakeups ─→ coordinator ── Start, Stop ──→ links (demo, live) ──→ outbox ──→ writer
+//!     ▲          │ ExpiresSoon                 │ Refused  ▲
+//!     │ NOTIFY   └────────────┐ ┌──────────────┘          │ Refresh
+//!     │                       ▼ ▼                         │
+//!     └─ bridge.credentials ◄─ refresher ─────────────────┘
 //! ```
 //!
 //! Stop order: consumer (deliveries in flight end and are acknowledged) → coordinator → links
-//! (last figures, log-out, rows that no longer look live) → refresher (new tokens committed) → writer (last round) → keeper (claims
-//! released) → health server. All within the grace; a second signal skips the waiting.
+//! (last figures, log-out, rows that are no longer live) → refresher (new tokens
+//! committed) → writer (last round) → lock keeper (claims released) → health server. All within the grace period; a
+//! second signal skips the waiting.
 
 mod config;
 mod credentials;

@@ -201,7 +201,7 @@ async fn a_full_worker_leaves_commands_in_the_queue_for_another_one() {
     }
     until_all_live(&fleet, MOST).await;
     eventually("it to say that it is full", DEADLINE, async || {
-        first.log().contains("full: no more commands are taken")
+        first.log().contains("full: no more commands are accepted")
     })
     .await;
     for id in MOST + 1..=MOST + MORE {

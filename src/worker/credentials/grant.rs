@@ -123,8 +123,8 @@ impl GrantStore {
     pub(super) fn open_pair(
         &self,
         grant: &StoredGrant,
-        access: &str,
-        refresh: &str,
+        access: &Secret,
+        refresh: &Secret,
     ) -> Result<TokenPair, TokenError> {
         Ok(TokenPair {
             access: self.token_cipher.open_for(&grant.hash, access)?,

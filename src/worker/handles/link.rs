@@ -1,4 +1,4 @@
-//! What links are told to do, and which link runs which session.
+//! Commands to links, and which link runs which session.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -24,9 +24,9 @@ pub(in crate::worker) struct Assignment {
     pub(in crate::worker) token: Secret,
     /// All its deals up to then are stored, milliseconds since the epoch; `None`: none ever were.
     pub(in crate::worker) through_ms: Option<i64>,
-    /// What was known of the account when it was last followed.
-    pub(in crate::worker) known: LastSeen,
-    /// It shall stream and write nothing: another worker still owns the slot, or the claim is in doubt.
+    /// What was last seen of the account.
+    pub(in crate::worker) last_seen: LastSeen,
+    /// It shall stream and write nothing: another worker still owns the slot, or the claim is unconfirmed.
     pub(in crate::worker) standby: bool,
 }
 
@@ -37,7 +37,7 @@ pub(in crate::worker) struct StatusUpdate {
     pub(in crate::worker) state: SessionState,
 }
 
-/// What a link is told to do.
+/// A command to a link.
 #[derive(Debug)]
 pub(in crate::worker) enum LinkCommand {
     /// Run a session, or take over its new token, epoch or command.
@@ -51,7 +51,7 @@ pub(in crate::worker) enum LinkCommand {
     /// Write the rows of these sessions once more as they are, and stop them: another worker streams them
     /// already.
     HandOver(Vec<SessionKey>, oneshot::Sender<()>),
-    /// Go on streaming and write nothing until started anew: the claims are in doubt.
+    /// Continue to stream but write nothing until the next start: the claims are unconfirmed.
     Suspend,
     /// Stop all sessions: the claims are lost.
     ReleaseAll,

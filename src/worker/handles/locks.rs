@@ -1,4 +1,4 @@
-//! What is asked of the lock keeper, and what it tells of itself.
+//! Requests to the lock keeper, and the state that it publishes.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::domain::ids::Slot;
 
-/// Requests that may wait; who asks for more waits.
+/// Requests that may wait. A sender beyond them waits too.
 const REQUESTS_MAX: usize = 16;
 
 /// How long the lock keeper may take for a claim, once it holds a connection.
@@ -16,9 +16,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether claims can be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::worker) enum ClaimState {
-    /// They can.
+    /// A lock connection is up.
     Held(Membership),
-    /// They can't.
+    /// There is no lock connection.
     Lost {
         /// Why.
         reason: String,
@@ -38,15 +38,15 @@ pub(in crate::worker) struct Membership {
     pub(in crate::worker) suspended: bool,
 }
 
-/// What the lock keeper is asked for.
+/// A request to the lock keeper.
 #[derive(Debug)]
 pub(in crate::worker) enum LockRequest {
     /// Claim what is free of these slots, if the lock connection is still the one of this generation; the
-    /// reply has the epochs of those that were claimed. Nobody would run what is claimed by another one.
+    /// reply has the epochs of those that were claimed. Nobody would run slots that another connection claimed.
     Acquire(u64, Vec<Slot>, oneshot::Sender<Vec<(Slot, i64)>>),
     /// Release slots.
     Release(Vec<Slot>),
-    /// A link wants to connect: may it?
+    /// Request a permit for a link to connect; the reply is whether it has one.
     Permit(usize, oneshot::Sender<bool>),
     /// A link has no connection any more.
     ReturnPermit(usize),
@@ -93,7 +93,7 @@ impl LockHandle {
     }
 
     /// Claims what is free of these slots and returns the epochs; `None` if the lock keeper did not reply: it
-    /// lost its connection, and its state says so. What it should claim after all it releases again.
+    /// lost its connection, and its state shows that. If it claims them all the same, it releases them again.
     pub(in crate::worker) async fn acquire(
         &self,
         generation: u64,

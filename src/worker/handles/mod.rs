@@ -1,7 +1,7 @@
-//! How the tasks of a worker reach one another: the messages that each task takes, and the handles that send
-//! them. The ground floor of the worker: no task imports another one, and only `lifecycle` knows them all.
+//! How the tasks of a worker reach one another: the messages that each task receives, and the handles that
+//! send them. No task imports another one; only `lifecycle` knows them all.
 //!
-//! | who | takes | from |
+//! | task | receives | from |
 //! | --- | --- | --- |
 //! | a link | [`link::LinkCommand`] | ownership, the token refresher, the drain |
 //! | the lock keeper | [`locks::LockRequest`] | ownership, links |

@@ -1,6 +1,6 @@
-//! What ownership should look at now: hints from Postgres, links and other tasks, gathered while it is busy.
+//! Wakeups: what ownership should reload now. Hints from Postgres, links and other tasks, gathered while it is busy.
 //!
-//! A hint only makes things quicker. What no hint tells is found by the regular sweep.
+//! A hint only makes things quicker. The regular sweep finds changes without a hint.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::domain::ids::{SessionKey, Slot};
 
-/// What to look at.
+/// What to reload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::worker) struct Wakeup {
     /// Everything: hints may have been lost.
@@ -32,7 +32,7 @@ pub(in crate::worker) struct Wakeups {
     wake: Notify,
     /// This worker's number in the fleet.
     number: AtomicI32,
-    /// The claims are to be proved at once.
+    /// Requests for an immediate check of the claims.
     lock_check: Notify,
 }
 
@@ -90,7 +90,7 @@ impl Wakeups {
         self.wake.notified().await;
     }
 
-    /// Something went wrong with the database: the claims may be lost with it, and are to be proved at once.
+    /// Something went wrong with the database: the claims may be lost with it, and are checked at once.
     pub(in crate::worker) fn request_lock_check(&self) {
         self.lock_check.notify_one();
     }

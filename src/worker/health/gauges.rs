@@ -1,4 +1,4 @@
-//! A worker's metrics, and what is asked of the tasks when somebody reads them.
+//! A worker's metrics, and the gauges that are read from the tasks when the metrics are rendered.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(in crate::worker) fn register(
     let (links, commands) = (links.to_vec(), commands.clone());
     metrics.on_render(move |metrics| {
         let slots = status.slots();
-        row_stats.keep(&slots);
+        row_stats.retain_slots(&slots);
         metrics.set_sessions(row_stats.statuses());
         metrics.set_row_age_max(row_stats.age_max());
         metrics.set_slots_held(slots.len());

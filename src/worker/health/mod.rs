@@ -1,4 +1,4 @@
-//! What the worker shows of itself: the health routes and the metrics.
+//! The worker's health routes and metrics.
 
 pub(in crate::worker) mod gauges;
 pub(in crate::worker) mod server;

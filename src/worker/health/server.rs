@@ -1,5 +1,5 @@
-//! The health server, on a thread and a runtime of its own: it answers while the worker's own threads are
-//! all busy, says so when a loop has stalled, and ends the process when that stays so.
+//! The health server, on a thread and a runtime of its own. It responds while the worker's own threads are all
+//! busy, reports a loop that has stalled, and ends the process if the loop stays stalled.
 
 use std::io;
 use std::thread;
@@ -13,12 +13,12 @@ use crate::failure::with_causes;
 use crate::http::{Health, HealthServer, HealthSnapshot};
 use crate::worker::config::StartError;
 
-/// A loop that has been overdue for this long does not come back. Postgres has given the claims of such a
-/// worker to others long ago; a new process is of more use.
-const WEDGED_AFTER: Duration = Duration::from_mins(1);
+/// A loop that has been overdue for this long will not recover. Other workers have claimed the slots of such a
+/// worker long ago, so the process ends and a new one can start.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the loops are checked.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `EX_SOFTWARE`.
 const EXIT_INTERNAL: i32 = 70;
@@ -30,7 +30,7 @@ pub(in crate::worker) struct HealthThread {
 }
 
 impl HealthThread {
-    /// Listens, and answers from now on.
+    /// Listens, and serves requests from now on.
     pub(in crate::worker) async fn start(port: u16, health: Health) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
         let (bound, is_bound) = oneshot::channel();
@@ -56,7 +56,7 @@ impl HealthThread {
     /// Ends it, last of all.
     pub(in crate::worker) async fn stop(self) {
         self.stop.cancel();
-        // It has its own time-outs for what is still being answered.
+        // It has its own time-outs for requests under way.
         let _ = self.ended.await;
     }
 }
@@ -84,9 +84,9 @@ fn serve(
             let snapshot = health.snapshot.clone();
             tokio::select! {
                 () = server.run(health, stop) => {}
-                name = wedged(snapshot, WEDGED_AFTER) => {
+                name = find_stalled(snapshot, STALL_TIMEOUT) => {
                     error!(
-                        name, after_secs = WEDGED_AFTER.as_secs(),
+                        name, after_secs = STALL_TIMEOUT.as_secs(),
                         "an internal loop has stalled: ending, so that a new process can begin"
                     );
                     std::process::exit(EXIT_INTERNAL);
@@ -99,12 +99,15 @@ fn serve(
     }
 }
 
-/// Comes back with the loop that has been overdue for so long.
-async fn wedged(snapshot: watch::Receiver<HealthSnapshot>, patience: Duration) -> &'static str {
+/// Returns the name of the first loop that has been overdue for so long.
+async fn find_stalled(
+    snapshot: watch::Receiver<HealthSnapshot>,
+    timeout: Duration,
+) -> &'static str {
     let mut since: Option<(&'static str, Instant)> = None;
-    let mut looks = tokio::time::interval(LOOK_EVERY.min(patience));
+    let mut checks = tokio::time::interval(STALL_CHECK_INTERVAL.min(timeout));
     loop {
-        looks.tick().await;
+        checks.tick().await;
         let now = Instant::now();
         let Some((name, _)) = snapshot.borrow().stalled(now) else {
             // A process that was paused as a whole wakes up like this.
@@ -112,7 +115,7 @@ async fn wedged(snapshot: watch::Receiver<HealthSnapshot>, patience: Duration) -
             continue;
         };
         let (first, began) = *since.get_or_insert((name, now));
-        if now.saturating_duration_since(began) >= patience {
+        if now.saturating_duration_since(began) >= timeout {
             return first;
         }
     }
@@ -130,17 +133,18 @@ mod tests {
             age_max,
         };
         let (sender, snapshot) = watch::channel(HealthSnapshot::default());
-        let patience = Duration::from_millis(40);
+        let timeout = Duration::from_millis(40);
         sender.send_modify(|snapshot| {
             snapshot
                 .loops
                 .insert("quick", beat(Duration::from_hours(1)));
         });
-        let found = tokio::time::timeout(4 * patience, wedged(snapshot.clone(), patience)).await;
+        let found =
+            tokio::time::timeout(4 * timeout, find_stalled(snapshot.clone(), timeout)).await;
         assert!(found.is_err(), "nothing is overdue");
         sender.send_modify(|snapshot| {
             snapshot.loops.insert("slow", beat(Duration::ZERO));
         });
-        assert_eq!(wedged(snapshot, patience).await, "slow");
+        assert_eq!(find_stalled(snapshot, timeout).await, "slow");
     }
 }

@@ -1,4 +1,4 @@
-//! What tasks tell the health routes, without waiting for one another.
+//! The state that tasks publish for the health routes, without waiting for one another.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ pub(in crate::worker) struct LinkStatus {
     sessions: AtomicUsize,
     connected: AtomicBool,
     queued: AtomicUsize,
-    waiting: AtomicBool,
+    waits_for_permit: AtomicBool,
 }
 
 impl LinkStatus {
@@ -30,16 +30,16 @@ impl LinkStatus {
     }
 
     /// Whether it waits for a permit to connect.
-    pub(in crate::worker) fn set_waiting(&self, waiting: bool) {
-        self.waiting.store(waiting, Ordering::Relaxed);
+    pub(in crate::worker) fn set_waits_for_permit(&self, waiting: bool) {
+        self.waits_for_permit.store(waiting, Ordering::Relaxed);
     }
 
     /// Whether it waits for a permit to connect.
-    pub(in crate::worker) fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
+    pub(in crate::worker) fn waits_for_permit(&self) -> bool {
+        self.waits_for_permit.load(Ordering::Relaxed)
     }
 
-    /// Sessions that the link carries.
+    /// How many sessions the link runs.
     pub(in crate::worker) fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
@@ -53,7 +53,7 @@ impl LinkStatus {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// How it is.
+    /// The state for the metrics.
     pub(in crate::worker) fn state(&self) -> LinkState {
         if self.connected.load(Ordering::Relaxed) {
             LinkState::Up
@@ -74,37 +74,37 @@ impl LinkStatus {
 #[derive(Debug)]
 pub(in crate::worker) struct WorkerStatus {
     snapshot: watch::Sender<HealthSnapshot>,
-    trouble: Mutex<Option<String>>,
+    database_error: Mutex<Option<String>>,
     slots: Mutex<BTreeSet<Slot>>,
 }
 
-/// The coordinator goes round at least with every sweep; a database that answers nothing keeps it
-/// in one round for half a minute at most.
+/// The coordinator's loop runs at least with every sweep. A database that does not respond keeps it in one pass for
+/// half a minute at most.
 const COORDINATOR_AGE_MAX: Duration = Duration::from_mins(1);
 
-/// The main loop goes round four times a second; it waits for nothing but its turn on a processor.
+/// The main loop runs four times a second, and waits for nothing but a processor.
 const MAIN_AGE_MAX: Duration = Duration::from_secs(10);
 
 impl WorkerStatus {
     pub(in crate::worker) fn new(snapshot: watch::Sender<HealthSnapshot>) -> Self {
         Self {
             snapshot,
-            trouble: Mutex::new(None),
+            database_error: Mutex::new(None),
             slots: Mutex::default(),
         }
     }
 
-    /// The coordinator went round.
-    pub(in crate::worker) fn beat(&self) {
-        self.beat_of("coordinator", COORDINATOR_AGE_MAX);
+    /// Records that the coordinator's loop runs.
+    pub(in crate::worker) fn record_heartbeat(&self) {
+        self.record_heartbeat_of("coordinator", COORDINATOR_AGE_MAX);
     }
 
-    /// The loop that watches over all others went round.
-    pub(in crate::worker) fn beat_main(&self) {
-        self.beat_of("main", MAIN_AGE_MAX);
+    /// Records that the supervisor's loop runs.
+    pub(in crate::worker) fn record_main_heartbeat(&self) {
+        self.record_heartbeat_of("main", MAIN_AGE_MAX);
     }
 
-    fn beat_of(&self, name: &'static str, age_max: Duration) {
+    fn record_heartbeat_of(&self, name: &'static str, age_max: Duration) {
         let at = Instant::now();
         self.snapshot.send_modify(|snapshot| {
             if !snapshot.draining {
@@ -142,20 +142,23 @@ impl WorkerStatus {
             .clone()
     }
 
-    /// Why what is wanted cannot be read, if it can't.
-    pub(in crate::worker) fn set_database_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    /// Sets the error with which the wanted sessions could not be read; `None`: they were read.
+    pub(in crate::worker) fn set_database_error(&self, database_error: Option<String>) {
+        *self
+            .database_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = database_error;
     }
 
-    /// What the coordinator last said of the database.
-    pub(in crate::worker) fn database_trouble(&self) -> Option<String> {
-        self.trouble
+    /// The coordinator's last error of the database.
+    pub(in crate::worker) fn database_error(&self) -> Option<String> {
+        self.database_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Changes what the health routes say.
+    /// Changes what the health routes show.
     pub(in crate::worker) fn modify(&self, change: impl FnOnce(&mut HealthSnapshot)) {
         self.snapshot.send_modify(change);
     }

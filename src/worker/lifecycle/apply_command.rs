@@ -32,7 +32,7 @@ pub(super) fn handler(
                 account: command.account,
                 issued_at: command.issued_at,
             };
-            let mut conn = database.acquire().await.map_err(later)?;
+            let mut conn = database.acquire().await.map_err(retry_later)?;
             let applied = within(database.reply_timeout(), commands::apply(&mut conn, &row)).await;
             match conn.release(applied) {
                 Ok(applied) => {
@@ -45,13 +45,13 @@ pub(super) fn handler(
                     info!(id = %row.id, start = row.start, user = ?row.user, outcome, ms, "command");
                     Ok(())
                 }
-                // Whatever it is, it is the database's or ours, and the command is sound.
-                Err(error) => Err(later(error)),
+                // The command is valid, so any error is one of the database or of the worker.
+                Err(error) => Err(retry_later(error)),
             }
         })
     }
 }
 
-fn later(error: PgError) -> ApplyError {
+fn retry_later(error: PgError) -> ApplyError {
     ApplyError::Later(Box::new(error))
 }

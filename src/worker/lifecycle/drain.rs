@@ -9,13 +9,13 @@ use tracing::{info, warn};
 use super::tasks::Tasks;
 use crate::shutdown::Stages;
 
-/// Kept of the grace period for the last steps: the last rows and the claims.
+/// The part of the grace period that is reserved for the last steps: the last rows and the claims.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
-/// Kept of the grace period, beside those, for the log-outs of sessions that could not be handed over.
+/// The part of the grace period that is reserved, beside those, for the log-outs of sessions that could not be handed over.
 const LOG_OUTS: Duration = Duration::from_secs(5);
 
-/// Stops everything in order, within the grace, or at once after a second signal.
+/// Stops everything in order, within the grace period, or at once after a second signal.
 pub(in crate::worker) async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
     let started = tokio::time::Instant::now();
     let links_until = started + grace.saturating_sub(LAST_STEPS);
@@ -42,7 +42,7 @@ pub(in crate::worker) async fn drain(tasks: &mut Tasks, grace: Duration, stages:
         },
         () = stages.hard.cancelled() => {}
     }
-    // A new pair of tokens that came with a link's last answers is committed before anything else ends.
+    // A new pair of tokens that came with a link's last responses is committed before anything else ends.
     tasks.stop.refresher.cancel();
     wait_for(&mut tasks.set, "refresher", links_until, stages).await;
     tasks.stop.writer.cancel();
@@ -51,9 +51,9 @@ pub(in crate::worker) async fn drain(tasks: &mut Tasks, grace: Duration, stages:
     let rest = async { while tasks.set.join_next().await.is_some() {} };
     tokio::select! {
         ended = timeout_at(started + grace, rest) => if ended.is_err() {
-            warn!("the grace is over before everything had ended");
+            warn!("the grace period is over, and not all tasks have ended");
         },
-        () = stages.hard.cancelled() => warn!("stopped before everything had ended"),
+        () = stages.hard.cancelled() => warn!("a second signal ended the drain before all tasks had ended"),
     }
     info!(
         ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -22,7 +22,7 @@ use drain::drain;
 use start::wait_for_postgres;
 use tasks::{Foundation, Tasks};
 
-/// Runs a worker until it is told to stop, or has been idle for long enough.
+/// Runs a worker until it shall stop, or has been idle for long enough.
 ///
 /// # Errors
 /// When a dependency stays away past the start-up deadline or can't ever be used, or a task died.
@@ -33,7 +33,7 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
         ..HealthSnapshot::default()
     });
     let status = Arc::new(WorkerStatus::new(snapshot));
-    status.beat();
+    status.record_heartbeat();
     let metrics = Arc::new(gauges::metrics());
     let rendered = Arc::clone(&metrics);
     let health = Health {
@@ -54,7 +54,7 @@ pub async fn run(config: WorkerConfig, stages: Stages) -> Result<(), StartError>
             };
             Box::pin(work(config, stages, foundation)).await
         }
-        // Told to stop meanwhile.
+        // The worker shall stop.
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };

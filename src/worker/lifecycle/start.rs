@@ -22,8 +22,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// some for its workers and their connections.
 const LOCKS_RECOMMENDED: i64 = 2 * (SLOT_COUNT as i64 + 256);
 
-/// Waits for Postgres and returns the lock connection, on a database that is what it should be; `None` when
-/// told to stop meanwhile.
+/// Waits for Postgres and returns the lock connection, on a database that is what it should be; `None` if the
+/// worker shall stop meanwhile.
 pub(super) async fn wait_for_postgres(
     config: &WorkerConfig,
     stages: &Stages,
@@ -76,7 +76,7 @@ async fn open_postgres(config: &PgConfig) -> Result<LockConnection, PgError> {
 }
 
 /// Warns if this machine's clock and that of Postgres differ: commands are ordered by the app's clock, and tokens
-/// expire by ours. It stops nobody, since nobody can tell which of them is wrong.
+/// expire by ours. The worker starts all the same, since it cannot know which clock is wrong.
 async fn compare_clocks(conn: &mut PgConnection) {
     match probe::clock_skew(conn).await {
         Ok(skew) if skew.is_wrong() => warn!(

@@ -17,19 +17,19 @@ use crate::worker::health::status::{LinkStatus, WorkerStatus};
 /// How often the health routes are updated.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Watches the tasks, and keeps the health routes true.
+/// Watches the tasks, and keeps the health routes up to date.
 pub(super) struct Supervisor {
     pub(super) status: Arc<WorkerStatus>,
     pub(super) link_states: Vec<(&'static str, Arc<LinkStatus>)>,
     pub(super) locks: LockHandle,
     pub(super) connection_limit: u32,
-    pub(super) writer_trouble: watch::Receiver<Option<String>>,
+    pub(super) writer_error: watch::Receiver<Option<String>>,
     pub(super) commands: ConsumerHandle,
     pub(super) last_command: Arc<watch::Sender<Instant>>,
 }
 
 impl Supervisor {
-    /// Runs until the worker is told to stop, is idle for long enough, or a task ends, which none may.
+    /// Runs until the worker shall stop, is idle for long enough, or a task ends, which none may.
     pub(super) async fn run_until_stop(
         &self,
         config: &WorkerConfig,
@@ -64,7 +64,7 @@ impl Supervisor {
                 Ok(()) = broker_state.changed() => {}
                 _ = rounds.tick() => {}
             }
-            self.status.beat_main();
+            self.status.record_main_heartbeat();
             let broker = self.update_health();
             broker_was_connected |= broker.is_none();
             if let Some(reason) = broker
@@ -98,8 +98,8 @@ impl Supervisor {
             ClaimState::Lost { reason, .. } => Some(reason.clone()),
         };
         let postgres = claims
-            .or_else(|| self.writer_trouble.borrow().clone())
-            .or_else(|| self.status.database_trouble());
+            .or_else(|| self.writer_error.borrow().clone())
+            .or_else(|| self.status.database_error());
         let rabbitmq = match &*self.commands.state().borrow() {
             ConnectionState::Connected => None,
             ConnectionState::Disconnected { reason, .. } => Some(reason.clone()),
@@ -107,7 +107,10 @@ impl Supervisor {
         let down = self.link_states.iter().any(|(_, link)| link.is_down());
         let ctrader = down.then(|| "a connection to cTrader is down".to_owned());
         let is_waiting = !*self.locks.has_permit.borrow()
-            || self.link_states.iter().any(|(_, link)| link.is_waiting());
+            || self
+                .link_states
+                .iter()
+                .any(|(_, link)| link.waits_for_permit());
         let permit = (postgres.is_none() && is_waiting).then(|| {
             format!(
                 "all {} connections of the fleet are taken: waiting for one",

@@ -125,7 +125,7 @@ impl Tasks {
             lock_keeper.run(lock_connection, stop.lock_keeper.clone()),
         );
 
-        let (trouble, writer_trouble) = watch::channel(None);
+        let (write_error, writer_error) = watch::channel(None);
         let row_stats = Arc::new(RowStats::default());
         let writer = Writer {
             database: database.clone(),
@@ -134,7 +134,7 @@ impl Tasks {
             row_stats: Arc::clone(&row_stats),
             metrics: Arc::clone(&metrics),
             findings,
-            trouble,
+            write_error,
         };
         spawn(&mut set, "writer", writer.run(stop.writer.clone()));
 
@@ -191,7 +191,7 @@ impl Tasks {
             link_states,
             locks,
             connection_limit: config.connection_limit,
-            writer_trouble,
+            writer_error,
             commands,
             last_command,
         };

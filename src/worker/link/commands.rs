@@ -1,4 +1,4 @@
-//! How a link carries out its commands, with and without a connection.
+//! How a link handles its commands, with and without a connection.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::context::LinkContext;
-use super::replies::Exchange;
+use super::replies::ActiveConnection;
 use crate::ctrader::connection::{Connection, Refreshed};
 use crate::domain::fence::Fence;
 use crate::domain::ids::SessionKey;
@@ -15,7 +15,7 @@ use crate::domain::status::Status;
 use crate::worker::handles::link::LinkCommand;
 
 /// What is left to do after a command.
-pub(super) enum Outcome {
+pub(super) enum CommandOutcome {
     /// Nothing.
     Handled,
     /// The connection is to be closed: another worker has its permit.
@@ -25,24 +25,24 @@ pub(super) enum Outcome {
 }
 
 impl LinkContext {
-    /// Carries a command out. What the stream said since the last round is written before a session stops.
+    /// Handles a command. The latest figures of a session are written before it stops.
     pub(super) fn handle_command(
         &mut self,
         command: LinkCommand,
-        mut exchange: Option<&mut Exchange>,
+        mut active: Option<&mut ActiveConnection>,
         now: Instant,
-    ) -> Outcome {
-        let mut outcome = Outcome::Handled;
+    ) -> CommandOutcome {
+        let mut outcome = CommandOutcome::Handled;
         match command {
-            // Its sender did not know of the drain yet: another worker will run it.
+            // Its sender does not know of the drain yet: another worker will run the session.
             LinkCommand::Start(_) if self.draining => {}
             LinkCommand::Start(assignment) => {
                 self.claims_lost = false;
-                self.roster.start(*assignment, connection(exchange), now);
+                self.roster.start(*assignment, connection(active), now);
                 self.put_deferred_deals();
             }
             LinkCommand::Stop { key, final_status } => {
-                let mut connection = connection(exchange);
+                let mut connection = connection(active);
                 if let (Some(_), Some(connection)) = (&final_status, connection.as_deref_mut()) {
                     self.put_rows(connection, false, |live| live.fence.key == key);
                 }
@@ -53,7 +53,7 @@ impl LinkContext {
                 }
             }
             LinkCommand::HandOver(keys, reply_to) => {
-                let mut connection = connection(exchange);
+                let mut connection = connection(active);
                 if let Some(connection) = connection.as_deref_mut() {
                     let is_following = connection.is_following();
                     let handed_over: BTreeSet<&SessionKey> = keys.iter().collect();
@@ -64,30 +64,30 @@ impl LinkContext {
                 for key in &keys {
                     self.roster.stop(key, connection.as_deref_mut(), now);
                 }
-                // Who no longer waits goes on without the reply.
+                // The sender may no longer wait for the reply.
                 let _ = reply_to.send(());
             }
             LinkCommand::Suspend => self.roster.suspend(),
             LinkCommand::ReleaseAll => {
                 self.claims_lost = true;
-                self.release_all(connection(exchange), now);
+                self.release_all(connection(active), now);
             }
-            LinkCommand::PermitLost => outcome = Outcome::PermitLost,
-            LinkCommand::Refresh(token, reply_to) => match exchange.as_deref_mut() {
-                Some(exchange) => {
-                    let ticket = exchange.replies.add_refresh(reply_to);
-                    exchange.connection.refresh_token(ticket, &token, now);
+            LinkCommand::PermitLost => outcome = CommandOutcome::PermitLost,
+            LinkCommand::Refresh(token, reply_to) => match active.as_deref_mut() {
+                Some(active) => {
+                    let ticket = active.replies.add_refresh(reply_to);
+                    active.connection.refresh_token(ticket, &token, now);
                 }
-                // Without a connection the token stays as good as it was.
+                // Without a connection the token was not used.
                 None => {
                     let _ = reply_to.send(Refreshed::Unsent);
                 }
             },
             LinkCommand::Verify(token, reply_to) => {
-                // Without a connection the sender is dropped: who waits learns nothing.
-                if let Some(exchange) = exchange {
-                    let ticket = exchange.replies.add_verification(reply_to);
-                    exchange.connection.verify_token(ticket, &token, now);
+                // Without a connection `reply_to` is dropped, and its receiver gets an error.
+                if let Some(active) = active {
+                    let ticket = active.replies.add_verification(reply_to);
+                    active.connection.verify_token(ticket, &token, now);
                 }
             }
             LinkCommand::RenewalFailed { key, token, reason } => {
@@ -95,15 +95,15 @@ impl LinkContext {
             }
             LinkCommand::Drain(reply_to) => {
                 self.draining = true;
-                self.release_all(connection(exchange), now);
-                outcome = Outcome::Drain(reply_to);
+                self.release_all(connection(active), now);
+                outcome = CommandOutcome::Drain(reply_to);
             }
         }
         self.status.set_sessions(self.roster.len());
         outcome
     }
 
-    /// Stops all sessions: their rows show the last figures, and look live no longer.
+    /// Stops all sessions. Their rows keep the last figures and are no longer live.
     fn release_all(&mut self, mut connection: Option<&mut Connection>, now: Instant) {
         if let Some(connection) = connection.as_deref_mut() {
             self.put_rows(connection, false, |_| true);
@@ -128,6 +128,6 @@ impl LinkContext {
     }
 }
 
-fn connection(exchange: Option<&mut Exchange>) -> Option<&mut Connection> {
-    exchange.map(|exchange| &mut exchange.connection)
+fn connection(active: Option<&mut ActiveConnection>) -> Option<&mut Connection> {
+    active.map(|active| &mut active.connection)
 }

@@ -66,14 +66,14 @@ impl LinkContext {
         }
     }
 
-    /// The connection is gone, or could not be made: nothing may look live.
+    /// The connection is gone, or could not be made: no row may stay live.
     pub(super) fn handle_disconnected(&mut self, reason: &str, is_fatal: bool) {
         self.status.set_connected(false);
         self.roster.handle_disconnected(reason, is_fatal);
         self.publish_status_updates();
     }
 
-    /// Forwards what the roster cannot do by itself.
+    /// Forwards the roster's requests for credentials.
     pub(super) fn forward_requests(&mut self) {
         for request in self.roster.take_credential_requests() {
             match request {

@@ -1,6 +1,6 @@
 //! Drives the protocol over one socket until it ends.
 //!
-//! Loop: send what is to be sent, handle the connection's events, flush what they led to; then wait for a
+//! Loop: send what is to be sent, handle the connection's events, flush their results; then wait for a
 //! command, a message, the round of rows or a deadline, and make one change. Messages are read in runs, so that
 //! a burst of quotes costs one wake-up.
 
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval_at, sleep_until};
 
-use super::commands::Outcome;
+use super::commands::CommandOutcome;
 use super::context::{LinkContext, wall_ms};
-use super::replies::Exchange;
+use super::replies::ActiveConnection;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Transmit};
 use crate::domain::clock::WallClock;
 use crate::worker::handles::link::LinkCommand;
@@ -23,19 +23,19 @@ const READ_RUN_MAX: usize = 1_024;
 /// How long a link without sessions keeps its socket.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// How long a draining link waits beyond the log-outs for the answer to a refresh token: that is the only word
-/// of the new pair.
+/// How long a draining link waits beyond the log-outs for the response to a refresh token: only that
+/// contains the new pair.
 const REFRESH_LINGER: Duration = Duration::from_secs(15);
 
-/// How often a link without sessions checks whether somebody still waits for an answer.
+/// How often a link without sessions checks whether somebody still waits for a reply.
 const EMPTY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long log-outs may take when the link ends.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a connection ended.
-pub(super) enum End {
-    /// The protocol failed: the connection is of no more use.
+pub(super) enum ConnectionEnd {
+    /// The protocol failed: the connection cannot be used any more.
     Failed(ConnectionError),
     /// The socket broke or was closed.
     Socket(SocketError),
@@ -70,13 +70,13 @@ pub(super) struct Driver<'a> {
     context: &'a mut LinkContext,
     commands: &'a mut mpsc::Receiver<LinkCommand>,
     socket: Socket,
-    exchange: Exchange,
+    active: ActiveConnection,
     rounds: Interval,
     drain: Option<Drain>,
     /// Since when there has been no session.
     empty_since: Option<Instant>,
     /// The roster may have something to do. Quotes and the connection's own deadlines change nothing of that
-    /// unless an event says so, so that it is not asked after each of them.
+    /// unless there is an event, so the roster is not polled after each of them.
     roster_dirty: bool,
     roster_due: Option<Instant>,
 }
@@ -107,7 +107,7 @@ impl<'a> Driver<'a> {
             context,
             commands,
             socket,
-            exchange: Exchange::new(connection),
+            active: ActiveConnection::new(connection),
             rounds,
             drain: None,
             empty_since: None,
@@ -117,81 +117,83 @@ impl<'a> Driver<'a> {
     }
 
     /// Drives the socket until it ends. Returns how it ended, and whether a session was live.
-    pub(super) async fn run(mut self) -> (End, bool) {
+    pub(super) async fn run(mut self) -> (ConnectionEnd, bool) {
         let end = loop {
-            if let Err(socket_error) =
-                transmit(&mut self.exchange.connection, &mut self.socket).await
+            if let Err(socket_error) = transmit(&mut self.active.connection, &mut self.socket).await
             {
-                self.context.flush_on_close(&mut self.exchange);
-                break End::Socket(socket_error);
+                self.context.flush_on_close(&mut self.active);
+                break ConnectionEnd::Socket(socket_error);
             }
             if let Some(failure) = self.handle_outputs() {
-                self.context.flush_on_close(&mut self.exchange);
-                break End::Failed(failure);
+                self.context.flush_on_close(&mut self.active);
+                break ConnectionEnd::Failed(failure);
             }
             if let Some(end) = self.check_end(Instant::now()) {
-                self.context.flush_on_close(&mut self.exchange);
+                self.context.flush_on_close(&mut self.active);
                 break end;
             }
             if let Some(end) = self.wait().await {
                 break end;
             }
         };
-        if matches!(end, End::Idle | End::PermitLost | End::Drained(Some(_))) {
+        if matches!(
+            end,
+            ConnectionEnd::Idle | ConnectionEnd::PermitLost | ConnectionEnd::Drained(Some(_))
+        ) {
             self.socket.close().await;
         }
-        let reached_live = self.exchange.reached_live;
+        let reached_live = self.active.reached_live;
         match self.drain {
             // However the socket ended meanwhile, nothing is left to log out.
-            Some(drain) => (End::Drained(Some(drain.reply_to)), reached_live),
+            Some(drain) => (ConnectionEnd::Drained(Some(drain.reply_to)), reached_live),
             None => (end, reached_live),
         }
     }
 
-    /// Handles the connection's events and forwards what they led to; returns the failure that ends the
+    /// Handles the connection's events and forwards their results; returns the failure that ends the
     /// connection.
     fn handle_outputs(&mut self) -> Option<ConnectionError> {
         self.roster_dirty |=
-            self.exchange.connection.has_events() || self.context.roster.has_pending_standby();
-        if let Some(failure) = self.context.handle_events(&mut self.exchange) {
+            self.active.connection.has_events() || self.context.roster.has_pending_standby();
+        if let Some(failure) = self.context.handle_events(&mut self.active) {
             return Some(failure);
         }
-        self.context.count(&mut self.exchange.connection);
+        self.context.count(&mut self.active.connection);
         if self.roster_dirty {
-            self.context.flush_outputs(&self.exchange.connection);
+            self.context.flush_outputs(&self.active.connection);
             self.roster_due = self.context.roster.poll_timeout();
         }
         None
     }
 
     /// Whether the link has drained, or has had no session for long enough.
-    fn check_end(&mut self, now: Instant) -> Option<End> {
-        let awaits_refresh = self.exchange.replies.awaits_refresh();
+    fn check_end(&mut self, now: Instant) -> Option<ConnectionEnd> {
+        let awaits_refresh = self.active.replies.awaits_refresh();
         let roster = &self.context.roster;
         if let Some(drain) = &self.drain {
             self.empty_since = None;
             let logged_out = !roster.is_logging_out() || drain.logout_until <= now;
-            let answered = !awaits_refresh || drain.logout_until + REFRESH_LINGER <= now;
-            return (logged_out && answered)
+            let replied = !awaits_refresh || drain.logout_until + REFRESH_LINGER <= now;
+            return (logged_out && replied)
                 .then(|| self.drain.take())
                 .flatten()
-                .map(|drain| End::Drained(Some(drain.reply_to)));
+                .map(|drain| ConnectionEnd::Drained(Some(drain.reply_to)));
         }
         if roster.len() > 0 {
             self.empty_since = None;
             return None;
         }
         let since = *self.empty_since.get_or_insert(now);
-        (since + self.linger() <= now && !awaits_refresh).then_some(End::Idle)
+        (since + self.linger() <= now && !awaits_refresh).then_some(ConnectionEnd::Idle)
     }
 
     /// Waits for whatever comes first, and makes one change.
-    async fn wait(&mut self) -> Option<End> {
+    async fn wait(&mut self) -> Option<ConnectionEnd> {
         let now = Instant::now();
         let due = [
-            self.exchange.connection.poll_timeout(),
+            self.active.connection.poll_timeout(),
             self.roster_due,
-            // If somebody still waits for an answer: checked again after a while.
+            // If somebody still waits for a reply, this is checked again after a while.
             self.empty_since
                 .map(|since| (since + self.linger()).max(now + EMPTY_CHECK_INTERVAL)),
             self.drain.as_ref().map(|drain| drain.due(now)),
@@ -202,15 +204,15 @@ impl<'a> Driver<'a> {
             biased;
             command = self.commands.recv() => match command {
                 Some(command) => return self.handle_command(command),
-                None => return Some(End::Drained(None)),
+                None => return Some(ConnectionEnd::Drained(None)),
             },
-            _ = self.rounds.tick() => self.context.put_round(&mut self.exchange.connection),
+            _ = self.rounds.tick() => self.context.put_round(&mut self.active.connection),
             incoming = self.socket.receive() => {
                 self.roster_dirty = false;
-                let connection = &mut self.exchange.connection;
+                let connection = &mut self.active.connection;
                 if let Err(socket_error) = read_run(incoming, &mut self.socket, connection) {
-                    self.context.flush_on_close(&mut self.exchange);
-                    return Some(End::Socket(socket_error));
+                    self.context.flush_on_close(&mut self.active);
+                    return Some(ConnectionEnd::Socket(socket_error));
                 }
             }
             () = sleep_until(due.into()) => self.handle_timeout(),
@@ -218,18 +220,18 @@ impl<'a> Driver<'a> {
         None
     }
 
-    fn handle_command(&mut self, command: LinkCommand) -> Option<End> {
+    fn handle_command(&mut self, command: LinkCommand) -> Option<ConnectionEnd> {
         let now = Instant::now();
         match self
             .context
-            .handle_command(command, Some(&mut self.exchange), now)
+            .handle_command(command, Some(&mut self.active), now)
         {
-            Outcome::Handled => None,
-            Outcome::PermitLost => {
-                self.context.flush_on_close(&mut self.exchange);
-                Some(End::PermitLost)
+            CommandOutcome::Handled => None,
+            CommandOutcome::PermitLost => {
+                self.context.flush_on_close(&mut self.active);
+                Some(ConnectionEnd::PermitLost)
             }
-            Outcome::Drain(reply_to) => {
+            CommandOutcome::Drain(reply_to) => {
                 self.drain = Some(Drain {
                     reply_to,
                     logout_until: now + LOGOUT_TIMEOUT,
@@ -241,7 +243,7 @@ impl<'a> Driver<'a> {
 
     fn handle_timeout(&mut self) {
         let now = Instant::now();
-        let connection = &mut self.exchange.connection;
+        let connection = &mut self.active.connection;
         connection.handle_timeout(now);
         if self.roster_due.is_some_and(|at| at <= now) {
             self.context.roster.handle_timeout(Some(connection), now);

@@ -1,30 +1,33 @@
-//! What a connection tells its link: about sessions, deals, and tokens.
+//! How a link handles the events of its connection: about sessions, deals and tokens.
 
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
 use super::context::LinkContext;
-use super::replies::Exchange;
+use super::replies::ActiveConnection;
 use crate::ctrader::connection::{Audit, ConnectionError, Event, HistoryReport};
 use crate::domain::ids::AccountId;
 
 impl LinkContext {
-    /// The socket is over: writes what the connection still has to tell, in rows that no longer look live and in
-    /// deals, and replies to those who asked about tokens.
-    pub(super) fn flush_on_close(&mut self, exchange: &mut Exchange) {
-        self.handle_events(exchange);
-        self.put_rows(&exchange.connection, false, |_| true);
-        self.roster.save_all_last_seen(&exchange.connection);
-        exchange.connection.finish();
-        self.handle_events(exchange);
+    /// The socket has ended: writes what the connection still has, in rows that are no longer live and in deals,
+    /// and replies to those who wait for responses about tokens.
+    pub(super) fn flush_on_close(&mut self, active: &mut ActiveConnection) {
+        self.handle_events(active);
+        self.put_rows(&active.connection, false, |_| true);
+        self.roster.save_all_last_seen(&active.connection);
+        active.connection.finish();
+        self.handle_events(active);
     }
 
     /// Handles the connection's events; returns the failure that ends the connection.
-    pub(super) fn handle_events(&mut self, exchange: &mut Exchange) -> Option<ConnectionError> {
-        while let Some(event) = exchange.connection.poll_event() {
+    pub(super) fn handle_events(
+        &mut self,
+        active: &mut ActiveConnection,
+    ) -> Option<ConnectionError> {
+        while let Some(event) = active.connection.poll_event() {
             let now = Instant::now();
-            let connection = &mut exchange.connection;
+            let connection = &mut active.connection;
             match event {
                 Event::Ready => {
                     self.roster.handle_ready();
@@ -32,12 +35,12 @@ impl LinkContext {
                     info!(link = self.name, "connected to cTrader");
                 }
                 Event::Live(account) => {
-                    exchange.reached_live = true;
+                    active.reached_live = true;
                     info!(link = self.name, %account, "session live");
                     self.roster.handle_live(account, connection, now);
                 }
                 Event::GapDetected(account) => {
-                    warn!(link = self.name, %account, "an event was lost: the account is read anew");
+                    warn!(link = self.name, %account, "an event was lost: the account is read again");
                     self.roster.handle_gap_detected(account);
                 }
                 Event::Down(account, down) => {
@@ -47,24 +50,24 @@ impl LinkContext {
                 }
                 Event::Deal(account, source, deal) => self.put_deal(account, source, &deal),
                 Event::SnapshotDiverged(account) => {
-                    info!(link = self.name, %account, "a later snapshot differs: its deals are looked for");
+                    info!(link = self.name, %account, "a later snapshot differs: the deals of the account are fetched");
                     self.roster
                         .handle_snapshot_diverged(account, connection, now);
                 }
                 Event::History(account, report) => self.handle_history(account, &report, now),
                 Event::Audited(account, audit) => self.handle_audit(account, audit),
-                Event::TokenVerified(ticket, answer) => {
-                    if let Some(reply_to) = exchange.replies.take_verification(ticket) {
-                        // Who no longer waits asks again.
-                        let _ = reply_to.send(answer);
+                Event::TokenVerified(ticket, result) => {
+                    if let Some(reply_to) = active.replies.take_verification(ticket) {
+                        // A requester that no longer waits asks again.
+                        let _ = reply_to.send(result);
                     } else {
                         let jitter = rand::random();
                         self.roster
-                            .handle_token_verified(ticket, &answer, jitter, connection, now);
+                            .handle_token_verified(ticket, &result, jitter, connection, now);
                     }
                 }
                 Event::TokenRefreshed(ticket, refreshed) => {
-                    if let Some(reply_to) = exchange.replies.take_refresh(ticket) {
+                    if let Some(reply_to) = active.replies.take_refresh(ticket) {
                         let _ = reply_to.send(refreshed);
                     }
                 }

@@ -1,7 +1,7 @@
 //! What a link counts for the metrics.
 
 use super::context::LinkContext;
-use super::driver::End;
+use super::driver::ConnectionEnd;
 use crate::ctrader::connection::{Connection, ConnectionError};
 use crate::ws::SocketError;
 
@@ -15,21 +15,21 @@ impl LinkContext {
     }
 
     /// Why a connection is over; `None`: it never began.
-    pub(super) fn count_end(&self, end: Option<&End>) {
+    pub(super) fn count_end(&self, end: Option<&ConnectionEnd>) {
         self.status.set_queued(0);
         let reason = match end {
             None => "unreachable",
-            Some(End::Socket(SocketError::Closed { .. })) => "closed",
-            Some(End::Socket(SocketError::Broken(_))) => "broken",
-            Some(End::Socket(SocketError::Stuck)) => "stuck",
-            Some(End::Failed(ConnectionError::ApplicationRefused(_))) => "refused",
-            Some(End::Failed(ConnectionError::Disconnected { .. })) => "disconnected",
-            Some(End::Failed(ConnectionError::Unanswered)) => "unanswered",
-            Some(End::Failed(ConnectionError::Silent)) => "silent",
-            Some(End::Failed(ConnectionError::Malformed)) => "malformed",
-            Some(End::PermitLost) => "unpermitted",
+            Some(ConnectionEnd::Socket(SocketError::Closed { .. })) => "closed",
+            Some(ConnectionEnd::Socket(SocketError::Broken(_))) => "broken",
+            Some(ConnectionEnd::Socket(SocketError::Stuck)) => "stuck",
+            Some(ConnectionEnd::Failed(ConnectionError::ApplicationRefused(_))) => "refused",
+            Some(ConnectionEnd::Failed(ConnectionError::Disconnected { .. })) => "disconnected",
+            Some(ConnectionEnd::Failed(ConnectionError::Unanswered)) => "unanswered",
+            Some(ConnectionEnd::Failed(ConnectionError::Silent)) => "silent",
+            Some(ConnectionEnd::Failed(ConnectionError::Malformed)) => "malformed",
+            Some(ConnectionEnd::PermitLost) => "unpermitted",
             // As it was meant to.
-            Some(End::Idle | End::Drained(_)) => return,
+            Some(ConnectionEnd::Idle | ConnectionEnd::Drained(_)) => return,
         };
         self.metrics.reconnects(self.name, reason);
     }

@@ -30,10 +30,10 @@ use crate::worker::handles::locks::LockHandle;
 use crate::worker::health::status::LinkStatus;
 use crate::ws::Socket;
 use crate::ws::dial::Dialer;
-use commands::Outcome;
+use commands::CommandOutcome;
 use context::LinkContext;
 pub(in crate::worker) use context::LinkHandles;
-use driver::{Driver, End};
+use driver::{ConnectionEnd, Driver};
 use roster::{RetryPolicy, connection_error_text, is_fatal, reconnect_pause_min};
 
 /// What a row shows while its link waits for a permit.
@@ -64,7 +64,7 @@ pub(in crate::worker) struct Link {
     failures: u32,
 }
 
-/// The link was told to drain while it had no connection, and whom it is to confirm that to.
+/// The link was drained while it had no connection. It confirms that to this sender.
 struct Drained(Option<oneshot::Sender<()>>);
 
 impl Link {
@@ -104,7 +104,7 @@ impl Link {
             let dial = Box::pin(async move { dialer.dial(&url).await });
             let end = match self.while_handling_commands(dial).await? {
                 // The permit was lost meanwhile.
-                Ok(_) if !self.has_permit => Some(End::PermitLost),
+                Ok(_) if !self.has_permit => Some(ConnectionEnd::PermitLost),
                 Ok(socket) => Some(self.drive(socket).await),
                 Err(dial_error) => {
                     self.failures = self.failures.saturating_add(1);
@@ -126,7 +126,7 @@ impl Link {
         }
     }
 
-    async fn drive(&mut self, socket: Socket) -> End {
+    async fn drive(&mut self, socket: Socket) -> ConnectionEnd {
         let driver = Driver::new(
             &mut self.context,
             &mut self.commands,
@@ -141,40 +141,40 @@ impl Link {
         end
     }
 
-    /// Takes in how a connection ended (`None`: it never began), and returns how long to wait before the next one.
-    fn handle_end(&mut self, end: Option<End>) -> Result<Option<Duration>, Drained> {
+    /// Handles the end of a connection (`None`: it never began). Returns how long to wait before the next one.
+    fn handle_end(&mut self, end: Option<ConnectionEnd>) -> Result<Option<Duration>, Drained> {
         let name = self.config.name;
         let mut fatal = false;
         let mut pause_min = Duration::ZERO;
         match end {
             None => {}
-            Some(End::Drained(reply_to)) => return Err(Drained(reply_to)),
-            Some(End::Idle) => {
+            Some(ConnectionEnd::Drained(reply_to)) => return Err(Drained(reply_to)),
+            Some(ConnectionEnd::Idle) => {
                 self.context.status.set_connected(false);
                 info!(link = name, "no sessions: connection closed");
                 self.return_permit();
                 return Ok(None);
             }
-            Some(End::PermitLost) => {
+            Some(ConnectionEnd::PermitLost) => {
                 self.has_permit = false;
                 self.context.handle_disconnected(NO_PERMIT, false);
                 return Ok(None);
             }
-            Some(End::Socket(socket_error)) => {
+            Some(ConnectionEnd::Socket(socket_error)) => {
                 self.failures = self.failures.saturating_add(1);
                 warn!(link = name, failures = self.failures, error = %with_causes(&socket_error), "connection to cTrader lost");
                 self.context
                     .handle_disconnected("the connection to cTrader was lost", false);
             }
-            Some(End::Failed(failure)) => {
+            Some(ConnectionEnd::Failed(failure)) => {
                 self.failures = self.failures.saturating_add(1);
                 fatal = is_fatal(&failure);
                 pause_min = reconnect_pause_min(&failure, context::wall_ms());
                 if fatal {
-                    // For whoever watches the log: nothing of this application works any more.
+                    // An error, for whoever watches the log: no link of this application can connect.
                     error!(link = name, error = %failure, "cTrader refuses this application");
                 } else {
-                    warn!(link = name, failures = self.failures, error = %failure, "connection to cTrader given up");
+                    warn!(link = name, failures = self.failures, error = %failure, "connection to cTrader failed");
                 }
                 self.context
                     .handle_disconnected(&connection_error_text(&failure), fatal);
@@ -186,7 +186,7 @@ impl Link {
         } else {
             backoff::CTRADER.pause(self.failures, rand::random())
         };
-        // Not the whole fleet in the same moment, when a maintenance ends.
+        // With jitter, so that the fleet does not reconnect in the same moment when a maintenance ends.
         Ok(Some(pause.max(
             pause_min.mul_f64(1.0 + rand::random::<f64>() / 20.0),
         )))
@@ -221,9 +221,9 @@ impl Link {
             return Err(Drained(None));
         };
         match self.context.handle_command(command, None, Instant::now()) {
-            Outcome::Handled => {}
-            Outcome::PermitLost => self.has_permit = false,
-            Outcome::Drain(reply_to) => return Err(Drained(Some(reply_to))),
+            CommandOutcome::Handled => {}
+            CommandOutcome::PermitLost => self.has_permit = false,
+            CommandOutcome::Drain(reply_to) => return Err(Drained(Some(reply_to))),
         }
         self.context.publish_status_updates();
         self.context.report_standby_ready(None);

@@ -1,4 +1,4 @@
-//! The permit for a connection: the fleet has so many and no more, and a link without one waits.
+//! The permit for a connection. The fleet has a limited number of them, and a link without one waits.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl Link {
             if self.has_permit {
                 break;
             }
-            self.context.status.set_waiting(true);
+            self.context.status.set_waits_for_permit(true);
             if !is_waiting {
                 is_waiting = true;
                 warn!(link = name, "{NO_PERMIT}");
@@ -34,7 +34,7 @@ impl Link {
         if is_waiting {
             info!(link = name, "the link has a permit to connect to cTrader");
         }
-        self.context.status.set_waiting(false);
+        self.context.status.set_waits_for_permit(false);
         Ok(())
     }
 

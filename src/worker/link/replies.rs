@@ -1,4 +1,4 @@
-//! Who waits for what cTrader answers about tokens.
+//! Who waits for cTrader's responses about tokens.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::ctrader::error::RequestError;
 /// Tickets of [`PendingReplies`] begin here: those below are the roster's.
 const FIRST_TICKET: u64 = 1 << 48;
 
-/// One connection, and who waits for its answers about tokens.
-pub(super) struct Exchange {
+/// One connection, and who waits for its responses about tokens.
+pub(super) struct ActiveConnection {
     pub(super) connection: Connection,
     pub(super) replies: PendingReplies,
     /// A session was live on it. Before that, a server may accept the application and still drop every
@@ -19,7 +19,7 @@ pub(super) struct Exchange {
     pub(super) reached_live: bool,
 }
 
-impl Exchange {
+impl ActiveConnection {
     pub(super) fn new(connection: Connection) -> Self {
         Self {
             connection,
@@ -29,7 +29,7 @@ impl Exchange {
     }
 }
 
-/// Who waits for what is asked about tokens, by ticket.
+/// Who waits for a response about a token, by ticket.
 #[derive(Debug)]
 pub(super) struct PendingReplies {
     next_ticket: u64,
@@ -55,7 +55,7 @@ impl PendingReplies {
         self.next_ticket
     }
 
-    /// Returns the ticket of a question about an access token.
+    /// Returns the ticket of the verification of an access token.
     pub(super) fn add_verification(
         &mut self,
         reply_to: oneshot::Sender<Result<Covered, RequestError>>,
@@ -65,12 +65,12 @@ impl PendingReplies {
         self.next_ticket
     }
 
-    /// Takes who waits for that refresh.
+    /// Removes and returns who waits for that refresh.
     pub(super) fn take_refresh(&mut self, ticket: u64) -> Option<oneshot::Sender<Refreshed>> {
         self.refreshes.remove(&ticket)
     }
 
-    /// Takes who waits for that verification.
+    /// Removes and returns who waits for that verification.
     pub(super) fn take_verification(
         &mut self,
         ticket: u64,
@@ -78,7 +78,7 @@ impl PendingReplies {
         self.verifications.remove(&ticket)
     }
 
-    /// Whether somebody waits for a new pair of tokens: its answer is the only word of it.
+    /// Whether somebody waits for a new pair of tokens: only its response contains them.
     pub(super) fn awaits_refresh(&self) -> bool {
         !self.refreshes.is_empty()
     }

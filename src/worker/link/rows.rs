@@ -28,7 +28,7 @@ impl LinkContext {
             };
             let account = last.account;
             let always = last.row_due || others.iter().any(|session| session.row_due);
-            // An account that is being logged out follows the stream no more, whoever shares it.
+            // An account that is being logged out no longer follows the stream, whoever shares it.
             if !connection.is_live(account) {
                 continue;
             }
@@ -42,7 +42,7 @@ impl LinkContext {
         self.outbox.wake();
     }
 
-    /// Forwards all that the roster has to tell, and puts the rows that cannot wait for the next round: of
+    /// Forwards the outputs of the roster, and puts the rows that cannot wait for the next round: of
     /// sessions that have just become live, or whose connection has fallen silent.
     pub(super) fn flush_outputs(&mut self, connection: &Connection) {
         self.publish_status_updates();

@@ -1,4 +1,4 @@
-//! Which slots this worker claims and releases: `domain::fleet` has the rules, and the locks decide.
+//! Which slots this worker claims and releases. `domain::fleet` has the rules; who gets the lock owns the slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::worker::handles::locks::Membership;
 /// user who stops a session often starts it again.
 const IDLE_SLOT_AFTER: Duration = Duration::from_secs(10);
 
-/// After an outage of the database, how long others may take to come back for what they had.
+/// After an outage of the database, how long other workers have to claim their previous slots again.
 const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(3);
 
 impl Coordinator {
@@ -38,7 +38,9 @@ impl Coordinator {
     }
 
     pub(super) fn number(&self) -> i32 {
-        self.state.membership.map_or(0, |known| known.number)
+        self.state
+            .membership
+            .map_or(0, |membership| membership.number)
     }
 
     fn capacity(&self) -> usize {
@@ -49,7 +51,7 @@ impl Coordinator {
         }
     }
 
-    /// All who are alive, this worker as it is now.
+    /// All live workers, with the current state of this one.
     pub(super) fn members(&self) -> Vec<Member> {
         let me = self.this_member();
         let others = self.state.fleet.members.iter().copied();
@@ -130,7 +132,7 @@ impl Coordinator {
     }
 
     /// The lock connection is another one, and the sessions that ran under the claims of the previous one are
-    /// suspended. Claims the same slots again; the pass that follows starts their sessions anew.
+    /// suspended. Claims the same slots again; the pass that follows starts their sessions again.
     pub(super) async fn resume(&mut self, membership: Membership) {
         self.state.membership = Some(membership);
         self.state.claims_paused_until = Some(Instant::now() + OTHERS_RETURN_WITHIN);
@@ -197,14 +199,16 @@ impl Coordinator {
     /// Reports this worker's load to the fleet, if it has changed.
     pub(super) async fn report_load(&mut self) -> Result<(), PgError> {
         let (number, draining) = (self.number(), self.state.draining);
-        let (sessions, most) = (self.sessions(), self.capacity());
-        if self.state.reported_load == Some((sessions, most, draining)) {
+        let (sessions, sessions_max) = (self.sessions(), self.capacity());
+        if self.state.reported_load == Some((sessions, sessions_max, draining)) {
             return Ok(());
         }
         self.database
-            .run(async |conn| table::update_member(conn, number, sessions, most, draining).await)
+            .run(async |conn| {
+                table::update_member(conn, number, sessions, sessions_max, draining).await
+            })
             .await?;
-        self.state.reported_load = Some((sessions, most, draining));
+        self.state.reported_load = Some((sessions, sessions_max, draining));
         Ok(())
     }
 }

@@ -6,8 +6,8 @@
 //! 3. The giver writes its last rows, stops the sessions, and releases the slot.
 //! 4. The taker claims the slot, and its sessions begin to write.
 //!
-//! Whatever fails in between, the slot's lock tells whose it is. An offer whose taker dies is made to another
-//! worker. A slot whose giver dies is claimed by the taker, which streams it already.
+//! Whatever fails in between, the holder of the slot's lock owns the slot. An offer whose taker dies is made to another
+//! worker. A slot whose giver dies is claimed by the taker, which streams its sessions already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -22,14 +22,14 @@ use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::PgError;
 use crate::pg::fleet as table;
 
-/// How long the last rows of a slot may take before it is released all the same.
+/// How long the last rows of a slot may take. The slot is released after that even if they are not written.
 const LAST_ROWS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker that declined is offered nothing for that long.
 const DECLINED_FOR: Duration = Duration::from_secs(30);
 
 impl Coordinator {
-    /// Reads the fleet and goes on with every hand-over that this worker is part of. Returns the slots whose
+    /// Reads the fleet and continues every hand-over that this worker is part of. Returns the slots whose
     /// sessions are to be reconciled.
     pub(super) async fn poll_fleet(&mut self) -> Result<BTreeSet<Slot>, PgError> {
         let fleet = self
@@ -76,7 +76,7 @@ impl Coordinator {
         for offer in offers {
             self.state.offered.insert(offer.slot, offer.taker);
         }
-        // They count as under way from now on; the next poll reads them as they are.
+        // The next poll reads the rows of these offers.
         self.wakeups.wake_fleet();
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Coordinator {
             .collect()
     }
 
-    /// Whether a drain can go on: a hand-over is under way, or another worker would take what is left.
+    /// Whether a drain can go on: a hand-over is under way, or another worker has room for what is left.
     pub(super) fn can_hand_over(&self) -> bool {
         !self.state.offered.is_empty() || !self.plan_offers().is_empty()
     }
@@ -127,7 +127,7 @@ impl Coordinator {
         let (mut ready, mut withdrawn) = (BTreeSet::new(), Vec::new());
         for handover in given {
             if self.state.held.get(&handover.slot) != Some(&handover.epoch) {
-                // Released already, and not taken yet.
+                // Released already, and not taken over yet.
                 continue;
             }
             let is_dead = !alive.contains(&handover.taker);
@@ -177,13 +177,13 @@ impl Coordinator {
                 }
             }
             for reply in replies {
-                // A link that has ended has no more rows.
+                // A link that has ended has no rows left to write.
                 let _ = reply.await;
             }
             self.outbox.flushed().await
         };
         if timeout(LAST_ROWS_TIMEOUT, last_rows).await.is_err() {
-            debug!("the last rows are not written yet: the slots are released all the same");
+            debug!("the last rows were not written in time: the slots are released without them");
         }
         for slot in &slots {
             self.state.held.remove(slot);
@@ -219,21 +219,21 @@ impl Coordinator {
         }
         for offer in taken {
             let slot = offer.slot;
-            let known = self.state.incoming.get(&slot);
+            let current = self.state.incoming.get(&slot);
             if self.state.held.contains_key(&slot)
-                || known.is_some_and(|incoming| incoming.is_of(offer))
+                || current.is_some_and(|incoming| incoming.matches(offer))
             {
                 continue;
             }
-            // One that is known goes on: the giver got another epoch, no more.
-            if known.is_none() && !self.accepts(offer.sessions) {
+            // A hand-over under way goes on if only the giver's epoch changed.
+            if current.is_none() && !self.accepts(offer.sessions) {
                 declined.push(slot);
                 continue;
             }
             let incoming = IncomingSlot {
                 epoch: offer.epoch,
                 sessions: offer.sessions,
-                opened: known.is_some_and(|incoming| incoming.opened),
+                opened: current.is_some_and(|incoming| incoming.opened),
                 ready: offer.ready,
             };
             self.state.incoming.insert(slot, incoming);

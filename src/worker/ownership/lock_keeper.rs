@@ -1,14 +1,14 @@
-//! The keeper of the claims: one task, one dedicated connection, all of this worker's slot locks, its place
+//! The lock keeper: one task with one dedicated connection, which holds all of this worker's slot locks, its membership
 //! in the fleet, and its permits for connections to cTrader.
 //!
-//! It renews every [`PING_EVERY`] and gives an answer no longer than [`ANSWER_WITHIN`]. So claims
-//! that cannot be renewed are given up here, and every session with them, at most 4 s after the
-//! start of the last renewal that worked: before the server can hand the locks to anybody else
-//! (it waits 9 s for a silent client and 10 s for an idle one).
+//! It checks the connection every [`PING_INTERVAL`] and waits [`REPLY_TIMEOUT`] for each reply. If Postgres does not
+//! reply, the lock keeper gives up the claims, and every session with them, at most 4 s after the start of the last
+//! check that worked. That is before the server can release the locks to another worker (after 9 s of silence, or 10 s
+//! of idleness).
 //!
-//! A server that ends the connection, or refuses a new one, is another matter: it restarts, most likely, and
-//! nobody can claim anything meanwhile. The sessions are suspended then: they stream and write nothing, and
-//! go on under a new epoch if the slots are still to be had once it is back.
+//! If the server ends the connection or refuses a new one, it most likely restarts, and nobody can claim anything
+//! until it is back. The sessions are suspended then: they stream and write nothing, and continue under a new epoch if
+//! the slots can still be claimed afterwards.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,22 +28,22 @@ use crate::worker::handles::link::{LinkCommand, Links};
 use crate::worker::handles::locks::{ClaimState, LockRequest, Membership};
 use crate::worker::handles::wakeups::Wakeups;
 
-/// How often the claims are proved.
-const PING_EVERY: Duration = Duration::from_secs(2);
+/// How often the claims are checked.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a proof, or any other use of the lock connection, may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a check, or any other statement on the lock connection, may take.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause before the next try to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Sessions stay suspended no longer than that after the server was last heard of.
-const QUIET_MAX: Duration = Duration::from_secs(2);
+/// How long sessions stay suspended after the last reply of the server.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// Nor longer than that in all.
+/// How long sessions stay suspended in all.
 const SUSPENDED_MAX: Duration = Duration::from_mins(5);
 
-/// Slots of one request; claiming a thousand takes milliseconds, and the answer is awaited.
+/// Slots of one request; claiming a thousand takes milliseconds, and the requester waits for the reply.
 const REQUEST_SLOTS_MAX: usize = 1_024;
 
 /// Holds the claims.
@@ -51,14 +51,14 @@ pub(in crate::worker) struct LockKeeper {
     pub(in crate::worker) config: PgConfig,
     pub(in crate::worker) worker_id: String,
     pub(in crate::worker) sessions_max: usize,
-    /// Every link: told directly when the claims are lost, since the coordinator may be waiting
-    /// for the same database.
+    /// All links. They get their commands directly when the claims are lost, since the coordinator may be waiting for
+    /// the same database.
     pub(in crate::worker) links: Links,
     pub(in crate::worker) requests: mpsc::Receiver<LockRequest>,
     pub(in crate::worker) permits: Permits,
-    /// Slots that were to be let go of, and still are held.
+    /// Slots whose release failed, so that they are still held.
     pub(in crate::worker) unreleased: BTreeSet<Slot>,
-    /// Told when something goes wrong with the database: a proof is due then, and not in two seconds.
+    /// Requests for an immediate check, when something goes wrong with the database.
     pub(in crate::worker) wakeups: Arc<Wakeups>,
     pub(in crate::worker) state: watch::Sender<ClaimState>,
 }
@@ -77,21 +77,21 @@ impl LockKeeper {
             };
             let joined = self.join(&mut held, &mut generation, suspended).await;
             let lost = match joined {
-                Ok(()) => match self.keep(held, generation, &stop).await {
+                Ok(()) => match self.hold_claims(held, generation, &stop).await {
                     Ok(()) => return,
                     Err(lost) => lost,
                 },
                 Err(lost) => lost,
             };
-            // Silence: the server may let go of the locks while it cannot be heard.
+            // If the server is silent, it may release the locks unnoticed.
             let silent = !lost.is_reply();
             suspended = !silent;
-            self.lose(&lost, silent).await;
+            self.handle_lost(&lost, silent).await;
         }
     }
 
-    /// Tries again to let go of what could not be let go of: nobody else can have it until then.
-    async fn release_left(&mut self, connection: &mut LockConnection) -> Result<(), PgError> {
+    /// Tries failed releases again: nobody else can claim these slots until then.
+    async fn retry_releases(&mut self, connection: &mut LockConnection) -> Result<(), PgError> {
         if self.unreleased.is_empty() {
             return Ok(());
         }
@@ -105,14 +105,14 @@ impl LockKeeper {
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         let released = within(connection.release(&slots)).await;
-        unless_lost(released, connection).await?;
+        check_connection(released, connection).await?;
         self.unreleased.extend(slots);
         let held = connection.held();
         self.unreleased.retain(|slot| held.contains_key(slot));
         Ok(())
     }
 
-    /// Takes this worker's place in the fleet, and its permits.
+    /// Joins the fleet, and acquires the permits again.
     async fn join(
         &mut self,
         connection: &mut LockConnection,
@@ -122,9 +122,9 @@ impl LockKeeper {
         let number = within(connection.join(&self.worker_id, self.sessions_max)).await?;
         *generation += 1;
         self.unreleased.clear();
-        for link in within(self.permits.renew(connection)).await? {
+        for link in within(self.permits.reacquire(connection)).await? {
             if let Some(link) = self.links.get(link) {
-                // One that is gone has no connection.
+                // A link that has ended has no connection.
                 let _ = link.send(LinkCommand::PermitLost).await;
             }
         }
@@ -137,7 +137,7 @@ impl LockKeeper {
     }
 
     /// The claims are lost: the sessions are suspended, or given up.
-    async fn lose(&self, why: &PgError, give_up: bool) {
+    async fn handle_lost(&self, why: &PgError, give_up: bool) {
         if give_up {
             warn!(error = %why, "the claims are lost: all sessions are given up");
         } else {
@@ -157,20 +157,20 @@ impl LockKeeper {
         self.links.send_all(command).await;
     }
 
-    /// Connects anew, however long it takes. Gives up what is suspended if the server has gone silent, or
-    /// is away for too long; answers whether anything still is.
+    /// Connects again, however long it takes. Gives up the suspended sessions if the server has gone silent, or is
+    /// away for too long. Returns whether they are still suspended.
     async fn reconnect(
         &mut self,
         mut suspended: bool,
         stop: &CancellationToken,
     ) -> (Option<LockConnection>, bool) {
         let lost_at = Instant::now();
-        let mut heard_at = lost_at;
+        let mut last_reply_at = lost_at;
         loop {
             let config = self.config.clone();
             let mut connecting = Box::pin(LockConnection::connect(&config));
             let error = loop {
-                let give_up_at = (heard_at + QUIET_MAX).min(lost_at + SUSPENDED_MAX);
+                let give_up_at = (last_reply_at + SILENCE_MAX).min(lost_at + SUSPENDED_MAX);
                 tokio::select! {
                     biased;
                     connected = &mut connecting => match connected {
@@ -182,14 +182,14 @@ impl LockKeeper {
                     },
                     () = sleep_until(give_up_at), if suspended => {
                         suspended = false;
-                        self.lose(&PgError::TimedOut(give_up_at - lost_at), true).await;
+                        self.handle_lost(&PgError::TimedOut(give_up_at - lost_at), true).await;
                     }
                     () = stop.cancelled() => return (None, suspended),
-                    Some(request) = self.requests.recv() => refuse(request),
+                    Some(request) = self.requests.recv() => reject(request),
                 }
             };
             if error.is_reply() {
-                heard_at = Instant::now();
+                last_reply_at = Instant::now();
             }
             warn!(error = %error, "no lock connection");
             self.state.send_replace(ClaimState::Lost {
@@ -203,13 +203,13 @@ impl LockKeeper {
         }
     }
 
-    async fn keep(
+    async fn hold_claims(
         &mut self,
         mut connection: LockConnection,
         generation: u64,
         stop: &CancellationToken,
     ) -> Result<(), PgError> {
-        let mut pings = interval(PING_EVERY);
+        let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -223,35 +223,35 @@ impl LockKeeper {
                 () = self.wakeups.lock_check_requested() => within(connection.ping()).await?,
                 _ = pings.tick() => {
                     within(connection.ping()).await?;
-                    self.release_left(&mut connection).await?;
-                    let first = within(self.permits.seek_first(&mut connection)).await;
-                    unless_lost(first, &mut connection).await?;
+                    self.retry_releases(&mut connection).await?;
+                    let first = within(self.permits.acquire_first(&mut connection)).await;
+                    check_connection(first, &mut connection).await?;
                 }
                 // Without the coordinator there are no requests, and the claims are kept all the same:
                 // the last rows are written under them.
                 Some(request) = self.requests.recv() => {
-                    self.serve(request, generation, &mut connection).await?;
+                    self.handle_request(request, generation, &mut connection).await?;
                 }
             }
         }
     }
 
-    async fn serve(
+    async fn handle_request(
         &mut self,
         request: LockRequest,
         generation: u64,
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         match request {
-            LockRequest::Acquire(of, _, answer) if of != generation => {
-                // Asked for under a lock connection that is gone.
-                let _ = answer.send(Vec::new());
+            LockRequest::Acquire(of, _, reply_to) if of != generation => {
+                // The request was made under a lock connection that is gone.
+                let _ = reply_to.send(Vec::new());
             }
-            LockRequest::Acquire(_, slots, answer) => {
+            LockRequest::Acquire(_, slots, reply_to) => {
                 self.unreleased.retain(|slot| !slots.contains(slot));
                 for batch in slots.chunks(REQUEST_SLOTS_MAX) {
                     let got = within(connection.acquire(&self.worker_id, batch)).await;
-                    unless_lost(got, connection).await?;
+                    check_connection(got, connection).await?;
                 }
                 // Also those that could not be released when they were to be.
                 let held = connection.held();
@@ -259,49 +259,49 @@ impl LockKeeper {
                     .iter()
                     .filter_map(|slot| held.get(slot).map(|epoch| (*slot, *epoch)))
                     .collect();
-                // Nobody waits for the answer any more: nobody would run these slots.
-                if let Err(unwanted) = answer.send(claimed) {
+                // Nobody waits for the reply any more, so nobody would run these slots.
+                if let Err(unwanted) = reply_to.send(claimed) {
                     let slots: Vec<Slot> = unwanted.iter().map(|(slot, _)| *slot).collect();
                     self.release(slots, connection).await?;
                 }
             }
             LockRequest::Release(slots) => self.release(slots, connection).await?,
-            LockRequest::Permit(link, answer) => {
-                let granted = within(self.permits.grant(link, connection)).await;
-                let granted = unless_lost(granted, connection).await?;
-                // Who no longer waits has been told to stop.
-                let _ = answer.send(granted);
+            LockRequest::Permit(link, reply_to) => {
+                let granted = within(self.permits.acquire_for(link, connection)).await;
+                let granted = check_connection(granted, connection).await?;
+                // A link that no longer waits is being stopped.
+                let _ = reply_to.send(granted);
             }
             LockRequest::ReturnPermit(link) => {
-                let returned = within(self.permits.take_back(link, connection)).await;
-                unless_lost(returned, connection).await?;
+                let returned = within(self.permits.return_permit(link, connection)).await;
+                check_connection(returned, connection).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Without a lock connection nothing can be had.
-fn refuse(request: LockRequest) {
+/// Rejects a request: there is no lock connection.
+fn reject(request: LockRequest) {
     match request {
-        LockRequest::Acquire(_, _, answer) => {
-            let _ = answer.send(Vec::new());
+        LockRequest::Acquire(_, _, reply_to) => {
+            let _ = reply_to.send(Vec::new());
         }
-        LockRequest::Permit(_, answer) => {
-            let _ = answer.send(false);
+        LockRequest::Permit(_, reply_to) => {
+            let _ = reply_to.send(false);
         }
-        // The claims are gone already. A permit that comes back is missed by nobody: it is asked for anew.
+        // The claims and permits are gone already.
         LockRequest::Release(_) | LockRequest::ReturnPermit(_) => {}
     }
 }
 
-/// A claim or a release may fail by itself (somebody else holds a row for too long, say) and
-/// leave all claims as they were: a proof tells. What was not done is asked for again by the sweep.
-async fn unless_lost<T: Default>(
-    answer: Result<T, PgError>,
+/// Checks the connection after a statement that failed. A claim or a release may fail by itself (for example because
+/// another transaction holds a row for too long) and leave all claims as they were; the sweep requests it again.
+async fn check_connection<T: Default>(
+    result: Result<T, PgError>,
     connection: &mut LockConnection,
 ) -> Result<T, PgError> {
-    match answer {
+    match result {
         Ok(done) => Ok(done),
         Err(PgError::TimedOut(limit)) => Err(PgError::TimedOut(limit)),
         Err(failed) => {
@@ -312,8 +312,8 @@ async fn unless_lost<T: Default>(
     }
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T, PgError>>) -> Result<T, PgError> {
-    timeout(ANSWER_WITHIN, answer)
+async fn within<T>(statement: impl Future<Output = Result<T, PgError>>) -> Result<T, PgError> {
+    timeout(REPLY_TIMEOUT, statement)
         .await
-        .unwrap_or(Err(PgError::TimedOut(ANSWER_WITHIN)))
+        .unwrap_or(Err(PgError::TimedOut(REPLY_TIMEOUT)))
 }

@@ -1,9 +1,9 @@
 //! Which slots this worker owns, and that it runs the sessions that the tables want there.
 //!
-//! It is level-triggered: a wakeup, a new claim or the sweep only tell where to look, and the rows tell what is
-//! wanted. [`claim`] claims free slots and releases idle ones, [`handover`] gives and takes slots in good order,
+//! It is level-triggered: a wakeup, a new claim or the sweep only choose which slots to read, and the rows define what
+//! is wanted. [`claim`] claims free slots and releases idle ones, [`handover`] hands slots over in both directions,
 //! and [`reconcile`] starts and stops sessions; `domain::fleet` has the rules by which slots are shared.
-//! [`lock_keeper`] holds the locks, [`listener`] hears Postgres' notifications.
+//! [`lock_keeper`] holds the locks, [`listener`] receives Postgres' notifications.
 
 mod claim;
 mod handover;
@@ -39,7 +39,7 @@ use crate::worker::writing::outbox::Outbox;
 use state::Ownership;
 pub(in crate::worker) use state::State;
 
-/// How often slots with wanted sessions and without an owner are looked for.
+/// How often slots with wanted sessions and without an owner are searched for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often the fleet is read: what a dead worker leaves is claimed within two of these.
@@ -72,13 +72,13 @@ pub(in crate::worker) struct Coordinator {
 #[derive(Debug, Default)]
 struct Pass {
     wakeup: Wakeup,
-    /// Whether it reads anew which slots have wanted sessions, and claims what is free.
+    /// Whether it reads again which slots have wanted sessions, and claims free ones.
     sweep: bool,
 }
 
 impl Coordinator {
-    /// Runs until `stop`, or, once `draining`, until nothing is left that another worker would take. The
-    /// sessions that are left go on: it is the caller's to drain the links.
+    /// Runs until `stop`, or, once `draining`, until no other worker has room for what is left.
+    /// The remaining sessions continue: the caller drains the links.
     pub(in crate::worker) async fn run(
         mut self,
         draining: CancellationToken,
@@ -91,7 +91,7 @@ impl Coordinator {
         let mut claim_state = self.locks.claims.clone();
         claim_state.mark_changed();
         loop {
-            self.status.beat();
+            self.status.record_heartbeat();
             self.status.set_slots(self.state.held.keys().copied());
             let pass = tokio::select! {
                 biased;
@@ -133,12 +133,12 @@ impl Coordinator {
                 continue;
             }
             match self.converge(pass).await {
-                Ok(()) => self.status.set_database_trouble(None),
+                Ok(()) => self.status.set_database_error(None),
                 Err(error) => {
-                    warn!(error = %error, "cannot read what is wanted");
+                    warn!(error = %error, "the wanted sessions cannot be read");
                     self.wakeups.request_lock_check();
-                    self.status.set_database_trouble(Some(error.to_string()));
-                    // Nothing is forgotten: the next sweep covers everything.
+                    self.status.set_database_error(Some(error.to_string()));
+                    // The next sweep reloads everything.
                     self.state.sweeps = SWEEPS_PER_FULL_RELOAD - 1;
                 }
             }
@@ -152,7 +152,7 @@ impl Coordinator {
     async fn handle_claim_state(&mut self, now: ClaimState) -> Pass {
         match now {
             ClaimState::Lost { given_up, .. } => {
-                // The lock keeper has told the links; what was started since is told here.
+                // The lock keeper has sent the links this command; it is repeated for sessions that were started since.
                 if given_up {
                     self.abandon_all().await;
                 } else {
@@ -193,7 +193,7 @@ impl Coordinator {
         self.report_session_count();
     }
 
-    /// One pass: claims free slots with wanted sessions, goes on with hand-overs, and reconciles the sessions of
+    /// One pass: claims free slots with wanted sessions, continues hand-overs, and reconciles the sessions of
     /// the slots that the pass covers.
     async fn converge(&mut self, pass: Pass) -> Result<(), PgError> {
         let Pass { mut wakeup, sweep } = pass;
@@ -271,13 +271,13 @@ impl Coordinator {
     /// Pauses the consumer while this worker is full: the commands stay in the queue, where another worker finds
     /// them and an autoscaler sees them.
     fn apply_backpressure(&self) {
-        let (sessions, most) = (self.sessions(), self.sessions_max);
-        if sessions >= most {
+        let (sessions, sessions_max) = (self.sessions(), self.sessions_max);
+        if sessions >= sessions_max {
             if self.consumer.pause() {
-                info!(sessions, "full: no more commands are taken");
+                info!(sessions, "full: no more commands are accepted");
             }
-        } else if sessions + (most / 50).max(1) <= most && self.consumer.resume() {
-            info!(sessions, "commands are taken again");
+        } else if sessions + (sessions_max / 50).max(1) <= sessions_max && self.consumer.resume() {
+            info!(sessions, "commands are accepted again");
         }
     }
 
@@ -299,13 +299,13 @@ impl Coordinator {
                         slots = slots.len(),
                         "rows were fenced: another worker owns these slots"
                     );
-                    // What is still wanted of us comes back with a new claim and a new epoch.
+                    // Sessions that this worker shall still run start again under a new claim and a new epoch.
                     self.locks.release(slots).await;
                 }
             }
             Finding::Missing(keys) => {
                 // Somebody deleted a row. Since the session seems to run under another command, the next
-                // pass starts it again, and its link writes the row anew; or it stops the session.
+                // pass starts it again, and its link writes the whole row; or it stops the session.
                 for key in keys {
                     if let Some(running) = self.state.running.get_mut(&key) {
                         running.command = Uuid::nil();
@@ -338,7 +338,7 @@ impl Coordinator {
             .collect()
     }
 
-    /// Tells the health routes how many sessions this worker runs.
+    /// Reports to the health routes how many sessions this worker runs.
     fn report_session_count(&self) {
         let running = self.state.running.values();
         let claimed = running.filter(|running| running.ownership != Ownership::Incoming);

@@ -1,6 +1,6 @@
 //! This worker's part of the fleet's budget of connections to cTrader: numbered locks on the lock connection.
 //!
-//! One is kept for as long as the worker runs: who has none can run no session, and should claim none.
+//! A worker keeps one for as long as it runs. Without a permit it can run no session, and claims nothing.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +34,8 @@ impl Permits {
         }
     }
 
-    /// As many as there were, on a new lock connection; answers the links for which there is none any more.
-    pub(super) async fn renew(
+    /// Acquires as many permits as there were, on a new lock connection. Returns the links that have lost theirs.
+    pub(super) async fn reacquire(
         &mut self,
         connection: &mut LockConnection,
     ) -> Result<Vec<usize>, PgError> {
@@ -54,8 +54,8 @@ impl Permits {
         Ok(without)
     }
 
-    /// The one that every worker needs, if it has none yet.
-    pub(super) async fn seek_first(
+    /// Acquires the first permit, if there is none yet.
+    pub(super) async fn acquire_first(
         &mut self,
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
@@ -67,8 +67,8 @@ impl Permits {
         Ok(())
     }
 
-    /// Whether a link may connect.
-    pub(super) async fn grant(
+    /// Acquires a permit for a link. Returns whether the link may connect.
+    pub(super) async fn acquire_for(
         &mut self,
         link: usize,
         connection: &mut LockConnection,
@@ -84,8 +84,8 @@ impl Permits {
         Ok(true)
     }
 
-    /// A link has no connection any more.
-    pub(super) async fn take_back(
+    /// Releases the permit of a link that has no connection any more.
+    pub(super) async fn return_permit(
         &mut self,
         link: usize,
         connection: &mut LockConnection,
@@ -110,10 +110,13 @@ impl Permits {
             self.reported = true;
             warn!(
                 limit = self.limit,
-                "all connections to cTrader are taken: this worker claims nothing until one is free"
+                "all connections to cTrader are in use: this worker claims nothing until one is free"
             );
         } else if has_permit && changed {
-            info!(limit = self.limit, "a connection to cTrader is permitted");
+            info!(
+                limit = self.limit,
+                "this worker has a permit to connect to cTrader"
+            );
         }
     }
 }

@@ -64,7 +64,7 @@ impl Coordinator {
         self.report_session_count();
     }
 
-    /// What is known of the sessions that are to start.
+    /// Reads the baselines of the sessions that are to start.
     async fn baselines(
         &self,
         records: &[SessionRecord],
@@ -81,11 +81,11 @@ impl Coordinator {
         if starting.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let known = self
+        let baselines = self
             .database
             .run(async |conn| history::baselines(conn, &starting).await)
             .await?;
-        Ok(known
+        Ok(baselines
             .into_iter()
             .map(|baseline| (baseline.key.clone(), baseline))
             .collect())
@@ -151,7 +151,7 @@ impl Coordinator {
         credentials: &Credentials,
         baseline: Option<&Baseline>,
     ) {
-        // Reading may take longer than the server waits for a silent lock keeper, which has given up all by then.
+        // A slow read may outlast the trust in the lock connection: the lock keeper has given up all claims then.
         if !self.is_current() {
             return;
         }
@@ -179,9 +179,9 @@ impl Coordinator {
             standby_ready: false,
         };
         match self.state.running.get(&key) {
-            Some(known) if known.is_same(&running) => return,
-            Some(known) if known.link != link => {
-                // It starts anew on the other link with the next pass, which reads its baseline.
+            Some(current) if current.is_same(&running) => return,
+            Some(current) if current.link != link => {
+                // It starts on the other link with the next pass, which reads its baseline.
                 let pending = (ownership.epoch(), SessionState::of(Status::Pending));
                 self.stop(&key, (ownership != Ownership::Incoming).then_some(pending))
                     .await;
@@ -198,9 +198,11 @@ impl Coordinator {
             fence,
             is_demo: !credentials.is_live,
             token,
-            through_ms: baseline.and_then(|known| known.through).map(milliseconds),
-            known: baseline
-                .map(|baseline| baseline.known.clone())
+            through_ms: baseline
+                .and_then(|baseline| baseline.through)
+                .map(milliseconds),
+            last_seen: baseline
+                .map(|baseline| baseline.last_seen.clone())
                 .unwrap_or_default(),
             standby: ownership == Ownership::Incoming,
         };
@@ -225,8 +227,8 @@ impl Coordinator {
     /// Stops a session; `final_status`: what its link publishes last, under this epoch, if the row is ours to
     /// write. Returns whether it ran.
     ///
-    /// Nothing else is done about the session until its link confirms that it released it: what a busy link
-    /// publishes later would count.
+    /// The session is not reconciled again until its link confirms that it released it. Otherwise a busy link
+    /// could publish an older status after a newer one.
     pub(super) async fn stop(
         &mut self,
         key: &SessionKey,

@@ -1,4 +1,4 @@
-//! What the coordinator knows: the slots that it holds, takes over or offers, and the sessions that links run.
+//! The coordinator's state: the slots that it holds, takes over or offers, and the sessions that links run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ pub(super) struct RunningSession {
 }
 
 impl RunningSession {
-    /// Whether the link has nothing to learn.
+    /// Whether the link has the same values already.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (self.link, self.ownership, self.command) == (other.link, other.ownership, other.command)
             && self.token == other.token
@@ -66,7 +66,7 @@ pub(super) struct PublishedStatus {
 }
 
 impl PublishedStatus {
-    /// Whether `now` says the same, and the row, which has this status, shows it or soon will.
+    /// Whether `now` is the same, and the row, which has this status, shows it or soon will.
     pub(super) fn covers(&self, now: &Self, status: Status) -> bool {
         (self.epoch, self.command, &self.state) == (now.epoch, now.command, &now.state)
             && (status == self.state.status || self.at.elapsed() < PUBLISHED_WITHIN)
@@ -79,20 +79,20 @@ pub(super) struct IncomingSlot {
     /// The giver's epoch.
     pub(super) epoch: i64,
     pub(super) sessions: usize,
-    /// Its sessions were read, and are being opened. Until then none of them is known, and so none could be
-    /// seen not to be ready.
+    /// Its sessions were read, and are being opened. Until then none of them is known, so their being
+    /// ready cannot be judged.
     pub(super) opened: bool,
-    /// The giver was told that all of them stream.
+    /// All of them stream, and that was reported to the giver.
     pub(super) ready: bool,
 }
 
 impl IncomingSlot {
-    pub(super) const fn is_of(&self, offer: &Handover) -> bool {
+    pub(super) const fn matches(&self, offer: &Handover) -> bool {
         self.epoch == offer.epoch && self.ready == offer.ready
     }
 }
 
-/// What the coordinator knows.
+/// The coordinator's state.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct State {
     pub(super) membership: Option<Membership>,
@@ -101,7 +101,7 @@ pub(in crate::worker) struct State {
     pub(super) incoming: BTreeMap<Slot, IncomingSlot>,
     pub(super) running: BTreeMap<SessionKey, RunningSession>,
     pub(super) last_published: BTreeMap<SessionKey, PublishedStatus>,
-    /// Sessions that a link was told to stop and has not released yet, and whether they are to be reconciled
+    /// Sessions that a link shall stop and has not released yet, and whether they are to be reconciled
     /// once it has.
     pub(super) releasing: BTreeMap<SessionKey, bool>,
     pub(super) idle_since: BTreeMap<Slot, Instant>,
@@ -111,11 +111,11 @@ pub(in crate::worker) struct State {
     pub(super) fleet: FleetView,
     /// Slots that were free with the last poll, and another worker's to claim first.
     pub(super) unclaimed_since_last_poll: BTreeSet<Slot>,
-    /// Nothing else is claimed until then: after an outage other workers come back as well, for what they had.
+    /// Nothing else is claimed until then: after an outage other workers claim their previous slots again as well.
     pub(super) claims_paused_until: Option<Instant>,
-    /// The load that the fleet was told of this worker: sessions, the most it takes, whether it drains.
+    /// The load that this worker last reported to the fleet: sessions, its capacity, whether it drains.
     pub(super) reported_load: Option<(usize, usize, bool)>,
-    /// The slots that were offered and have not been taken yet, and to whom.
+    /// The slots that were offered and not taken over yet, and to which worker.
     pub(super) offered: BTreeMap<Slot, i32>,
     /// Which workers declined an offer, and when.
     pub(super) declined: BTreeMap<i32, Instant>,

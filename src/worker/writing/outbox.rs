@@ -1,7 +1,7 @@
 //! What is to be written: the latest state of each session, and every deal.
 //!
-//! Links put, the writer takes. A row that waits is replaced by a newer one of the same session,
-//! so a slow database costs freshness and never memory; deals wait in order, up to a bound. Marks say
+//! Links put rows and deals, the writer takes them. A pending row is replaced by a newer one of the same session,
+//! so a slow database costs freshness and never memory; deals wait in order, up to a bound. Marks state
 //! up to when all deals were put, and are written after the deals that were put before them.
 
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ use crate::pg::deals::DealWrite;
 const DEALS_MAX: usize = 100_000;
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     rows: HashMap<SessionKey, RowWrite>,
     deals: Vec<DealWrite>,
     marks: BTreeMap<SessionKey, HistoryMark>,
@@ -50,7 +50,7 @@ impl Taken {
 /// The writer's inbox.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Outbox {
-    waiting: Mutex<Waiting>,
+    pending: Mutex<Pending>,
     seq: AtomicI64,
     wake: Notify,
 }
@@ -59,32 +59,32 @@ impl Outbox {
     /// Puts a row; it leaves with the next round, see [`Outbox::wake`].
     pub(in crate::worker) fn put(&self, fence: &Fence, content: RowContent) {
         // Under the lock: what is put later has the higher number.
-        let mut waiting = self.lock();
+        let mut pending = self.lock();
         let seq = self.next_seq();
         let newer = RowWrite {
             fence: fence.clone(),
             seq,
             content,
         };
-        match waiting.rows.entry(newer.fence.key.clone()) {
+        match pending.rows.entry(newer.fence.key.clone()) {
             Entry::Occupied(mut older) => merge(older.get_mut(), newer),
-            Entry::Vacant(place) => {
-                place.insert(newer);
+            Entry::Vacant(entry) => {
+                entry.insert(newer);
             }
         }
     }
 
     /// Puts a deal; `false` when there is no more room.
     pub(in crate::worker) fn put_deal(&self, deal: DealWrite) -> bool {
-        let mut waiting = self.lock();
-        let room = waiting.deals.len() < DEALS_MAX;
+        let mut pending = self.lock();
+        let room = pending.deals.len() < DEALS_MAX;
         if room {
-            waiting.deals.push(deal);
+            pending.deals.push(deal);
         }
         room
     }
 
-    /// Puts the word that all deals of a session up to a time were put.
+    /// Puts a history mark: all deals of a session up to a time were put.
     pub(in crate::worker) fn put_mark(&self, mark: HistoryMark) {
         self.lock().marks.insert(mark.fence.key.clone(), mark);
     }
@@ -101,24 +101,24 @@ impl Outbox {
 
     /// Takes all that waits.
     pub(in crate::worker) fn take(&self) -> Taken {
-        let waiting = std::mem::take(&mut *self.lock());
+        let pending = std::mem::take(&mut *self.lock());
         Taken {
-            rows: waiting.rows.into_values().collect(),
-            deals: waiting.deals,
-            marks: waiting.marks.into_values().collect(),
-            barriers: waiting.barriers,
+            rows: pending.rows.into_values().collect(),
+            deals: pending.deals,
+            marks: pending.marks.into_values().collect(),
+            barriers: pending.barriers,
         }
     }
 
-    /// Answers once all that was put before this is written.
+    /// Returns a receiver that resolves once all that was put before is written.
     pub(in crate::worker) fn flushed(&self) -> oneshot::Receiver<()> {
-        let (flushed, answer) = oneshot::channel();
-        self.lock().barriers.push(flushed);
+        let (sender, flushed) = oneshot::channel();
+        self.lock().barriers.push(sender);
         self.wake();
-        answer
+        flushed
     }
 
-    /// Slots have changed hands from this worker to itself: deals that still wait are as true as they were.
+    /// Slots have changed hands from this worker to itself: deals that still wait stay valid.
     pub(in crate::worker) fn refence(&self, claimed: &[(Slot, i64)]) {
         let epochs: BTreeMap<Slot, i64> = claimed.iter().copied().collect();
         for deal in &mut self.lock().deals {
@@ -137,31 +137,31 @@ impl Outbox {
             marks,
             barriers,
         } = taken;
-        let mut waiting = self.lock();
+        let mut pending = self.lock();
         for older in rows {
-            match waiting.rows.entry(older.fence.key.clone()) {
-                Entry::Occupied(mut place) => {
-                    let newer = std::mem::replace(place.get_mut(), older);
-                    merge(place.get_mut(), newer);
+            match pending.rows.entry(older.fence.key.clone()) {
+                Entry::Occupied(mut entry) => {
+                    let newer = std::mem::replace(entry.get_mut(), older);
+                    merge(entry.get_mut(), newer);
                 }
-                Entry::Vacant(place) => {
-                    place.insert(RowWrite {
+                Entry::Vacant(entry) => {
+                    entry.insert(RowWrite {
                         seq: self.next_seq(),
                         ..older
                     });
                 }
             }
         }
-        deals.append(&mut waiting.deals);
-        waiting.deals = deals;
-        waiting.barriers.extend(barriers);
+        deals.append(&mut pending.deals);
+        pending.deals = deals;
+        pending.barriers.extend(barriers);
         for mark in marks {
-            waiting.marks.entry(mark.fence.key.clone()).or_insert(mark);
+            pending.marks.entry(mark.fence.key.clone()).or_insert(mark);
         }
-        if waiting.deals.len() > DEALS_MAX {
-            // History has them, and nothing may say that it is not needed.
-            waiting.deals.truncate(DEALS_MAX);
-            waiting.marks.clear();
+        if pending.deals.len() > DEALS_MAX {
+            // History has them, and no mark may suppress the request for them.
+            pending.deals.truncate(DEALS_MAX);
+            pending.marks.clear();
         }
     }
 
@@ -169,13 +169,13 @@ impl Outbox {
         self.seq.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
         // Nothing in here can panic halfway through a change.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Puts the newer row in place of the older one, with what that said and the newer does not say again.
+/// Replaces the older row by the newer one, and keeps what the newer one does not repeat.
 fn merge(row: &mut RowWrite, newer: RowWrite) {
     if row.fence.epoch > newer.fence.epoch {
         return;
@@ -186,7 +186,7 @@ fn merge(row: &mut RowWrite, newer: RowWrite) {
     }
     let old = std::mem::replace(&mut row.content, RowContent::Heartbeat);
     let content = match (old, newer.content) {
-        // Still so: the older content is what is so.
+        // A heartbeat confirms the older content.
         (old @ (RowContent::Full { .. } | RowContent::State(_)), RowContent::Heartbeat) => old,
         // The figures were not written yet, and nothing newer is known of them.
         (RowContent::Full { state, account, .. }, RowContent::State(newer)) => RowContent::Full {

@@ -1,4 +1,4 @@
-//! What the writer knows of the rows it wrote: how many sessions have which status, how old the oldest
+//! Statistics of the rows that the writer wrote: how many sessions have which status, how old the oldest
 //! row of a connected one is, and how long events took to show.
 
 use std::collections::hash_map::Entry;
@@ -16,7 +16,7 @@ use crate::pg::cache::WriteReport;
 
 /// A row as it was written last.
 #[derive(Debug, Clone, Copy)]
-struct Written {
+struct WrittenRow {
     slot: Slot,
     status: Status,
     connected: bool,
@@ -27,12 +27,12 @@ struct Written {
 /// The rows of this worker's sessions.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct RowStats {
-    rows: Mutex<HashMap<SessionKey, Written>>,
+    rows: Mutex<HashMap<SessionKey, WrittenRow>>,
 }
 
 impl RowStats {
-    /// Takes in what became of a batch, and tells the metrics.
-    pub(in crate::worker) fn wrote(
+    /// Records the outcome of a batch, for itself and the metrics.
+    pub(in crate::worker) fn record_written(
         &self,
         batch: &[RowWrite],
         report: &WriteReport,
@@ -54,18 +54,18 @@ impl RowStats {
             .iter()
             .filter(|write| !unwritten.contains(&write.fence.key))
         {
-            if let Some(after) = note(&mut rows, write, now, wall) {
+            if let Some(after) = record_row(&mut rows, write, now, wall) {
                 metrics.event_shown(after);
             }
         }
-        // Another worker's by now.
+        // Another worker owns these by now.
         for key in &report.fenced {
             rows.remove(key);
         }
     }
 
     /// Forgets the sessions of all other slots: they were handed over, and are another worker's to count.
-    pub(in crate::worker) fn keep(&self, slots: &BTreeSet<Slot>) {
+    pub(in crate::worker) fn retain_slots(&self, slots: &BTreeSet<Slot>) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         rows.retain(|_, row| slots.contains(&row.slot));
     }
@@ -76,7 +76,7 @@ impl RowStats {
         Status::ALL.map(|status| rows.values().filter(|row| row.status == status).count())
     }
 
-    /// The age of the oldest row that says it is connected.
+    /// The age of the oldest row that shows as connected.
     pub(in crate::worker) fn age_max(&self) -> Duration {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let connected = rows.values().filter(|row| row.connected);
@@ -87,9 +87,9 @@ impl RowStats {
     }
 }
 
-/// Notes a write; answers how long ago the event was that it shows, if it shows a new one.
-fn note(
-    rows: &mut HashMap<SessionKey, Written>,
+/// Records a write. If it shows a new event, returns how long ago that was.
+fn record_row(
+    rows: &mut HashMap<SessionKey, WrittenRow>,
     write: &RowWrite,
     now: Instant,
     wall: OffsetDateTime,
@@ -108,12 +108,12 @@ fn note(
             account,
         } => (state.status, *connected, Some(account.event_at)),
     };
-    // Let go of, or stopped: nobody's, or not this worker's for long.
+    // A released or stopped session is not this worker's to count.
     if matches!(status, Status::Pending | Status::Stopped) {
         rows.remove(&write.fence.key);
         return None;
     }
-    let mut row = Written {
+    let mut row = WrittenRow {
         slot: write.fence.slot,
         status,
         connected,
@@ -125,12 +125,12 @@ fn note(
             row.event_at = event_at.or(before.get().event_at);
             Some(before.insert(row))
         }
-        Entry::Vacant(place) => {
-            place.insert(row);
+        Entry::Vacant(entry) => {
+            entry.insert(row);
             None
         }
     };
-    // What the snapshot told may be of any age; so may what was read anew after a gap.
+    // The events of a snapshot may be of any age, also of one that was read after a gap.
     let before = before.filter(|row| row.connected && connected)?;
     let (seen, event_at) = (before.event_at?, event_at?);
     (event_at > seen).then(|| Duration::try_from(wall - event_at).unwrap_or_default())
@@ -160,20 +160,20 @@ mod tests {
         let (row_stats, metrics) = (RowStats::default(), crate::worker::metrics());
         let report = WriteReport::default();
         let batch = [write("a", Status::Connecting), write("b", Status::Failed)];
-        row_stats.wrote(&batch, &report, Duration::ZERO, &metrics);
+        row_stats.record_written(&batch, &report, Duration::ZERO, &metrics);
         assert_eq!(row_stats.statuses(), [0, 1, 0, 0, 1, 0]);
         let held = [
             write("a", Status::Live).fence.slot,
             write("b", Status::Live).fence.slot,
         ];
-        row_stats.keep(&held.into_iter().collect());
+        row_stats.retain_slots(&held.into_iter().collect());
         assert_eq!(row_stats.statuses(), [0, 1, 0, 0, 1, 0]);
         let batch = [write("a", Status::Stopped)];
-        row_stats.wrote(&batch, &report, Duration::ZERO, &metrics);
+        row_stats.record_written(&batch, &report, Duration::ZERO, &metrics);
         assert_eq!(row_stats.statuses(), [0, 0, 0, 0, 1, 0]);
-        row_stats.keep(&BTreeSet::new());
+        row_stats.retain_slots(&BTreeSet::new());
         assert_eq!(row_stats.statuses(), [0; 6]);
-        row_stats.wrote(
+        row_stats.record_written(
             &[write("b", Status::Failed)],
             &report,
             Duration::ZERO,
@@ -183,7 +183,7 @@ mod tests {
             fenced: vec![write("b", Status::Failed).fence.key],
             ..WriteReport::default()
         };
-        row_stats.wrote(&[], &report, Duration::ZERO, &metrics);
+        row_stats.record_written(&[], &report, Duration::ZERO, &metrics);
         assert_eq!(row_stats.statuses(), [0; 6]);
         assert_eq!(row_stats.age_max(), Duration::ZERO);
     }

@@ -1,7 +1,7 @@
 //! The writer: takes what waits in the outbox and writes it in batches, one round at a time.
 //!
-//! While Postgres is slow or away the outbox coalesces; the writer tries again, at its own pace,
-//! and a socket never waits for it.
+//! While Postgres is slow or away the outbox coalesces. The writer tries again at its own pace, and a
+//! socket never waits for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::worker::writing::row_stats::RowStats;
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the last rows are tried; the caller's grace may end it sooner.
-const LAST_TRIES: Duration = Duration::from_secs(30);
+/// How long the last rows are tried. The grace period may end that sooner.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Writes rows and deals.
 pub(in crate::worker) struct Writer {
@@ -39,7 +39,7 @@ pub(in crate::worker) struct Writer {
     pub(in crate::worker) row_stats: Arc<RowStats>,
     pub(in crate::worker) findings: Findings,
     /// Why rows cannot be written, if they can't.
-    pub(in crate::worker) trouble: watch::Sender<Option<String>>,
+    pub(in crate::worker) write_error: watch::Sender<Option<String>>,
 }
 
 impl Writer {
@@ -53,7 +53,7 @@ impl Writer {
             if last {
                 return self.finish().await;
             }
-            if !self.round().await {
+            if !self.write_round().await {
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_PAUSE) => self.outbox.wake(),
                     () = stop.cancelled() => {}
@@ -62,11 +62,11 @@ impl Writer {
         }
     }
 
-    /// The last rows: without them a session that has ended looks live until somebody claims it.
+    /// Writes the last rows. Without them a session that has ended shows as live until another worker claims it.
     async fn finish(&self) {
-        let until = Instant::now() + LAST_TRIES;
+        let until = Instant::now() + FINISH_TIMEOUT;
         while Instant::now() < until {
-            if self.round().await {
+            if self.write_round().await {
                 return;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -74,26 +74,25 @@ impl Writer {
         error!("the last rows could not be written");
     }
 
-    /// Writes all that waits; whether that worked.
-    async fn round(&self) -> bool {
+    /// Writes all that waits. Returns whether that worked.
+    async fn write_round(&self) -> bool {
         let taken = self.outbox.take();
         if taken.is_empty() {
             return true;
         }
-        let (left, failure) = self.write(taken).await;
+        let (unwritten, failure) = self.write(taken).await;
         let Some(failure) = failure else {
-            self.trouble
-                .send_if_modified(|trouble| trouble.take().is_some());
+            self.write_error
+                .send_if_modified(|write_error| write_error.take().is_some());
             return true;
         };
-        warn!(rows = left.rows.len(), deals = left.deals.len(), error = %failure, "rows could not be written");
-        self.trouble.send_replace(Some(failure.to_string()));
-        self.outbox.put_back(left);
+        warn!(rows = unwritten.rows.len(), deals = unwritten.deals.len(), error = %failure, "rows could not be written");
+        self.write_error.send_replace(Some(failure.to_string()));
+        self.outbox.put_back(unwritten);
         false
     }
 
-    /// Rows, then deals, then the marks that say that the deals are there. Gives back what is left, and
-    /// why.
+    /// Writes rows, then deals, then the marks that confirm the deals. Returns what is left unwritten, and why.
     async fn write(&self, taken: Taken) -> (Taken, Option<PgError>) {
         let Taken {
             rows,
@@ -102,27 +101,27 @@ impl Writer {
             barriers,
         } = taken;
         let (rows, failure) = self.write_rows(rows).await;
-        let mut left = Taken {
+        let mut unwritten = Taken {
             rows,
             deals,
             marks,
             barriers,
         };
-        if let Err(error) = self.write_deals(&left.deals).await {
-            return (left, Some(error));
+        if let Err(error) = self.write_deals(&unwritten.deals).await {
+            return (unwritten, Some(error));
         }
-        left.deals.clear();
-        if let Err(error) = self.write_marks(&left.marks).await {
-            return (left, Some(error));
+        unwritten.deals.clear();
+        if let Err(error) = self.write_marks(&unwritten.marks).await {
+            return (unwritten, Some(error));
         }
-        left.marks.clear();
+        unwritten.marks.clear();
         if failure.is_none() {
-            for waiter in left.barriers.drain(..) {
-                // Who no longer waits does not need to know.
+            for waiter in unwritten.barriers.drain(..) {
+                // The receiver may no longer wait.
                 let _ = waiter.send(());
             }
         }
-        (left, failure)
+        (unwritten, failure)
     }
 
     async fn write_rows(&self, rows: Vec<RowWrite>) -> (Vec<RowWrite>, Option<PgError>) {
@@ -142,15 +141,15 @@ impl Writer {
         match conn.release(written) {
             Ok(report) => {
                 self.row_stats
-                    .wrote(&rows, &report, began.elapsed(), &self.metrics);
-                self.tell(&rows, &report);
-                again(rows, report)
+                    .record_written(&rows, &report, began.elapsed(), &self.metrics);
+                self.report_findings(&rows, &report);
+                rows_to_retry(rows, report)
             }
             Err(error) => (rows, Some(error)),
         }
     }
 
-    /// Writes deals. If a value of one is at fault they are written one by one, and that one is given up.
+    /// Writes deals. If a value is invalid, they are written one by one, and the deal with that value is dropped.
     async fn write_deals(&self, deals: &[DealWrite]) -> Result<(), PgError> {
         match self.insert(deals).await {
             Err(error) if error.is_data_error() => {}
@@ -204,7 +203,7 @@ impl Writer {
         Ok(())
     }
 
-    fn tell(&self, rows: &[RowWrite], report: &WriteReport) {
+    fn report_findings(&self, rows: &[RowWrite], report: &WriteReport) {
         if !report.fenced.is_empty() {
             warn!(
                 rows = report.fenced.len(),
@@ -224,22 +223,22 @@ impl Writer {
     }
 }
 
-/// The rows to be written again, and why they were not. A row whose content is at fault would
-/// fail for ever: it is given up, and the next state of its session is written as it comes.
-fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
-    let mut again = BTreeSet::new();
+/// Returns the rows to write again, and why they were not written. A row with invalid content would fail for ever: it
+/// is dropped, and the next state of its session is written as usual.
+fn rows_to_retry(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
+    let mut rows_to_retry = BTreeSet::new();
     let mut why = None;
     for WriteFailure { keys, error } in report.failed {
         if error.is_data_error() {
-            error!(rows = keys.len(), error = %error, "rows were given up");
+            error!(rows = keys.len(), error = %error, "rows with invalid content were dropped");
         } else {
-            again.extend(keys);
+            rows_to_retry.extend(keys);
             why = Some(error);
         }
     }
     let rows = rows
         .into_iter()
-        .filter(|row| again.contains(&row.fence.key))
+        .filter(|row| rows_to_retry.contains(&row.fence.key))
         .collect();
     (rows, why)
 }

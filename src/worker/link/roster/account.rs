@@ -101,7 +101,7 @@ impl AccountStream {
                 Some(_) | None => {
                     self.authorised_by = Some(key.user.clone());
                     session.stage = Stage::Opening;
-                    let last_seen = session.assignment.known.clone();
+                    let last_seen = session.assignment.last_seen.clone();
                     connection.open(account, token.clone(), last_seen, now);
                 }
             }
@@ -134,7 +134,7 @@ mod tests {
             is_demo: true,
             token: Secret::new("token"),
             through_ms: None,
-            known: LastSeen::default(),
+            last_seen: LastSeen::default(),
             standby: false,
         };
         UserSession::new(assignment, 0, None)

@@ -64,7 +64,7 @@ impl Roster {
         });
     }
 
-    /// The socket went silent, or is heard again (`is_following`).
+    /// The socket went silent, or sends again (`is_following`).
     pub(in crate::worker) fn handle_following(&mut self, is_following: bool) {
         for session in self.sessions_mut() {
             if session.stage == Stage::Live {

@@ -97,22 +97,22 @@ impl Roster {
         account: AccountId,
         connection: &Connection,
     ) {
-        let Some(known) = connection.last_seen(account) else {
+        let Some(last_seen) = connection.last_seen(account) else {
             return;
         };
         for session in self.sharing(account) {
-            session.assignment.known = known.clone();
+            session.assignment.last_seen = last_seen.clone();
         }
     }
 
     /// Saves the same for all accounts: the connection is over.
     pub(in crate::worker) fn save_all_last_seen(&mut self, connection: &Connection) {
         for (account, stream) in &mut self.accounts {
-            let Some(known) = connection.last_seen(*account) else {
+            let Some(last_seen) = connection.last_seen(*account) else {
                 continue;
             };
             for session in stream.sessions_mut() {
-                session.assignment.known = known.clone();
+                session.assignment.last_seen = last_seen.clone();
             }
         }
     }

@@ -46,7 +46,7 @@ pub(in crate::worker) struct Roster {
     wall: (Instant, i64),
     /// Set from when the connection is lost, or cannot be made, until the next one is ready.
     outage: Option<Outage>,
-    /// Sessions may have become ready on standby without the coordinator being told so.
+    /// Sessions may have become ready on standby and not be reported to the coordinator yet.
     standby_pending: bool,
     status_updates: Vec<StatusUpdate>,
     credential_requests: Vec<CredentialRequest>,

@@ -50,7 +50,7 @@ pub(super) struct UserSession {
     pub(super) lost_deal: bool,
     /// Since when it has been live.
     pub(super) live_since: Option<Instant>,
-    /// It is on standby and ready to be promoted, and the coordinator was told so.
+    /// It is on standby and ready to be promoted, and that was reported to the coordinator.
     pub(super) standby_ready: bool,
     /// Deals that came while it was on standby.
     pub(super) deferred_deals: Vec<(Source, Deal)>,
@@ -92,9 +92,9 @@ impl UserSession {
     /// Takes over a new assignment. Returns whether that promotes it from standby.
     pub(super) fn reassign(&mut self, assignment: Assignment) -> bool {
         let before = std::mem::replace(&mut self.assignment, assignment);
-        // It has followed the account since, so it knows both better than the tables do.
+        // The session has followed the account since, so its own values are newer than those of the tables.
         self.assignment.through_ms = before.through_ms;
-        self.assignment.known = before.known;
+        self.assignment.last_seen = before.last_seen;
         self.row_due = true;
         self.standby_ready = false;
         before.standby && !self.assignment.standby

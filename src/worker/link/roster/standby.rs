@@ -1,5 +1,5 @@
 //! Sessions on standby: they stream and write nothing, because another worker is about to hand their slot over, or
-//! because it is in doubt whether their slot is still ours. Their deals are deferred, and written once it is.
+//! because it is unconfirmed whether their slot is still ours. Their deals are deferred, and written once it is.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const VALUATION_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFERRED_DEALS_MAX: usize = 1_000;
 
 impl Roster {
-    /// Puts all sessions on standby: the claims are in doubt. Each is promoted by the next start of it.
+    /// Puts all sessions on standby: the claims are unconfirmed. Each is promoted by the next start of it.
     pub(in crate::worker) fn suspend(&mut self) {
         for session in self.sessions_mut() {
             session.assignment.standby = true;

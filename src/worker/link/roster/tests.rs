@@ -44,7 +44,7 @@ fn assignment_of(account: AccountId, user: &str, token: &str) -> Assignment {
         is_demo: true,
         token: Secret::new(token),
         through_ms: None,
-        known: LastSeen::default(),
+        last_seen: LastSeen::default(),
         standby: false,
     }
 }
@@ -67,18 +67,18 @@ fn connection(now: Instant) -> Connection {
         history_rate: 4,
     };
     let mut connection = Connection::new(&config, 1, WallClock::from_unix_ms(now, WALL_MS));
-    let asked = connection.poll_transmit();
-    let Some(Transmit::Message(bytes)) = asked else {
-        panic!("no authorisation: {asked:?}")
+    let transmit = connection.poll_transmit();
+    let Some(Transmit::Message(bytes)) = transmit else {
+        panic!("no authorisation: {transmit:?}")
     };
     let tag = frame::decode(bytes).expect("a frame").client_msg_id;
-    let answer = ProtoOaApplicationAuthRes::default().encode_to_vec();
-    let answer = frame::encode(
+    let response = ProtoOaApplicationAuthRes::default().encode_to_vec();
+    let response = frame::encode(
         frame::number(Type::ProtoOaApplicationAuthRes),
-        answer.into(),
+        response.into(),
         tag,
     );
-    connection.handle_message(answer, now);
+    connection.handle_message(response, now);
     while connection.poll_event().is_some() {}
     connection
 }
@@ -92,12 +92,12 @@ fn sent(connection: &mut Connection) -> Vec<(&'static str, String)> {
         };
         let frame = frame::decode(bytes).expect("a frame");
         if frame.payload_type == frame::number(Type::ProtoOaAccountAuthReq) {
-            let ask = ProtoOaAccountAuthReq::decode(frame.payload).expect("a request");
-            sent.push(("authorise", ask.access_token));
+            let request = ProtoOaAccountAuthReq::decode(frame.payload).expect("a request");
+            sent.push(("authorise", request.access_token));
         } else if frame.payload_type == frame::number(Type::ProtoOaGetAccountsByAccessTokenReq) {
-            let ask =
+            let request =
                 ProtoOaGetAccountListByAccessTokenReq::decode(frame.payload).expect("a request");
-            sent.push(("verify", ask.access_token));
+            sent.push(("verify", request.access_token));
         } else if frame.payload_type == frame::number(Type::ProtoOaAccountLogoutReq) {
             sent.push(("log out", String::new()));
         }

@@ -1,4 +1,4 @@
-//! What a roster asks about tokens: whether one covers an account, and whether there is a newer one.
+//! What a roster requests about tokens: whether one covers an account, and whether there is a newer one.
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ impl Roster {
     pub(in crate::worker) fn handle_token_verified(
         &mut self,
         ticket: u64,
-        answer: &Result<Covered, RequestError>,
+        result: &Result<Covered, RequestError>,
         jitter: f64,
         connection: &mut Connection,
         now: Instant,
@@ -54,8 +54,8 @@ impl Roster {
             return;
         };
         match check {
-            TokenCheck::Share => self.handle_share_check(&key, answer, jitter, connection, now),
-            TokenCheck::Environment => self.handle_environment_check(&key, answer, now),
+            TokenCheck::Share => self.handle_share_check(&key, result, jitter, connection, now),
+            TokenCheck::Environment => self.handle_environment_check(&key, result, now),
         }
         self.publish_status(&key);
         self.open_account(key.account, Some(connection), now);
@@ -64,7 +64,7 @@ impl Roster {
     fn handle_share_check(
         &mut self,
         key: &SessionKey,
-        answer: &Result<Covered, RequestError>,
+        result: &Result<Covered, RequestError>,
         jitter: f64,
         connection: &mut Connection,
         now: Instant,
@@ -77,7 +77,7 @@ impl Roster {
         let Some(session) = stream.session_mut(&key.user) else {
             return;
         };
-        match answer {
+        match result {
             Ok(covered) if covered.contains_key(&key.account) => match stream_stage {
                 Some(Stage::Live) => {
                     session.go_live(now);
@@ -118,14 +118,14 @@ impl Roster {
     fn handle_environment_check(
         &mut self,
         key: &SessionKey,
-        answer: &Result<Covered, RequestError>,
+        result: &Result<Covered, RequestError>,
         now: Instant,
     ) {
         let policy = self.policy;
         let Some(session) = self.session_mut(key) else {
             return;
         };
-        let is_live = answer
+        let is_live = result
             .as_ref()
             .ok()
             .and_then(|covered| covered.get(&key.account));

@@ -1,4 +1,4 @@
-//! Questions to cTrader about what a token covers, until they are answered.
+//! Pending requests to cTrader for the accounts that a token covers.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) enum TokenCheck {
     Environment,
 }
 
-/// The checks without an answer, by ticket.
+/// The checks without a response, by ticket.
 #[derive(Debug, Default)]
 pub(super) struct TokenChecks {
     pending: BTreeMap<u64, (SessionKey, TokenCheck)>,
@@ -21,7 +21,7 @@ pub(super) struct TokenChecks {
 }
 
 impl TokenChecks {
-    /// Records a check. Returns its ticket, which the answer carries.
+    /// Records a check. Returns its ticket, which the response has too.
     pub(super) fn begin(&mut self, key: SessionKey, check: TokenCheck) -> u64 {
         self.last_ticket += 1;
         self.pending.insert(self.last_ticket, (key, check));
@@ -33,7 +33,7 @@ impl TokenChecks {
         self.pending.remove(&ticket)
     }
 
-    /// Cancels the checks of a session: their answers will be ignored.
+    /// Cancels the checks of a session: their responses will be ignored.
     pub(super) fn cancel(&mut self, key: &SessionKey) {
         self.pending.retain(|_, (waiting, _)| waiting != key);
     }

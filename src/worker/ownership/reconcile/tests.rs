@@ -116,7 +116,7 @@ impl Rig {
         Baseline {
             key: self.key.clone(),
             through: None,
-            known: LastSeen::default(),
+            last_seen: LastSeen::default(),
         }
     }
 
@@ -227,7 +227,7 @@ async fn a_session_that_was_released_is_not_reconciled_for_nothing() {
     assert_eq!(rig.published(), [], "it is published, and being written");
 }
 
-/// The claims were lost and are there again, under another epoch that the link has not heard of.
+/// The claims were lost and are there again, under another epoch that the link does not have yet.
 #[tokio::test]
 async fn a_final_status_is_published_under_the_current_epoch() {
     let mut rig = Rig::new().running();

@@ -79,7 +79,7 @@ fn figures_that_were_not_written_survive_a_disconnection() {
     assert_eq!(only(&outbox).content, expected);
 }
 
-/// Of a session that is let go nobody knows the environment, and the table would take it for a demo one.
+/// A state without an environment comes from a session that no link runs. The table would default it to demo.
 #[test]
 fn a_state_without_an_environment_leaves_it_as_it_was() {
     let on_live = state(Status::Live).in_environment(false);

@@ -87,8 +87,8 @@ fn an_account_of_the_other_environment_is_told_from_one_that_cannot_be_reached()
         let now = now + Duration::from_secs(1);
         roster.handle_down(ACCOUNT, &refused, 0.5, &mut connection, now);
         assert_eq!(sent(&mut connection), owned(&[("verify", "token-a")]));
-        let answer = Ok(Covered::from([(ACCOUNT, is_live)]));
-        roster.handle_token_verified(1, &answer, 0.5, &mut connection, now);
+        let result = Ok(Covered::from([(ACCOUNT, is_live)]));
+        roster.handle_token_verified(1, &result, 0.5, &mut connection, now);
         let state = last_status(&mut roster, "a").expect("published");
         assert_eq!(state.status == Status::Failed, failed, "{state:?}");
     }
