@@ -1,4 +1,4 @@
-//! What the model remembers: the database and the workers, as small as can be.
+//! The state of the model: the database and the workers, as small as possible.
 //!
 //! A member's number is its worker and its lock connection in one: worker 0 has 1, 4, 7 …, worker 1 has 2,
 //! 5, 8 …. An epoch of 0 is none.
@@ -18,7 +18,7 @@ pub(super) const SLOTS: usize = 2;
 /// How many sessions a slot has. Whoever has both has a slot too many when there is another worker.
 pub(super) const SESSIONS: [usize; SLOTS] = [6, 3];
 
-/// What a worker takes: all there is.
+/// The capacity of a worker: all sessions that there are.
 const SESSIONS_MAX: usize = 9;
 
 /// Numbers are below it: three workers with five lock connections each.
@@ -74,7 +74,7 @@ pub(super) struct Row {
     pub(super) taker: u8,
     pub(super) ready: bool,
     /// It has been there for [`HANDOVER_TIMEOUT`].
-    pub(super) old: bool,
+    pub(super) is_expired: bool,
 }
 
 /// What Postgres holds, and its sessions.
@@ -94,113 +94,114 @@ pub(super) struct Database {
     pub(super) writer: [u8; SLOTS],
     /// Slots whose sessions are to run.
     pub(super) desired: Set,
-    /// A write that has passed the slot's fence, and has not come to the row yet: worker, slot, epoch.
+    /// A write that has passed the slot's fence, and has not reached the row yet: worker, slot, epoch.
     pub(super) in_flight: Option<(u8, u8, u8)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum ProcessState {
     Alive,
     /// SIGSTOP.
     Paused,
-    /// Crashed, or gone in good order.
+    /// Crashed, or ended in good order.
     Dead,
 }
 
-/// The lock connection, as it is and as its worker takes it to be.
+/// The lock connection: its real state, and what its worker knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum LockConnection {
     Up,
     /// Silent. The server still holds its locks, and the worker has not given up yet.
     Cut,
     /// Ended by the server, its locks are free, and the worker has not noticed yet.
     Ended,
-    /// The keeper knows, and connects anew.
+    /// The lock keeper knows, and connects again.
     Gone,
 }
 
-/// What the keeper has published and the coordinator has not seen yet: a `watch`, the last value alone.
+/// The claim state that the lock keeper published and the coordinator has not handled yet: a `watch`, so the last value
+/// only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum ClaimChange {
     None,
     Lost { given_up: bool },
     Held { suspended: bool },
 }
 
-/// What the links do with a slot's sessions.
+/// How the links run a slot's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Run {
-    No,
-    /// `Right::Offer`
+pub(super) enum Sessions {
+    Stopped,
+    /// `Ownership::Incoming`
     Standby {
-        settled: bool,
+        ready: bool,
     },
-    /// `Right::Claim`
-    Claim(u8),
-    /// As before, but the claims were lost by an answer: it streams and writes nothing.
+    /// `Ownership::Owned`
+    Owned(u8),
+    /// Owned before, but the server ended the lock connection: they stream and write nothing.
     Suspended(u8),
 }
 
-/// `coordinator::handover::Warm`
+/// `ownership::state::IncomingSlot`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Warm {
+pub(super) struct IncomingSlot {
     pub(super) epoch: u8,
     pub(super) ready: bool,
-    /// Its sessions were looked at. The code does not know: see [`super::acts::Flaw::ReadyUnseen`].
-    pub(super) seen: bool,
+    /// Its sessions were read. See [`super::flaw::Flaw::ReadyUnopened`].
+    pub(super) opened: bool,
 }
 
-/// What is left to do of a round that has begun: each of them a statement, in this order.
+/// The statements that a round has still to run, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Todo {
+pub(super) struct Round {
     pub(super) withdraw: Set,
-    pub(super) let_go: Set,
+    pub(super) release: Set,
     pub(super) decline: Set,
-    pub(super) ready: Set,
-    /// Claimed as the taker.
-    pub(super) due: Set,
-    /// Claimed because they were free.
-    pub(super) wanted: Set,
-    /// Their sessions are looked at.
-    pub(super) agree: Set,
+    pub(super) mark_ready: Set,
+    /// To be claimed as the taker.
+    pub(super) take_over: Set,
+    /// To be claimed because they are free.
+    pub(super) claim: Set,
+    /// Slots whose sessions are to be reconciled.
+    pub(super) reconcile: Set,
 }
 
-impl Todo {
+impl Round {
     pub(super) const fn is_empty(&self) -> bool {
         (self.withdraw.0
-            | self.let_go.0
+            | self.release.0
             | self.decline.0
-            | self.ready.0
-            | self.due.0
-            | self.wanted.0
-            | self.agree.0)
+            | self.mark_ready.0
+            | self.take_over.0
+            | self.claim.0
+            | self.reconcile.0)
             == 0
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Worker {
-    pub(super) life: Life,
-    // The keeper's.
-    pub(super) link: Link,
-    /// Of the lock connection that it has, or had last.
-    pub(super) session: u8,
+    pub(super) process: ProcessState,
+    // The lock keeper's.
+    pub(super) connection: LockConnection,
+    /// The number of its current or last lock connection.
+    pub(super) connection_number: u8,
     pub(super) suspended: bool,
-    /// Slots that the coordinator has asked it to let go of.
+    /// Slots that the coordinator has requested to release.
     pub(super) releasing: Set,
-    pub(super) news: News,
+    pub(super) claim_change: ClaimChange,
     // The coordinator's.
-    /// The number that it goes by; 0: none.
+    /// The worker's number in the fleet, as the coordinator knows it; 0: none.
     pub(super) number: u8,
     pub(super) draining: bool,
     pub(super) held: [u8; SLOTS],
-    pub(super) warm: [Option<Warm>; SLOTS],
+    pub(super) incoming: [Option<IncomingSlot>; SLOTS],
     /// The taker of each slot that it has offered; 0: none.
     pub(super) offered: [u8; SLOTS],
     pub(super) declined: Set,
-    pub(super) todo: Todo,
+    pub(super) round: Round,
     // The links', and the writer's.
-    pub(super) run: [Run; SLOTS],
+    pub(super) sessions: [Sessions; SLOTS],
     /// Rows that wait to be written, by epoch; 0: none do.
     pub(super) outbox: [u8; SLOTS],
 }
@@ -208,59 +209,59 @@ pub(super) struct Worker {
 impl Worker {
     const fn new(number: u8) -> Self {
         Self {
-            life: Life::Alive,
-            link: Link::Up,
-            session: number,
+            process: ProcessState::Alive,
+            connection: LockConnection::Up,
+            connection_number: number,
             suspended: false,
             releasing: Set(0),
-            news: News::None,
+            claim_change: ClaimChange::None,
             number,
             draining: false,
             held: [0; SLOTS],
-            warm: [None; SLOTS],
+            incoming: [None; SLOTS],
             offered: [0; SLOTS],
             declined: Set(0),
-            todo: Todo {
+            round: Round {
                 withdraw: Set(0),
-                let_go: Set(0),
+                release: Set(0),
                 decline: Set(0),
-                ready: Set(0),
-                due: Set(0),
-                wanted: Set(0),
-                agree: Set(0),
+                mark_ready: Set(0),
+                take_over: Set(0),
+                claim: Set(0),
+                reconcile: Set(0),
             },
-            run: [Run::No; SLOTS],
+            sessions: [Sessions::Stopped; SLOTS],
             outbox: [0; SLOTS],
         }
     }
 
-    /// Nothing is left of it.
+    /// A process that is gone.
     pub(super) const fn dead() -> Self {
         Self {
-            life: Life::Dead,
-            link: Link::Gone,
+            process: ProcessState::Dead,
+            connection: LockConnection::Gone,
             ..Self::new(0)
         }
     }
 
-    /// The coordinator may begin a round: it is between two, and has a claim to go by.
+    /// Whether the coordinator may begin a round: it is between two, and has a lock connection.
     pub(super) fn is_idle(&self) -> bool {
-        self.life == Life::Alive
-            && self.todo.is_empty()
-            && self.news == News::None
-            && self.link != Link::Gone
+        self.process == ProcessState::Alive
+            && self.round.is_empty()
+            && self.claim_change == ClaimChange::None
+            && self.connection != LockConnection::Gone
     }
 }
 
-/// All there is.
+/// The state of the whole fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) db: Database,
     pub(super) workers: [Worker; WORKERS],
     /// Disturbances that may still come.
-    pub(super) left: u8,
-    /// What went wrong, by [`super::acts::Wrong`].
-    pub(super) wrong: u8,
+    pub(super) disturbances_left: u8,
+    /// What went wrong, as bits of [`super::steps::Violation`].
+    pub(super) violations: u8,
 }
 
 /// One hash of few bytes: the checker does little else.
@@ -291,13 +292,13 @@ pub(super) fn index(slot: Slot) -> usize {
 }
 
 impl State {
-    /// Everybody is there, and nobody has anything.
-    pub(super) fn new(left: u8) -> Self {
+    /// All workers are there, and none owns a slot.
+    pub(super) fn new(disturbances_left: u8) -> Self {
         let mut state = Self {
             db: Database::default(),
             workers: [Worker::new(1), Worker::new(2), Worker::new(3)],
-            left,
-            wrong: 0,
+            disturbances_left,
+            violations: 0,
         };
         for number in 1..=3 {
             state.db.members.add(number);
@@ -308,16 +309,16 @@ impl State {
         state
     }
 
-    /// The first has run everything alone, and the others have just come.
-    pub(super) fn alone(left: u8) -> Self {
-        let mut state = Self::new(left);
+    /// The first worker owns everything, and the others have just started.
+    pub(super) fn alone(disturbances_left: u8) -> Self {
+        let mut state = Self::new(disturbances_left);
         for slot in 0..SLOTS {
             state.db.epoch[slot] = 1;
             state.db.written[slot] = 1;
             state.db.locks[slot].add(1);
             let worker = &mut state.workers[0];
             worker.held[slot] = 1;
-            worker.run[slot] = Run::Claim(1);
+            worker.sessions[slot] = Sessions::Owned(1);
             worker.outbox[slot] = 1;
         }
         state
@@ -327,7 +328,7 @@ impl State {
         self.db.members.has(usize::from(number))
     }
 
-    /// `pg::fleet::load`: who is alive by the locks. A row is taken to be up to date.
+    /// `pg::fleet::load`: who is alive by the locks. Rows are assumed to be up to date.
     pub(super) fn members(&self) -> Vec<Member> {
         (1..NUMBERS)
             .filter(|number| self.is_member(*number))
@@ -347,8 +348,8 @@ impl State {
             .collect()
     }
 
-    /// `Coordinator::me`
-    pub(super) fn me(&self, me: usize) -> Member {
+    /// `Coordinator::this_member`
+    pub(super) fn this_member(&self, me: usize) -> Member {
         let worker = &self.workers[me];
         let held = (0..SLOTS).filter(|slot| worker.held[*slot] != 0 && self.db.desired.has(*slot));
         Member {
@@ -361,8 +362,8 @@ impl State {
     }
 
     /// `Coordinator::members`
-    pub(super) fn members_and(&self, me: usize) -> Vec<Member> {
-        let me = self.me(me);
+    pub(super) fn members_seen_by(&self, me: usize) -> Vec<Member> {
+        let me = self.this_member(me);
         let others = self.members().into_iter();
         others
             .filter(|member| member.number != me.number)
@@ -382,7 +383,7 @@ impl State {
                     taker: i32::from(row.taker),
                     sessions: SESSIONS[index],
                     ready: row.ready,
-                    age: if row.old {
+                    age: if row.is_expired {
                         HANDOVER_TIMEOUT
                     } else {
                         Duration::ZERO
@@ -418,7 +419,7 @@ impl State {
             if let Some(row) = db.rows[slot] {
                 put(row.epoch);
                 put(row.giver << 4 | row.taker);
-                put(1 << 2 | u8::from(row.ready) << 1 | u8::from(row.old));
+                put(1 << 2 | u8::from(row.ready) << 1 | u8::from(row.is_expired));
             } else {
                 put(0);
                 put(0);
@@ -431,8 +432,8 @@ impl State {
         let (worker, slot, epoch) = db.in_flight.unwrap_or_default();
         put(epoch);
         put(low_byte(db.desired) << 6 | worker << 4 | slot << 3);
-        put(self.left);
-        put(self.wrong);
+        put(self.disturbances_left);
+        put(self.violations);
         for worker in &self.workers {
             worker.pack(&mut put);
         }
@@ -446,34 +447,36 @@ fn low_byte(set: Set) -> u8 {
 
 impl Worker {
     fn pack(&self, put: &mut impl FnMut(u8)) {
-        let news = match self.news {
-            News::None => 0,
-            News::Lost { given_up } => 1 + u8::from(given_up),
-            News::Held { suspended } => 3 + u8::from(suspended),
+        let claim_change = match self.claim_change {
+            ClaimChange::None => 0,
+            ClaimChange::Lost { given_up } => 1 + u8::from(given_up),
+            ClaimChange::Held { suspended } => 3 + u8::from(suspended),
         };
-        put(self.life as u8 | (self.link as u8) << 2 | news << 4);
-        put(self.session << 4 | self.number);
+        put(self.process as u8 | (self.connection as u8) << 2 | claim_change << 4);
+        put(self.connection_number << 4 | self.number);
         let flags = u8::from(self.suspended) << 1 | u8::from(self.draining);
         put(flags << 2 | low_byte(self.releasing));
         let [low, high] = self.declined.0.to_le_bytes();
         put(low);
         put(high);
-        let todo = &self.todo;
-        put(low_byte(todo.withdraw) | low_byte(todo.let_go) << 2 | low_byte(todo.decline) << 4);
-        put(low_byte(todo.ready) | low_byte(todo.due) << 2 | low_byte(todo.wanted) << 4);
-        put(low_byte(todo.agree));
+        let round = &self.round;
+        put(low_byte(round.withdraw) | low_byte(round.release) << 2 | low_byte(round.decline) << 4);
+        put(low_byte(round.mark_ready)
+            | low_byte(round.take_over) << 2
+            | low_byte(round.claim) << 4);
+        put(low_byte(round.reconcile));
         for slot in 0..SLOTS {
             put(self.held[slot]);
-            let warm = self.warm[slot];
-            put(warm.map_or(0, |warm| {
-                warm.epoch << 3 | 4 | u8::from(warm.seen) << 1 | u8::from(warm.ready)
+            let incoming = self.incoming[slot];
+            put(incoming.map_or(0, |incoming| {
+                incoming.epoch << 3 | 4 | u8::from(incoming.opened) << 1 | u8::from(incoming.ready)
             }));
             put(self.offered[slot]);
-            put(match self.run[slot] {
-                Run::No => 0,
-                Run::Standby { settled } => 1 + u8::from(settled),
-                Run::Claim(epoch) => 64 | epoch,
-                Run::Suspended(epoch) => 128 | epoch,
+            put(match self.sessions[slot] {
+                Sessions::Stopped => 0,
+                Sessions::Standby { ready } => 1 + u8::from(ready),
+                Sessions::Owned(epoch) => 64 | epoch,
+                Sessions::Suspended(epoch) => 128 | epoch,
             });
             put(self.outbox[slot]);
         }
