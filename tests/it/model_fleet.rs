@@ -2,7 +2,8 @@
 //!
 //! The model is Postgres' tables and locks, and of each worker its lock keeper, its coordinator, its links and its
 //! writer, as separate as they are in the code: any step of one may come between any two of another.
-//! docs/claim-protocol.md maps the steps to functions. `domain::fleet` itself decides who claims, offers and takes over.
+//! docs/claim-protocol.md maps the steps to functions. `domain::fleet` itself decides who claims, offers and takes
+//! over.
 //!
 //! There are no notifications and no clock. A worker may poll at any time, so it makes no difference whether a
 //! notification comes, comes late or is lost. What a time-out does is a step that may come at any time. Time

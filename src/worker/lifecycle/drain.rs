@@ -12,7 +12,8 @@ use crate::shutdown::Stages;
 /// The part of the grace period that is reserved for the last steps: the last rows and the claims.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
-/// The part of the grace period that is reserved, beside those, for the log-outs of sessions that could not be handed over.
+/// The part of the grace period that is reserved, beside those, for the log-outs of sessions that could not be
+/// handed over.
 const LOG_OUTS: Duration = Duration::from_secs(5);
 
 /// Stops everything in order, within the grace period, or at once after a second signal.

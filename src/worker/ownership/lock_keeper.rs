@@ -250,8 +250,8 @@ impl LockKeeper {
             LockRequest::Acquire(_, slots, reply_to) => {
                 self.unreleased.retain(|slot| !slots.contains(slot));
                 for batch in slots.chunks(REQUEST_SLOTS_MAX) {
-                    let got = within(connection.acquire(&self.worker_id, batch)).await;
-                    check_connection(got, connection).await?;
+                    let acquired = within(connection.acquire(&self.worker_id, batch)).await;
+                    check_connection(acquired, connection).await?;
                 }
                 // Also those that could not be released when they were to be.
                 let held = connection.held();
