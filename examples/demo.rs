@@ -114,10 +114,7 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     .await;
     let stopped = stop(&pool, &amqp_url, &users, worker).await;
     if shown.is_err() || stopped.is_err() {
-        eprintln!(
-            "the worker's log:\n{}",
-            std::fs::read_to_string(&log.0)?
-        );
+        eprintln!("the worker's log:\n{}", std::fs::read_to_string(&log.0)?);
     }
     shown.and(stopped)
 }

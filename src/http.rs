@@ -1,11 +1,11 @@
-//! The health server: a snapshot in, fixed routes out.
+//! The health server: fixed routes that report a snapshot.
 //!
-//! It knows nothing of what it reports on; whoever does keeps the [`HealthSnapshot`] up to date. It
-//! names no user. Each connection carries one request and ends after `CONNECTION_TIMEOUT`, and
-//! there are at most `CONNECTIONS_MAX`, so that slow clients cannot hold the server.
+//! It knows nothing of what it reports: the worker keeps the [`HealthSnapshot`] up to date. It names no user.
+//! Each connection carries one request and ends after `CONNECTION_TIMEOUT`, and there are at most
+//! `CONNECTIONS_MAX`, so that slow clients cannot block the server.
 //!
-//! To stop: cancel the token given to [`HealthServer::run`], last of all, since a draining worker
-//! still has something to say.
+//! To stop it, cancel the token given to [`HealthServer::run`]. That comes last in a shutdown: a draining worker
+//! still reports its state.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,45 +34,44 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// From accepting a connection to its end. An answer takes well under a millisecond.
+/// From accepting a connection to its end. A response takes well under a millisecond.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// More than all checks and scrapers of one machine together.
+/// More than all health checks and scrapers of one machine together.
 const CONNECTIONS_MAX: usize = 128;
 /// RFC 3339, UTC, milliseconds.
 const TIMESTAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// What is the case now.
+/// The state of the worker.
 #[derive(Debug, Clone, Default)]
 pub struct HealthSnapshot {
-    /// After the first SIGTERM.
+    /// Whether the worker is draining.
     pub draining: bool,
-    /// Why Postgres cannot be used.
+    /// Why Postgres cannot be used; `None` if it can.
     pub postgres: Option<String>,
     /// Why no commands can be received.
     pub rabbitmq: Option<String>,
-    /// Why cTrader cannot be used. It makes the worker degraded, but not unready: commands are
-    /// taken all the same.
+    /// Why cTrader cannot be used. The worker is degraded then, but ready: it still applies commands.
     pub ctrader: Option<String>,
-    /// Why no connection to cTrader may be opened, though it could.
+    /// Why the worker has no permit for a connection to cTrader, although cTrader could be used.
     pub permit: Option<String>,
-    /// Sessions this worker has.
+    /// The number of sessions that this worker has.
     pub active_sessions: usize,
-    /// The loops without which the process does nothing, by name.
-    pub loops: BTreeMap<&'static str, Beat>,
+    /// The loops without which the worker does nothing, by name.
+    pub loops: BTreeMap<&'static str, LoopHeartbeat>,
 }
 
-/// The sign of life of a loop.
+/// The last sign of life of a loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beat {
-    /// When the loop went round last.
+pub struct LoopHeartbeat {
+    /// When the loop ran last.
     pub at: Instant,
-    /// How old that may become.
+    /// The age at which the loop counts as stalled.
     pub age_max: Duration,
 }
 
 impl HealthSnapshot {
-    /// The loop whose sign of life is the most overdue, and since how long it is silent.
+    /// Returns the loop whose sign of life is the most overdue, and its age.
     pub fn stalled(&self, now: Instant) -> Option<(&'static str, Duration)> {
         self.loops
             .iter()
@@ -82,8 +81,8 @@ impl HealthSnapshot {
             .map(|(name, age, _)| (name, age))
     }
 
-    /// Why no work should be sent here.
-    fn unready(&self) -> Vec<String> {
+    /// Returns the reasons why the worker is not ready.
+    fn unready_reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.draining {
             reasons.push("draining".to_owned());
@@ -117,20 +116,20 @@ impl HealthSnapshot {
 /// Renders the metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What the answers are made of.
+/// What the responses are made of.
 #[derive(Clone)]
 pub struct Health {
-    /// This worker.
+    /// The id of this worker.
     pub worker_id: String,
     /// When the process started.
     pub started_at: Instant,
-    /// What is the case.
+    /// The state of the worker.
     pub snapshot: watch::Receiver<HealthSnapshot>,
-    /// For `/metrics`; without it there is no such path.
+    /// Renders `/metrics`; without it there is no such path.
     pub metrics: Option<RenderMetrics>,
 }
 
-/// The port could not be taken.
+/// The server could not listen on its port.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on port {port} for the health server")]
 pub struct BindError {
@@ -138,17 +137,18 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// The server, listening already.
+/// The server, bound to its port.
 #[derive(Debug)]
 pub struct HealthServer {
     listener: TcpListener,
 }
 
 impl HealthServer {
-    /// Listens on all addresses, of IPv6 and IPv4 if the machine has the former. Port 0 means any.
+    /// Listens on all addresses: of IPv6 and IPv4, or of IPv4 alone if the machine has no IPv6. With port 0 the
+    /// system chooses one.
     ///
     /// # Errors
-    /// When the port is taken or not ours to take.
+    /// When the port is taken or not allowed.
     pub async fn bind(port: u16) -> Result<Self, BindError> {
         let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
@@ -162,27 +162,27 @@ impl HealthServer {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system does not return it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`.
+    /// Serves requests until `stop` is cancelled.
     pub async fn run(self, health: Health, stop: CancellationToken) {
         if let Ok(address) = self.listener.local_addr() {
             info!(%address, "the health server listens");
         }
         let listener = BoundedListener {
             listener: self.listener,
-            free: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
         let served = axum::serve(listener, router(health))
             .with_graceful_shutdown(stop.cancelled_owned())
             .await;
-        // Accepting is retried in there for ever.
+        // axum retries accepting for ever.
         debug_assert!(served.is_ok());
     }
 }
@@ -251,7 +251,7 @@ async fn get_livez(State(health): State<Health>) -> Response {
 }
 
 async fn get_readyz(State(health): State<Health>) -> Response {
-    let reasons = health.snapshot.borrow().unready();
+    let reasons = health.snapshot.borrow().unready_reasons();
     if reasons.is_empty() {
         return "ok\n".into_response();
     }
@@ -265,10 +265,10 @@ async fn get_metrics(State(health): State<Health>) -> Response {
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// Accepts while there is room, and gives each connection its time.
+/// Accepts connections up to a limit, and gives each a deadline.
 struct BoundedListener {
     listener: TcpListener,
-    free: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Listener for BoundedListener {
@@ -276,11 +276,11 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let permit = Arc::clone(&self.free)
+        let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
             .expect("nobody closes the semaphore");
-        // The inherent function of the same name gives errors; the trait's waits them out.
+        // The inherent function of the same name returns errors; the trait's retries.
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let stream = BoundedStream {
             stream,
@@ -295,7 +295,7 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection whose reads and writes fail once its time is over.
+/// A connection whose reads and writes fail after its deadline.
 struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
@@ -303,7 +303,7 @@ struct BoundedStream {
 }
 
 impl BoundedStream {
-    /// Polled last, so that it wakes the task which the socket does not.
+    /// Polls the deadline after the socket was pending, so that one of the two wakes the task.
     fn expired<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.deadline
             .as_mut()
@@ -351,23 +351,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_is_the_worst_of_what_is_the_case() {
+    fn status_is_the_worst_of_all_states() {
         let mut snapshot = HealthSnapshot::default();
         assert_eq!(snapshot.status(), "ok");
         snapshot.ctrader = Some("refused".to_owned());
         assert_eq!(snapshot.status(), "degraded");
-        assert!(snapshot.unready().is_empty());
+        assert!(snapshot.unready_reasons().is_empty());
         snapshot.rabbitmq = Some("closed".to_owned());
-        assert_eq!(snapshot.unready(), ["rabbitmq: closed"]);
+        assert_eq!(snapshot.unready_reasons(), ["rabbitmq: closed"]);
         snapshot.draining = true;
         assert_eq!(snapshot.status(), "draining");
-        assert_eq!(snapshot.unready(), ["draining", "rabbitmq: closed"]);
+        assert_eq!(snapshot.unready_reasons(), ["draining", "rabbitmq: closed"]);
     }
 
     #[test]
     fn the_most_overdue_loop_is_named() {
         let now = Instant::now() + Duration::from_secs(100);
-        let beat = |age, age_max| Beat {
+        let beat = |age, age_max| LoopHeartbeat {
             at: now
                 .checked_sub(Duration::from_secs(age))
                 .expect("long after the start"),

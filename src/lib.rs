@@ -1,11 +1,11 @@
 //! Streams cTrader accounts into a Supabase app's Postgres, around the clock.
 //!
-//! Read in this order: [`domain`] is what it is about, in pure values; [`ctrader`] is the protocol
-//! without I/O; the adapters [`ws`], [`amqp`], [`pg`] and [`http`] know one technology each; and
-//! [`worker`] wires them; [`cli`] is what an operator types beside it.
+//! Read in this order: [`domain`] has the accounts, rows and commands as pure values; [`ctrader`] is the protocol
+//! without I/O; the adapters [`ws`], [`amqp`], [`pg`] and [`http`] know one technology each; [`worker`] wires
+//! them; [`cli`] has the subcommands, `worker` among them.
 //!
-//! `domain ← ctrader ← {ws, amqp, pg, http} ← {worker, cli} ← main`: adapters never import each other,
-//! `domain` has no clock and no async, `ctrader` no socket.
+//! `domain ← ctrader ← {ws, amqp, pg, http} ← worker ← cli ← main`: adapters never import each other, `domain` has
+//! no clock and no async, `ctrader` has no socket.
 
 pub mod domain;
 pub mod ctrader;

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, as two tokens: the first signal asks to drain, the second to stop now.
+//! SIGTERM and SIGINT as two cancellation tokens: the first signal starts draining, the second stops at once.
 
 use std::io;
 
@@ -6,17 +6,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The two stages of stopping.
+/// The two stages of a shutdown.
 #[derive(Debug, Clone, Default)]
 pub struct Stages {
-    /// Take no more work, hand over what there is, then stop.
+    /// Cancelled: take no more work, hand over the sessions, then stop.
     pub soft: CancellationToken,
-    /// Stop now. It is never cancelled before `soft`.
+    /// Cancelled: stop now. It is never cancelled before `soft`.
     pub hard: CancellationToken,
 }
 
 impl Stages {
-    /// Asks to drain, or to stop now if that was asked before.
+    /// Enters the next stage: draining, then stopping at once.
     pub fn advance(&self) {
         if self.soft.is_cancelled() {
             self.hard.cancel();
@@ -25,14 +25,14 @@ impl Stages {
         }
     }
 
-    /// Asks to stop now.
+    /// Enters the last stage.
     pub fn stop_now(&self) {
         self.soft.cancel();
         self.hard.cancel();
     }
 }
 
-/// The signals, caught from now on.
+/// The handlers of the signals.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -40,7 +40,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals; from here on they do not end the process any more.
+    /// Installs the handlers; from then on the signals do not end the process any more.
     ///
     /// # Errors
     /// When the system refuses.
@@ -51,14 +51,14 @@ impl Signals {
         })
     }
 
-    /// Advances the stages with each signal; ends with the last stage.
+    /// Enters the next stage with each signal; returns after the last one.
     pub async fn drive(mut self, stages: Stages) {
         while !stages.hard.is_cancelled() {
             let name = tokio::select! {
                 Some(()) = self.terminate.recv() => "SIGTERM",
                 Some(()) = self.interrupt.recv() => "SIGINT",
                 () = stages.hard.cancelled() => return,
-                // The signal driver is gone, and the runtime with it.
+                // The signal driver has ended, and so has the runtime.
                 else => return,
             };
             if stages.soft.is_cancelled() {

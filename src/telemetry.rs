@@ -1,8 +1,8 @@
 //! The log: lines on standard output, as JSON or for people.
 //!
-//! Libraries are capped whatever `RUST_LOG` says, since below their caps they log what nobody may
-//! see: the AMQP client its login and whole messages, the WebSocket client whole frames with
-//! tokens in them. A cap cannot be lifted from outside.
+//! The level of some libraries is capped whatever `RUST_LOG` says, since at lower levels they log secrets: the
+//! AMQP client its login and whole messages, the WebSocket client whole frames with tokens. A cap cannot be
+//! lifted from outside.
 
 use std::io::{self, IsTerminal};
 
@@ -15,11 +15,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is logged when `RUST_LOG` does not say. What the AMQP client calls an error is a line of
-/// ours already, with the consequence in it.
+/// The filter if `RUST_LOG` is not set. The AMQP client is off: for each of its errors we log a line of our own,
+/// with the consequence.
 pub const DEFAULT_FILTER: &str = "info,lapin=off,sqlx=warn,rustls=warn,hyper=warn";
 
-/// The most that a library may log, by the beginning of its target.
+/// The most verbose level of a library, by the prefix of its targets.
 const CAPS: [(&str, LevelFilter); 7] = [
     // At warn: returned messages with their bodies. At trace: frames, the login among them.
     ("lapin", LevelFilter::ERROR),
@@ -33,28 +33,28 @@ const CAPS: [(&str, LevelFilter); 7] = [
     ("hyper", LevelFilter::INFO),
 ];
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// For people, with colours on a terminal.
     Pretty,
 }
 
-/// What is logged and how.
+/// What is logged, and in which format.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
     /// `None`: JSON when standard output is no terminal.
     pub format: Option<LogFormat>,
-    /// In the language of `RUST_LOG`, checked with the configuration.
+    /// In the syntax of `RUST_LOG`; the configuration has checked it.
     pub filter: String,
 }
 
-/// Logs from now on, to standard output.
+/// Starts logging to standard output.
 ///
 /// # Panics
-/// When it is called twice in a process.
+/// When it is called twice in one process.
 pub fn init(settings: &LogSettings) {
     let terminal = io::stdout().is_terminal();
     tracing_subscriber::registry()
@@ -62,7 +62,7 @@ pub fn init(settings: &LogSettings) {
         .init();
 }
 
-/// The filter and the format as one layer, writing to `writer`.
+/// Returns the filter and the format as one layer that writes to `writer`.
 pub fn layer<S, W>(
     settings: &LogSettings,
     terminal: bool,
@@ -79,8 +79,8 @@ where
     };
     let format = tracing_subscriber::fmt::layer().with_writer(writer);
     let wanted = EnvFilter::builder().parse_lossy(&settings.filter);
-    // Without a hint every record of every library would be made before it is thrown away: a third of what a
-    // quote costs.
+    // Without a hint every record of every library would be built before it is discarded: a third of the cost of
+    // a quote.
     let most = wanted.max_level_hint().unwrap_or(LevelFilter::TRACE);
     let filter = wanted.and(filter_fn(within_cap).with_max_level_hint(most));
     match settings.format.unwrap_or(default) {

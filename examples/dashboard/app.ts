@@ -1,4 +1,5 @@
-// The example page: signs in with a token, starts the stream, shows what comes, and says when it is old.
+// The example page: it signs in with a token, starts the stream, shows the account's rows, and marks them when
+// they are out of date.
 
 import { createClient } from "@supabase/supabase-js";
 import {
@@ -13,19 +14,19 @@ import {
   type WatchState,
 } from "../../packages/websocket-bridge/src/websocket-bridge.ts";
 
-/** What the server that has the page says of its project. */
+/** The project's configuration, from the server of the page. */
 interface Config {
   url: string;
   apiKey: string;
-  /** Of a demo's user. */
+  /** The token of the demo's user. */
   token?: string;
   staleMs?: number;
 }
 
-/** Points of the sparkline. */
+/** The number of the sparkline's points. */
 const HISTORY_MAX = 120;
 
-const WORDS: Record<string, string> = {
+const STATUS_LABELS: Record<string, string> = {
   none: "Not started",
   pending: "Waiting",
   connecting: "Connecting",
@@ -46,13 +47,13 @@ const config: Config = await (await fetch("config.json")).json();
 let session: { userId: string; watch: CacheWatch } | undefined;
 let rows = new Map<number, CacheRow>();
 let histories = new Map<number, number[]>();
-/** Digits of each symbol's prices, so that they do not jump. */
-const digitsSeen = new Map<string, number>();
-let chosen: number | undefined;
+/** The digits of each symbol's prices, so that their number does not change from row to row. */
+const priceDigits = new Map<string, number>();
+let chosenAccount: number | undefined;
 let state: WatchState | undefined;
 
-/** The user as the bridge knows them. The page believes the token; the server verifies it. */
-function userOf(token: string): string {
+/** Returns the user's id from the token. The page does not verify the token, the server does. */
+function readUserId(token: string): string {
   const claims = token.split(".")[1] ?? "";
   const bytes = Uint8Array.from(
     atob(claims.replaceAll("-", "+").replaceAll("_", "/")),
@@ -65,7 +66,7 @@ function userOf(token: string): string {
 }
 
 function signIn(token: string): void {
-  const userId = userOf(token);
+  const userId = readUserId(token);
   const accessToken = () => Promise.resolve(token);
   const supabase = createClient(config.url, config.apiKey, { accessToken });
   configureWebSocketBridge({ ...config, supabase, accessToken });
@@ -75,30 +76,30 @@ function signIn(token: string): void {
       const history = histories.get(row.account_id) ?? [];
       histories.set(row.account_id, [...history, row.equity].slice(-HISTORY_MAX));
     }
-    draw();
+    render();
   }, {
-    onState: (news) => {
-      state = news;
-      draw();
+    onState: (newState) => {
+      state = newState;
+      render();
     },
   });
   session = { userId, watch };
   page.dataset.view = "account";
   element("#user").textContent = userId;
-  draw();
+  render();
 }
 
 function signOut(): void {
   void session?.watch.stop();
-  session = state = chosen = undefined;
+  session = state = chosenAccount = undefined;
   [rows, histories] = [new Map(), new Map()];
   page.dataset.view = "sign-in";
 }
 
-/** The account that is shown: the chosen one, or the one that runs. */
-function shown(): CacheRow | undefined {
+/** Returns the row of the chosen account, or else of the first one that is connected. */
+function shownRow(): CacheRow | undefined {
   const all = [...rows.values()].sort((a, b) => a.account_id - b.account_id);
-  return rows.get(chosen ?? -1) ?? all.find((row) => row.is_connected) ?? all.at(-1);
+  return rows.get(chosenAccount ?? -1) ?? all.find((row) => row.is_connected) ?? all.at(-1);
 }
 
 function money(row: CacheRow, amount: number | null, sign: "auto" | "exceptZero" = "auto"): string {
@@ -108,31 +109,31 @@ function money(row: CacheRow, amount: number | null, sign: "auto" | "exceptZero"
   return `${amount.toLocaleString("en", options)} ${row.currency ?? ""}`.trim();
 }
 
-function signed(target: Element, amount: number | null, text: string): void {
+function setSigned(target: Element, amount: number | null, text: string): void {
   target.textContent = text;
   target.classList.toggle("up", amount !== null && amount > 0);
   target.classList.toggle("down", amount !== null && amount < 0);
 }
 
-function draw(): void {
-  const row = shown();
+function render(): void {
+  const row = shownRow();
   const status = row?.status ?? "none";
   const stale = state?.stale === true && row?.is_connected === true;
   page.dataset.status = status;
   page.toggleAttribute("data-stale", stale);
   page.toggleAttribute("data-old", row !== undefined && (stale || !row.is_connected));
-  element("#status").textContent = stale ? "Stale" : WORDS[status] ?? status;
+  element("#status").textContent = stale ? "Stale" : STATUS_LABELS[status] ?? status;
   element("#login").textContent = row === undefined
     ? "No account yet"
     : `Account ${row.trader_login ?? row.account_id}`;
   const environment = element("#environment");
   environment.hidden = row === undefined;
   environment.textContent = row?.is_demo ? "Demo" : "Real";
-  notice(row, stale);
-  chips();
+  renderNotice(row, stale);
+  renderAccountSwitcher();
   if (row !== undefined) {
     element("#equity").textContent = money(row, row.equity);
-    signed(
+    setSigned(
       element("#net"),
       row.unrealized_net,
       row.unrealized_net === null ? "" : `${money(row, row.unrealized_net, "exceptZero")} open`,
@@ -149,21 +150,21 @@ function draw(): void {
         })
       } %`;
     element("#count").textContent = row.position_count > 0 ? `(${row.position_count})` : "";
-    element("#positions").replaceChildren(...row.positions.map((position) => item(row, position)));
-    sparkline(histories.get(row.account_id) ?? []);
+    element("#positions").replaceChildren(...row.positions.map((position) => positionItem(row, position)));
+    renderSparkline(histories.get(row.account_id) ?? []);
   }
   const running = row !== undefined && status !== "stopped";
   element<HTMLButtonElement>("#start").hidden = running;
   element<HTMLButtonElement>("#stop").hidden = !running;
-  age();
+  renderAge();
 }
 
-/** What the bridge says begins small and ends without a stop. */
+/** The bridge's messages begin with a lower-case letter and have no full stop. */
 function sentence(text: string): string {
   return `${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`;
 }
 
-function notice(row: CacheRow | undefined, stale: boolean): void {
+function renderNotice(row: CacheRow | undefined, stale: boolean): void {
   const target = element("#notice");
   const text = state?.error
     ? `The figures can't be read at the moment: ${state.error}`
@@ -178,7 +179,7 @@ function notice(row: CacheRow | undefined, stale: boolean): void {
   target.hidden = text === "";
 }
 
-function chips(): void {
+function renderAccountSwitcher(): void {
   const nav = element("#accounts");
   nav.hidden = rows.size < 2;
   nav.replaceChildren(
@@ -186,29 +187,29 @@ function chips(): void {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = String(row.trader_login ?? row.account_id);
-      button.ariaPressed = String(row === shown());
+      button.ariaPressed = String(row === shownRow());
       button.onclick = () => {
-        chosen = row.account_id;
-        draw();
+        chosenAccount = row.account_id;
+        render();
       };
       return button;
     }),
   );
 }
 
-function item(row: CacheRow, position: CachePosition): HTMLLIElement {
+function positionItem(row: CacheRow, position: CachePosition): HTMLLIElement {
   const line = document.createElement("li");
   const part = (name: string, text: string) => {
     const span = document.createElement("span");
     span.className = name;
-    // Text, never HTML: names and comments are the user's.
+    // Text, never HTML: names and comments are written by the user.
     span.textContent = text;
     line.append(span);
     return span;
   };
   const size = position.lots === null ? position.volume : `${position.lots} lots`;
   part("symbol", `${position.symbol ?? position.symbolId}`);
-  signed(
+  setSigned(
     part("amount", ""),
     position.netProfit,
     position.netProfit === null ? "–" : money({ ...row, currency: null }, position.netProfit, "exceptZero"),
@@ -216,13 +217,13 @@ function item(row: CacheRow, position: CachePosition): HTMLLIElement {
   part("prices", `${position.side === "BUY" ? "Buy" : "Sell"} ${size}`);
   const prices = [position.entryPrice, position.currentPrice];
   const seen = prices.map((price) => String(price ?? "").split(".")[1]?.length ?? 0);
-  const digits = Math.max(...seen, digitsSeen.get(position.symbolId) ?? 0);
-  digitsSeen.set(position.symbolId, digits);
+  const digits = Math.max(...seen, priceDigits.get(position.symbolId) ?? 0);
+  priceDigits.set(position.symbolId, digits);
   part("prices", prices.map((price) => price === null ? "–" : price.toFixed(digits)).join(" → "));
   return line;
 }
 
-function sparkline(history: number[]): void {
+function renderSparkline(history: number[]): void {
   const [width, height, edge] = [320, 84, 4];
   const [low, high] = [Math.min(...history), Math.max(...history)];
   const points = history.map((value, at) => {
@@ -235,8 +236,8 @@ function sparkline(history: number[]): void {
   element("#sparkline .area").setAttribute("d", line && `${line}V${height}H0Z`);
 }
 
-function age(): void {
-  const row = shown();
+function renderAge(): void {
+  const row = shownRow();
   if (row === undefined) {
     element("#age").textContent = "";
     return;
@@ -247,22 +248,25 @@ function age(): void {
   }`;
 }
 
-function say(where: string, error: unknown): void {
-  element(`${where} .error`).textContent = error === undefined
+function showError(section: string, error: unknown): void {
+  element(`${section} .error`).textContent = error === undefined
     ? ""
     : error instanceof BridgeError
     ? sentence(error.message)
     : "That did not work.";
 }
 
-async function act(button: HTMLButtonElement, work: (userId: string) => Promise<unknown>): Promise<void> {
+async function runAction(
+  button: HTMLButtonElement,
+  work: (userId: string) => Promise<unknown>,
+): Promise<void> {
   if (session === undefined) return;
   button.disabled = true;
   try {
     await work(session.userId);
-    say("#account", undefined);
+    showError("#account", undefined);
   } catch (error) {
-    say("#account", error);
+    showError("#account", error);
   } finally {
     button.disabled = false;
   }
@@ -272,18 +276,18 @@ element("#sign-in").addEventListener("submit", (event) => {
   event.preventDefault();
   try {
     signIn(element<HTMLTextAreaElement>("#token").value.trim());
-    say("#sign-in", undefined);
+    showError("#sign-in", undefined);
   } catch {
     element("#sign-in .error").textContent = "This is not a token.";
   }
 });
 for (const [id, work] of [["#start", startWebSocket], ["#stop", stopWebSocket]] as const) {
   const button = element<HTMLButtonElement>(id);
-  button.addEventListener("click", () => void act(button, (userId) => work(userId)));
+  button.addEventListener("click", () => void runAction(button, (userId) => work(userId)));
 }
 element("#sign-out").addEventListener("click", signOut);
 
-// A token may come with the address; it does not stay in the address bar.
-const given = new URLSearchParams(location.hash.slice(1)).get("token") ?? config.token;
-if (given !== undefined) element<HTMLTextAreaElement>("#token").value = given;
+// The URL may contain a token, which does not stay in the address bar.
+const initialToken = new URLSearchParams(location.hash.slice(1)).get("token") ?? config.token;
+if (initialToken !== undefined) element<HTMLTextAreaElement>("#token").value = initialToken;
 if (location.hash !== "") history.replaceState(null, "", location.pathname);

@@ -1,13 +1,13 @@
-// Serves the page for the demo, with the function and all it needs behind it, and prints its address.
+// Serves the page for the demo, together with the edge function, and prints the page's address.
 //
 //   deno run -A serve.ts USER     with DATABASE_URL and AMQP_URL
 //
-// The page is given a token of that user's, for whoever is on this machine: a demo has nothing to hide. The
-// secret that signs it lives as long as this process.
+// The sign-in form is filled with a token of that user, which anybody on this machine can read. The secret that
+// signs the token exists in this process only.
 
 import { SignJWT } from "jose";
-import { serve } from "../../supabase/functions/bridge/bridge.ts";
-import { standIn } from "./stand_in.ts";
+import { createHandler } from "../../supabase/functions/bridge/bridge.ts";
+import { startFakeSupabase } from "./fake_supabase.ts";
 
 const jwtSecret = crypto.randomUUID() + crypto.randomUUID();
 const sign = (claims: Record<string, string>) =>
@@ -20,11 +20,11 @@ const variables: Record<string, string | undefined> = {
   JWT_SECRET: jwtSecret,
 };
 const [user = "demo-1@example.org"] = Deno.args;
-const server = await standIn({
+const server = await startFakeSupabase({
   databaseUrl: variables.DATABASE_URL ?? "",
   jwtSecret,
   apiKey: await sign({ role: "anon" }),
   token: await sign({ role: "authenticated", sub: crypto.randomUUID(), email: user }),
-  bridge: serve((name) => variables[name]),
+  bridge: createHandler((name) => variables[name]),
 });
 console.log(server.origin);

@@ -1,5 +1,5 @@
--- What Supabase gives a database before any migration runs: its roles, its default privileges, its
--- publication. For the demo and the tests, on a server without Supabase. May be run again.
+-- Creates what Supabase gives a database before any migration runs: its roles, its default privileges, its
+-- publication. The demo and the tests use it on a server without Supabase. It is safe to run twice.
 do $$
 declare
     role_name text;
@@ -10,7 +10,7 @@ begin
                 execute format('create role %I nologin noinherit', role_name);
             end if;
         exception when duplicate_object or unique_violation then
-            null; -- another database's, this very moment: roles belong to the whole server
+            null; -- another session created it just now: roles belong to the whole server
         end;
         execute format('grant usage on schema public to %I', role_name);
         execute format('alter default privileges in schema public grant all on tables to %I', role_name);

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::fence::Fence;
 use mahspeccy_bridge::domain::ids::{AccountId, PositionId, SessionKey, Slot, SymbolId, UserId};
-use mahspeccy_bridge::domain::row::{
-    AccountRow, PositionRow, RowContent, RowWrite, SessionState, ToJson as _,
-};
+use mahspeccy_bridge::domain::row::{AccountRow, PositionRow, RowContent, RowWrite, SessionState};
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::domain::status::Status;
 use mahspeccy_bridge::pg::cache::{self, CHUNK_ROWS};
 use mahspeccy_bridge::pg::connect::{Database as Connections, PgConfig};
 use mahspeccy_bridge::pg::numeric::Numeric;
+use mahspeccy_bridge::pg::row_json::ToJson as _;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
@@ -30,7 +29,7 @@ const EPOCH: i64 = 1;
 
 const STATEMENT: &str = concat!(
     include_str!("../../src/pg/cache/write_full.sql"),
-    include_str!("../../src/pg/cache/tell_sessions.sql"),
+    include_str!("../../src/pg/cache/update_sessions.sql"),
     include_str!("../../src/pg/cache/refused_upserts.sql"),
 );
 
@@ -80,7 +79,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
     .execute(&mut *pg)
     .await?;
     let connections = Connections::new(&PgConfig::new(Secret::new(&database.url), WORKER), 1)?;
-    let mut lease = connections.lease().await?;
+    let mut conn = connections.acquire().await?;
     let mut seq = 0;
     let (mut ours, mut bare) = (Duration::ZERO, Duration::ZERO);
     let (mut wal_changed, mut wal_fresh) = (0.0, 0.0);
@@ -90,7 +89,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
         advance(&mut writes, seq);
         let before = wal(pg).await?;
         let began = Instant::now();
-        let report = cache::write(&mut lease, &writes, WORKER).await;
+        let report = cache::write(&mut conn, &writes, WORKER).await;
         let took = began.elapsed();
         if report.changed != u64::from(ROWS) {
             return Err(format!("the writer wrote {} of {ROWS} rows", report.changed).into());
@@ -105,7 +104,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
             .collect::<Vec<_>>();
         let began = Instant::now();
         for columns in &columns {
-            columns.write(&mut lease).await?;
+            columns.write(&mut conn).await?;
         }
         let bare_took = began.elapsed();
 
@@ -119,7 +118,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
             })
             .collect();
         let before = wal(pg).await?;
-        let report = cache::write(&mut lease, &fresh, WORKER).await;
+        let report = cache::write(&mut conn, &fresh, WORKER).await;
         if report.heartbeat != u64::from(ROWS) {
             return Err(
                 format!("{} of {ROWS} rows were said to be fresh", report.heartbeat).into(),
@@ -132,7 +131,7 @@ async fn measure(database: &Database, pg: &mut PgConnection) -> Result<Writer, F
             wal_fresh += wal(pg).await? - before;
         }
     }
-    drop(lease);
+    drop(conn);
     connections.close().await;
     let rows = f64::from(ROWS * ROUNDS);
     Ok(Writer {

@@ -1,24 +1,25 @@
 # shellcheck shell=bash
-# Deno, in the two versions that count, from npm into a folder of its own. To be sourced by bash.
+# Installs Deno and other programs from npm, each into a folder of its own. To be sourced by bash.
 #
-#   deno_install VERSION   print the path of that version's program, which is fetched when it is missing
+#   deno_install VERSION        prints the path of that version of Deno
+#   tools_npm PACKAGE@VERSION   prints the folder with that version of a package
 #
-# What is fetched stays in ${XDG_CACHE_HOME:-~/.cache}, outside the tree.
+# Both download what is missing to ${XDG_CACHE_HOME:-~/.cache}, outside the repository.
 
-# For whoever sources this.
+# Scripts that source this file use the variables.
 # shellcheck disable=SC2034
-DENO_RUNTIME=2.1.4 # what Supabase's edge runtime has
+DENO_RUNTIME=2.1.4 # Supabase's edge runtime is compatible with it
 # shellcheck disable=SC2034
-DENO_CURRENT=2.9.6 # formats and lints, too: another version may do so otherwise
+DENO_CURRENT=2.9.6 # also formats and lints, which other versions may do differently
 
-# Certificates of this machine's own, as well as Deno's.
+# Trusts the certificates of this machine as well as Deno's.
 export DENO_TLS_CA_STORE=${DENO_TLS_CA_STORE:-system,mozilla} DENO_NO_UPDATE_CHECK=1
 
-tools_dir() { # NAME: a folder for it
+tools_dir() { # NAME: prints its folder
   printf '%s/mahspeccy-bridge/%s\n' "${XDG_CACHE_HOME:-$HOME/.cache}" "$1"
 }
 
-# tools_npm PACKAGE@VERSION: prints the folder in which npm has installed it, once.
+# Several processes may call this at once: the first one installs.
 tools_npm() {
   local dir lock
   dir=$(tools_dir "${1//\//-}")
@@ -30,7 +31,7 @@ tools_npm() {
     if [[ ! -d $dir ]]; then
       rm -rf "$dir.new"
       mkdir "$dir.new"
-      # The program is in a package of its own: no install script has to run.
+      # The programs are in packages of their own, so no install script has to run.
       (cd "$dir.new" && echo '{"private":true}' >package.json &&
         npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts "$1") >&2 || return 1
       mv "$dir.new" "$dir"

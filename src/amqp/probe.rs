@@ -1,6 +1,6 @@
-//! Asks a broker whether workers could use it, and says in an operator's words why not.
+//! Checks whether workers could use a broker, and tells an operator why not.
 //!
-//! It declares what a worker declares at start, which changes nothing where that is there, and
+//! It declares what a worker declares at start, which changes nothing where a worker has run, and
 //! publishes one message that reaches no queue.
 
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
@@ -8,51 +8,52 @@ use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, ErrorKind};
 
-use super::link::{Link, answer, parse_uri};
+use super::connection::{AmqpSettings, BrokerConnection, parse_uri};
+use super::error::AmqpError;
+use super::timeout::reply;
 use super::topology::{self, COMMANDS_EXCHANGE, COMMANDS_QUEUE};
-use super::{AmqpError, AmqpSettings};
 use crate::failure::network::NetworkFault;
 use crate::failure::{Diagnosis, with_causes};
 
-/// A routing key that nothing is bound with: the broker checks the right to publish, and drops it.
-const NOBODYS_KEY: &str = "check";
+/// A routing key without a binding: the broker checks the right to publish, and drops the message.
+const UNBOUND_KEY: &str = "check";
 
-/// A connection to ask with.
-pub struct Probe {
-    link: Link,
-    place: String,
+/// A connection to a broker that is being checked.
+pub struct BrokerProbe {
+    connection: BrokerConnection,
+    endpoint: String,
 }
 
-impl Probe {
+impl BrokerProbe {
     /// Connects.
     ///
     /// # Errors
     /// When that fails; see [`diagnose`].
     pub async fn connect(settings: &AmqpSettings) -> Result<Self, AmqpError> {
         Ok(Self {
-            link: Link::open(settings).await?,
-            place: place(settings),
+            connection: BrokerConnection::open(settings).await?,
+            endpoint: endpoint(settings),
         })
     }
 
     /// Host, port and vhost.
     #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// Declares, publishes and reads as a worker does.
     ///
     /// # Errors
-    /// When the broker does not let us; see [`diagnose`].
-    pub async fn rights(&self) -> Result<(), AmqpError> {
-        let channel = self.link.confirming_channel().await?;
+    /// When the broker refuses one of them; see [`diagnose`].
+    pub async fn check_rights(&self) -> Result<(), AmqpError> {
+        let channel = self.connection.confirming_channel().await?;
         topology::declare(&channel).await?;
         let publish = async {
             channel
                 .basic_publish(
                     COMMANDS_EXCHANGE.into(),
-                    NOBODYS_KEY.into(),
+                    UNBOUND_KEY.into(),
                     BasicPublishOptions::default(),
                     &[],
                     BasicProperties::default(),
@@ -60,35 +61,35 @@ impl Probe {
                 .await?
                 .await
         };
-        answer("confirm a message", publish).await?;
-        // A command that waits is not touched: each return of one counts against it.
+        reply("confirm a message", publish).await?;
+        // Only an empty queue is read: each return of a command counts towards its delivery limit.
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        let look = channel.queue_declare(COMMANDS_QUEUE.into(), options, FieldTable::default());
-        if answer("look at a queue", look).await?.message_count() == 0 {
+        let declare = channel.queue_declare(COMMANDS_QUEUE.into(), options, FieldTable::default());
+        if reply("report a queue", declare).await?.message_count() == 0 {
             let get = channel.basic_get(COMMANDS_QUEUE.into(), BasicGetOptions { no_ack: false });
-            if let Some(message) = answer("give a message", get).await? {
+            if let Some(message) = reply("deliver a message", get).await? {
                 let requeue = BasicNackOptions {
                     requeue: true,
                     ..BasicNackOptions::default()
                 };
-                answer("take a message back", message.delivery.nack(requeue)).await?;
+                reply("take a message back", message.delivery.nack(requeue)).await?;
             }
         }
         Ok(())
     }
 
-    /// Says farewell.
+    /// Closes the connection.
     pub async fn close(self) {
-        // Whether it is heard changes nothing.
-        let _ = self.link.close().await;
+        // The check is over; a failure to close changes nothing.
+        let _ = self.connection.close().await;
     }
 }
 
 /// Host, port and vhost, which are no secret.
-fn place(settings: &AmqpSettings) -> String {
+fn endpoint(settings: &AmqpSettings) -> String {
     parse_uri(settings.url.expose()).map_or_else(
         |_| "the broker".to_owned(),
         |AMQPUri {
@@ -104,58 +105,63 @@ const NOT_ALLOWED: u16 = 530;
 /// Why a broker cannot be used, and what to do about it.
 #[must_use]
 pub fn diagnose(error: &AmqpError, settings: &AmqpSettings) -> Diagnosis {
-    let place = place(settings);
+    let endpoint = endpoint(settings);
     match error {
         AmqpError::Topology { what, name, .. } => Diagnosis::new(
-            format!("{place} has the {what} {name} with other arguments than ours"),
+            format!("{endpoint} has the {what} {name} with other arguments than ours"),
             format!("once it is empty, delete the {what} {name}; the next worker makes it anew"),
         ),
-        AmqpError::Timeout { .. } => NetworkFault::Silent.diagnosis(&place, "AMQP_URL", ""),
-        AmqpError::Client(error) => of_client(error, &place),
+        AmqpError::Timeout { .. } => NetworkFault::Silent.diagnosis(&endpoint, "AMQP_URL", ""),
+        AmqpError::Client(error) => diagnose_client_error(error, &endpoint),
         AmqpError::Unroutable { .. }
         | AmqpError::Refused { .. }
         | AmqpError::Url
         | AmqpError::Cancelled
         | AmqpError::Closed
-        | AmqpError::Panicked => unknown(error),
+        | AmqpError::Panicked => undiagnosed(error),
     }
 }
 
-fn of_client(error: &lapin::Error, place: &str) -> Diagnosis {
-    if let ErrorKind::ProtocolError(answer) = error.kind() {
-        let said = answer.get_message().to_string();
-        return match answer.get_id() {
-            ACCESS_REFUSED if said.contains("access to") => Diagnosis::new(
-                format!("{place} says: {said}"),
+fn diagnose_client_error(error: &lapin::Error, endpoint: &str) -> Diagnosis {
+    if let ErrorKind::ProtocolError(reply) = error.kind() {
+        let message = reply.get_message().to_string();
+        return match reply.get_id() {
+            ACCESS_REFUSED if message.contains("access to") => Diagnosis::new(
+                format!("{endpoint} says: {message}"),
                 r#"grant it: `rabbitmqctl set_permissions -p VHOST USER "^bridge\." "^bridge\." "^bridge\."`"#,
             ),
             ACCESS_REFUSED => Diagnosis::new(
-                format!("{place} refuses user or password (ACCESS_REFUSED)"),
+                format!("{endpoint} refuses user or password (ACCESS_REFUSED)"),
                 "correct user and password in AMQP_URL (in a URL @ is %40, : is %3A, / is %2F)",
             ),
             NOT_ALLOWED => Diagnosis::new(
-                format!("{place} does not let this user into the vhost, or has none of that name"),
+                format!(
+                    "{endpoint} does not let this user into the vhost, or has none of that name"
+                ),
                 "correct the vhost at the end of AMQP_URL (the default one is %2f), or make it and grant it",
             ),
-            _ => Diagnosis::new(format!("{place} says: {said}"), "see the broker's own log"),
+            _ => Diagnosis::new(
+                format!("{endpoint} says: {message}"),
+                "see the broker's own log",
+            ),
         };
     }
     let trust = "use a broker with a certificate of a public authority";
     if let Some(fault) = NetworkFault::of(error) {
-        return fault.diagnosis(place, "AMQP_URL", trust);
+        return fault.diagnosis(endpoint, "AMQP_URL", trust);
     }
     if matches!(
         error.kind(),
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_)
     ) {
         return Diagnosis::new(
-            format!("what listens at {place} does not speak AMQP 0-9-1"),
+            format!("what listens at {endpoint} does not speak AMQP 0-9-1"),
             "correct host and port in AMQP_URL (5672, or 5671 with amqps)",
         );
     }
-    unknown(error)
+    undiagnosed(error)
 }
 
-fn unknown(error: &(dyn std::error::Error + 'static)) -> Diagnosis {
+fn undiagnosed(error: &(dyn std::error::Error + 'static)) -> Diagnosis {
     Diagnosis::new(with_causes(error), "see the broker's own log")
 }

@@ -1,56 +1,42 @@
 //! The names on the broker, and their declaration.
 //!
-//! Declaring is idempotent: an empty broker is enough, and one that has it all is left as it is.
-//! A broker that has one of the names with other arguments is an error which a retry alone does
-//! not mend; somebody has to delete or rename what is there.
+//! Declaring is idempotent: an empty broker is enough, and one that has everything is left as it is.
+//! If the broker has one of the names with other arguments, a retry does not help: somebody has to delete
+//! or rename what is there.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
-use tokio::time::timeout;
 
-use super::AmqpError;
-use super::link::ANSWER_TIMEOUT;
+use super::error::AmqpError;
+use super::message::text_value;
+use super::timeout::{REPLY_TIMEOUT, within};
 use crate::domain::command::CommandKind;
 
-/// Where commands are published, by routing key (`start`, `stop`).
+/// The exchange that commands are published to, by routing key (`start`, `stop`).
 pub const COMMANDS_EXCHANGE: &str = "bridge.commands";
-/// Where workers consume them.
+/// The queue that workers consume commands from.
 pub const COMMANDS_QUEUE: &str = "bridge.commands";
-/// Where commands go that cannot be applied.
+/// The exchange that commands which cannot be applied are published to.
 pub const DEAD_EXCHANGE: &str = "bridge.dead";
-/// Where they wait for somebody to look at them.
+/// The queue in which they wait for an operator.
 pub const DEAD_QUEUE: &str = "bridge.commands.dead";
 
-/// Why a message is in the dead-letter queue.
-pub const REASON_HEADER: &str = "x-bridge-reason";
-/// Where it was published first.
-pub const EXCHANGE_HEADER: &str = "x-bridge-original-exchange";
-/// With which routing key.
-pub const ROUTING_KEY_HEADER: &str = "x-bridge-original-routing-key";
-/// Who published it, when the publisher said so: the property itself is checked by the broker
-/// against the user of the connection, which is not that one any more.
-pub const USER_ID_HEADER: &str = "x-bridge-original-user-id";
-/// How often a command may come back unacknowledged before the broker dead-letters it. A worker
-/// that dies brings back each command it held, so this is what stops a command that kills workers.
+/// How often a command may be returned unacknowledged before the broker dead-letters it. When a worker
+/// dies, each command that it held is returned, so this limit stops a command that kills workers.
 pub const DELIVERY_LIMIT: i64 = 5;
 
 /// The routing keys that are bound.
 const ROUTING_KEYS: [CommandKind; 2] = [CommandKind::Start, CommandKind::Stop];
 
-/// Declares everything. The dead-letter side comes first, so that there is no moment at which
-/// the broker could have something to dead-letter and nowhere to put it.
+/// Declares everything. The dead-letter side comes first, so that the broker always has a queue for what it
+/// dead-letters.
 ///
 /// # Errors
 /// [`AmqpError::Topology`] when the broker has a name with other arguments, [`AmqpError::Timeout`] when it
-/// does not answer.
+/// does not reply.
 pub async fn declare(channel: &Channel) -> Result<(), AmqpError> {
-    timeout(ANSWER_TIMEOUT, declare_all(channel))
-        .await
-        .unwrap_or(Err(AmqpError::Timeout {
-            what: "declare queues",
-            after: ANSWER_TIMEOUT,
-        }))
+    within(REPLY_TIMEOUT, "declare queues", declare_all(channel)).await
 }
 
 async fn declare_all(channel: &Channel) -> Result<(), AmqpError> {
@@ -68,7 +54,7 @@ async fn declare_all(channel: &Channel) -> Result<(), AmqpError> {
 
 fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-queue-type".into(), text_value("quorum"));
     arguments
 }
 
@@ -78,15 +64,11 @@ fn commands_arguments() -> FieldTable {
         "x-delivery-limit".into(),
         AMQPValue::LongLongInt(DELIVERY_LIMIT),
     );
-    arguments.insert("x-dead-letter-exchange".into(), text(DEAD_EXCHANGE));
+    arguments.insert("x-dead-letter-exchange".into(), text_value(DEAD_EXCHANGE));
     // At least once needs reject-publish: a queue that drops its head cannot promise anything.
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments.insert("x-dead-letter-strategy".into(), text_value("at-least-once"));
+    arguments.insert("x-overflow".into(), text_value("reject-publish"));
     arguments
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
 }
 
 async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), AmqpError> {
@@ -125,17 +107,17 @@ async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Resu
         .map_err(AmqpError::from)
 }
 
-/// `PRECONDITION_FAILED`, the only answer to a declaration that differs from what is there.
+/// `PRECONDITION_FAILED`: the reply to a declaration that differs from what the broker has.
 const PRECONDITION_FAILED: u16 = 406;
 
 fn conflict(what: &'static str, name: &str, err: lapin::Error) -> AmqpError {
-    if let ErrorKind::ProtocolError(answer) = err.kind()
-        && answer.get_id() == PRECONDITION_FAILED
+    if let ErrorKind::ProtocolError(reply) = err.kind()
+        && reply.get_id() == PRECONDITION_FAILED
     {
         return AmqpError::Topology {
             what,
             name: name.to_owned(),
-            detail: answer.get_message().to_string(),
+            detail: reply.get_message().to_string(),
         };
     }
     AmqpError::from(err)

@@ -1,105 +1,117 @@
-//! `dead`: commands that could not be applied.
+//! `dead`: lists, requeues and drops commands that could not be applied.
 
+use comfy_table::Cell;
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
-use super::screen::{Cell, Tone, colours, print, printable, table};
-use super::{CallError, DeadAction};
-use crate::amqp::dead::{self, Letter, Letters, Outcome, Which};
+use super::arguments::DeadAction;
+use super::error::CliError;
+use super::screen::{Column, Style, cell, print, print_styled, printable, styled_cell, table};
+use crate::amqp::dead_letters::{
+    DeadLetter, DeadLetterList, Selection, SelectionReport, discard, list, requeue,
+};
 use crate::amqp::probe::diagnose;
 use crate::amqp::{AmqpError, AmqpSettings};
 use crate::domain::command::CommandKind;
 
-/// Does what is asked.
+/// Runs the action; `list` by default.
 ///
 /// # Errors
 /// When the broker cannot be used, or there is no such letter.
-pub async fn run(settings: &AmqpSettings, action: Option<DeadAction>) -> Result<(), CallError> {
+pub(super) async fn run(
+    settings: &AmqpSettings,
+    action: Option<DeadAction>,
+) -> Result<(), CliError> {
     let unavailable =
-        |error: AmqpError| CallError::unavailable("RabbitMQ", &diagnose(&error, settings));
+        |error: AmqpError| CliError::unavailable("RabbitMQ", &diagnose(&error, settings));
     match action.unwrap_or(DeadAction::List { json: false }) {
         DeadAction::List { json } => {
-            let letters = dead::list(settings).await.map_err(unavailable)?;
-            print(&if json {
-                as_json(&letters)
+            let letters = list(settings).await.map_err(unavailable)?;
+            if json {
+                print(&as_json(&letters));
             } else {
-                as_table(&letters)
-            });
+                print_styled(&as_table(&letters));
+            }
             Ok(())
         }
         DeadAction::Requeue { id, all: _ } => {
-            let which = id.map_or(Which::All, Which::Id);
-            let outcome = dead::requeue(settings, &which).await.map_err(unavailable)?;
-            report(&outcome, &which, "requeued")
+            let selection = id.map_or(Selection::All, Selection::Id);
+            let outcome = requeue(settings, &selection).await.map_err(unavailable)?;
+            report(&outcome, &selection, "requeued")
         }
         DeadAction::Drop { id } => {
-            let which = Which::Id(id);
-            let outcome = dead::discard(settings, &which).await.map_err(unavailable)?;
-            report(&outcome, &which, "dropped")
+            let selection = Selection::Id(id);
+            let outcome = discard(settings, &selection).await.map_err(unavailable)?;
+            report(&outcome, &selection, "dropped")
         }
     }
 }
 
-fn report(outcome: &Outcome, which: &Which, what: &str) -> Result<(), CallError> {
+fn report(outcome: &SelectionReport, selection: &Selection, what: &str) -> Result<(), CliError> {
     print(&format!("{} {what}\n", outcome.done));
     if let Some((id, why)) = outcome.kept.first_key_value() {
         let others = outcome.kept.len() - 1;
-        return Err(CallError::Usage(format!(
+        return Err(CliError::Usage(format!(
             "{id} stays: {why} ({others} others likewise)"
         )));
     }
-    match which {
-        Which::Id(id) if outcome.done == 0 => {
+    match selection {
+        Selection::Id(id) if outcome.done == 0 => {
             let id = printable(id, 64);
-            Err(CallError::Usage(format!(
+            Err(CliError::Usage(format!(
                 "there is no dead letter {id}: `dead list` shows those there are"
             )))
         }
-        Which::Id(_) | Which::All => Ok(()),
+        Selection::Id(_) | Selection::All => Ok(()),
     }
 }
 
-fn as_table(letters: &Letters) -> String {
+/// An id is never cut: `requeue` and `drop` take it.
+const COLUMNS: [Column; 6] = [
+    Column::text("ID"),
+    Column::text("COMMAND").hide(2),
+    Column::text("USER").cut_to(12).hide(1),
+    Column::number("ACCOUNT").hide(3),
+    Column::text("ISSUED").hide(4),
+    Column::text("REASON").cut_to(16),
+];
+
+fn as_table(letters: &DeadLetterList) -> String {
     if letters.letters.is_empty() {
         return "no dead letters\n".to_owned();
     }
-    let rows: Vec<Vec<Cell>> = letters.letters.iter().map(row).collect();
-    let mut text = table(
-        &["ID", "COMMAND", "USER", "ACCOUNT", "ISSUED", "REASON"],
-        &rows,
-        colours(),
-    );
+    let mut text = table(&COLUMNS, letters.letters.iter().map(row).collect());
     if letters.more > 0 {
         text = format!("{text}and {} more\n", letters.more);
     }
     text
 }
 
-fn row(letter: &Letter) -> Vec<Cell> {
+fn row(letter: &DeadLetter) -> Vec<Cell> {
     let dash = || "-".to_owned();
     let command = letter.command.as_ref();
     vec![
-        Cell::new(letter.id.as_str()),
-        Cell::new(letter.kind.map_or("?", CommandKind::as_str)),
-        Cell::new(command.map_or_else(
+        cell(letter.id.as_str()),
+        cell(letter.kind.map_or("?", CommandKind::as_str)),
+        cell(command.map_or_else(
             || format!("({} bytes)", letter.bytes),
             |command| command.user.as_str().to_owned(),
         )),
-        Cell::right(
+        cell(
             command
                 .and_then(|command| command.account)
                 .map_or_else(dash, |account| account.to_string()),
         ),
-        Cell::new(issued_at(letter).unwrap_or_else(dash)),
-        Cell::new(letter.reason.as_str()).tone(Tone::Uneasy),
+        cell(issued_at(letter).unwrap_or_else(dash)),
+        styled_cell(letter.reason.as_str(), Style::Warning),
     ]
 }
 
-fn issued_at(letter: &Letter) -> Option<String> {
+fn issued_at(letter: &DeadLetter) -> Option<String> {
     letter.command.as_ref()?.issued_at.format(&Rfc3339).ok()
 }
 
-fn as_json(letters: &Letters) -> String {
+fn as_json(letters: &DeadLetterList) -> String {
     let letters: Vec<_> = letters
         .letters
         .iter()

@@ -1,56 +1,63 @@
-//! `status`: sessions as the tables have them.
+//! `status`: prints the sessions as Postgres has them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::screen::{Cell, Tone, colours, is_terminal, print, printable, table};
-use super::{CallError, StatusArguments};
+use comfy_table::Cell;
+
+use super::arguments::StatusArguments;
+use super::error::CliError;
+use super::screen::{
+    Column, Style, cell, print, print_styled, printable, replace_styled, styled_cell, table,
+};
+use crate::config::MigrateConfig;
 use crate::pg::PgError;
 use crate::pg::connect::{Database, PgConfig};
-use crate::pg::overview::{self, Overview};
+use crate::pg::overview::{self, SessionOverview};
 use crate::pg::probe::diagnose;
 
-/// Between two looks of `--watch`: rows are written that often.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Between two refreshes of `--watch`: rows are written that often.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A row of a live session that is older than this is late: the interval, the write, and some.
+/// A row of a live session is late once it is older than this: the write interval, the write, and a margin.
 const LATE_SECS: f64 = 5.0;
-
-/// To the corner, and all that was there away.
-const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
 /// Prints the sessions, once or until Ctrl-C.
 ///
 /// # Errors
 /// When Postgres cannot be asked; with `--watch` only the first time.
-pub async fn run(config: &PgConfig, arguments: &StatusArguments) -> Result<(), CallError> {
-    let unavailable = |error| CallError::unavailable("Postgres", &diagnose(&error, config));
-    let database = Database::new(config, 1).map_err(unavailable)?;
+pub(super) async fn run(
+    config: MigrateConfig,
+    arguments: &StatusArguments,
+) -> Result<(), CliError> {
+    let config = PgConfig::new(config.database_url, "mahspeccy-bridge status");
+    let unavailable = |error| CliError::unavailable("Postgres", &diagnose(&error, &config));
+    let database = Database::new(&config, 1).map_err(unavailable)?;
     let user = arguments.user.as_deref();
-    let look = async || {
+    let load = async || {
         database
             .run(async |conn| overview::sessions(conn, user).await)
             .await
     };
-    show(&look().await.map_err(unavailable)?, arguments);
+    show(&load().await.map_err(unavailable)?, arguments);
     if arguments.watch {
-        watch(look, arguments, unavailable).await;
+        watch(load, arguments, unavailable).await;
     }
     database.close().await;
     Ok(())
 }
 
 async fn watch(
-    look: impl AsyncFn() -> Result<Vec<Overview>, PgError>,
+    load: impl AsyncFn() -> Result<Vec<SessionOverview>, PgError>,
     arguments: &StatusArguments,
-    unavailable: impl Fn(PgError) -> CallError,
+    unavailable: impl Fn(PgError) -> CliError,
 ) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
             _ = tokio::signal::ctrl_c() => return,
         }
-        match look().await {
+        match load().await {
             Ok(sessions) if show(&sessions, arguments) => {}
             Ok(_) => return,
             // It may come back, and whoever watches wants to see that.
@@ -59,52 +66,54 @@ async fn watch(
     }
 }
 
-/// Whether anybody still reads.
-fn show(sessions: &[Overview], arguments: &StatusArguments) -> bool {
+/// Prints the sessions, and returns whether anybody still reads.
+fn show(sessions: &[SessionOverview], arguments: &StatusArguments) -> bool {
     if arguments.json {
-        // There is nothing in it that JSON could not say.
+        // It has nothing that JSON cannot represent.
         let json = serde_json::to_string(sessions).unwrap_or_default();
         return print(&(json + "\n"));
     }
     let mut text = String::new();
-    if arguments.watch && is_terminal() {
-        text.push_str(CLEAR);
-    }
     if !sessions.is_empty() {
-        let rows: Vec<Vec<Cell>> = sessions.iter().map(row).collect();
-        text.push_str(&table(&HEAD, &rows, colours()));
+        text.push_str(&table(&COLUMNS, sessions.iter().map(row).collect()));
     }
     text.push_str(&summary(sessions, arguments.user.as_deref()));
-    print(&text)
+    if arguments.watch {
+        replace_styled(&text)
+    } else {
+        print_styled(&text)
+    }
 }
 
-const HEAD: [&str; 11] = [
-    "USER",
-    "ACCOUNT",
-    "ENV",
-    "WANTED",
-    "STATUS",
-    "WORKER",
-    "AGE",
-    "BALANCE",
-    "EQUITY",
-    "POSITIONS",
-    "WHY",
+/// In a terminal of 80 columns there is room for user, account, status, age, equity and reason.
+const COLUMNS: [Column; 11] = [
+    Column::text("USER").cut_to(12),
+    Column::number("ACCOUNT").hide(2),
+    Column::text("ENV").hide(7),
+    Column::text("WANTED").hide(6),
+    Column::text("STATUS"),
+    Column::text("WORKER").cut_to(8).hide(5),
+    Column::number("AGE").hide(1),
+    Column::number("BALANCE").hide(4),
+    Column::number("EQUITY").hide(3),
+    Column::number("POSITIONS").hide(8),
+    Column::text("WHY").cut_to(12),
 ];
 
-fn row(session: &Overview) -> Vec<Cell> {
+fn row(session: &SessionOverview) -> Vec<Cell> {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let amount = |amount: &Option<String>| match (amount, &session.currency) {
         (Some(amount), Some(currency)) => format!("{amount} {currency}"),
         _ => or_dash(amount),
     };
-    let tone = match session.status.as_str() {
-        "live" => Tone::Good,
-        "failed" => Tone::Bad,
-        "stopped" => Tone::Faint,
-        _ => Tone::Uneasy,
+    let status_style = match session.status.as_str() {
+        "live" => Style::Success,
+        "failed" => Style::Error,
+        "stopped" => Style::Dim,
+        _ => Style::Warning,
     };
-    let late = session.is_connected && session.age_seconds.is_some_and(|age| age > LATE_SECS);
+    let is_late = session.is_connected && session.age_seconds.is_some_and(|age| age > LATE_SECS);
+    let age_style = if is_late { Style::Error } else { Style::Plain };
     let tries = match session.attempts {
         0 => String::new(),
         tries => format!(" (tried {tries} times)"),
@@ -114,29 +123,28 @@ fn row(session: &Overview) -> Vec<Cell> {
         .as_ref()
         .map_or_else(String::new, |why| why.clone() + &tries);
     vec![
-        Cell::new(session.user_id.as_str()),
-        Cell::right(
+        cell(session.user_id.as_str()),
+        cell(
             session
                 .account_id
                 .map_or_else(|| "primary".to_owned(), |id| id.to_string()),
         ),
-        Cell::new(match session.is_demo {
+        cell(match session.is_demo {
             Some(true) => "demo",
             Some(false) => "live",
             None => "-",
         }),
-        Cell::new(session.desired.as_str()),
-        Cell::new(session.status.as_str()).tone(tone),
-        Cell::new(or_dash(&session.worker_id)),
-        Cell::right(session.age_seconds.map_or_else(|| "-".to_owned(), age)).tone(if late {
-            Tone::Bad
-        } else {
-            Tone::Plain
-        }),
-        Cell::right(amount(&session.balance)),
-        Cell::right(amount(&session.equity)),
-        Cell::right(session.positions.to_string()),
-        Cell::new(why),
+        cell(session.desired.as_str()),
+        styled_cell(session.status.as_str(), status_style),
+        cell(or_dash(&session.worker_id)),
+        styled_cell(
+            session.age_seconds.map_or_else(|| "-".to_owned(), age),
+            age_style,
+        ),
+        cell(amount(&session.balance)),
+        cell(amount(&session.equity)),
+        cell(session.positions.to_string()),
+        cell(why),
     ]
 }
 
@@ -150,7 +158,7 @@ fn age(seconds: f64) -> String {
     format!("{:.1} s", seconds.max(0.0))
 }
 
-fn summary(sessions: &[Overview], user: Option<&str>) -> String {
+fn summary(sessions: &[SessionOverview], user: Option<&str>) -> String {
     if sessions.is_empty() {
         return match user {
             Some(user) => format!("no session of {}\n", printable(user, 320)),

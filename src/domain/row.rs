@@ -1,8 +1,5 @@
-//! What a row of `public.ctrader_cache` says about a session, and the three ways to say it.
+//! The content of a row of `public.ctrader_cache`, and the three kinds of writes of a row.
 
-mod json;
-
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -11,26 +8,15 @@ use super::decimal::Decimal;
 use super::fence::Fence;
 use super::ids::{OrderId, PositionId, SymbolId};
 use super::status::Status;
-pub use json::ToJson;
-
-/// A text as Postgres can have it: neither its `text` nor its `jsonb` has U+0000.
-#[must_use]
-pub fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') {
-        Cow::Owned(text.replace('\0', "\u{fffd}"))
-    } else {
-        Cow::Borrowed(text)
-    }
-}
 
 /// The figures of an account at one moment: all columns but the key, the state and the fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountRow {
-    /// What the user sees in cTrader as the account's number.
+    /// The account's number, as cTrader shows it to the user.
     pub trader_login: Option<i64>,
     /// Name of the deposit asset.
     pub currency: Option<Arc<str>>,
-    /// Cash.
+    /// The balance: the account's cash.
     pub balance: Decimal,
     /// Balance + net unrealised P&L + active bonus; unknown while a quote is missing.
     pub equity: Option<Decimal>,
@@ -38,7 +24,7 @@ pub struct AccountRow {
     pub unrealized_gross: Option<Decimal>,
     /// Σ gross + swap + commission booked so far.
     pub unrealized_net: Option<Decimal>,
-    /// By the account's own rule (MAX, SUM or NET).
+    /// The margin in use, by the account's own rule (MAX, SUM or NET).
     pub used_margin: Decimal,
     /// Equity − used margin.
     pub free_margin: Option<Decimal>,
@@ -52,7 +38,7 @@ pub struct AccountRow {
     pub orders: Vec<OrderRow>,
     /// Version of the balance, +1 with every change of it.
     pub balance_version: Option<i64>,
-    /// The last event that changed what the row says.
+    /// The time of the last event that changed the row's content.
     pub event_at: OffsetDateTime,
 }
 
@@ -108,21 +94,21 @@ pub struct OrderRow {
     pub comment: Option<Arc<str>>,
 }
 
-/// The state of a session, as `bridge.sessions` and the cache row both say it.
+/// The state of a session, as `bridge.sessions` and the row of the cache both have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionState {
-    /// Where the session is in its life.
+    /// The status.
     pub status: Status,
     /// Why, fit to show a user.
     pub last_error: Option<String>,
     /// Consecutive failures so far.
     pub attempts: i32,
-    /// Which environment; `None` while no credentials tell.
+    /// Whether it is an account of the demo environment; `None` while that is not known.
     pub is_demo: Option<bool>,
 }
 
 impl SessionState {
-    /// A state without a history.
+    /// A state with this status and no failures.
     #[must_use]
     pub const fn of(status: Status) -> Self {
         Self {
@@ -133,7 +119,7 @@ impl SessionState {
         }
     }
 
-    /// In an environment that is known.
+    /// The state with this environment.
     #[must_use]
     pub fn on(self, is_demo: bool) -> Self {
         Self {
@@ -142,7 +128,7 @@ impl SessionState {
         }
     }
 
-    /// After another state, in the environment of that unless another one is known.
+    /// The state with the environment of an earlier state, unless it has one itself.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {
         Self {
@@ -151,7 +137,7 @@ impl SessionState {
         }
     }
 
-    /// With a reason, fit to show a user.
+    /// The state with a reason, fit to show a user.
     #[must_use]
     pub fn because(self, reason: impl Into<String>) -> Self {
         Self {
@@ -173,9 +159,9 @@ pub enum RowContent {
         /// The figures.
         account: Box<AccountRow>,
     },
-    /// The state alone, not connected; the figures stay what they were last known to be.
+    /// The state alone, not connected. The figures stay as they are.
     State(SessionState),
-    /// Nothing but that it is still so: `updated_at` moves. Only for a connected row.
+    /// The row is unchanged and still current: only `updated_at` is written. Only for a connected row.
     Heartbeat,
 }
 
@@ -186,6 +172,6 @@ pub struct RowWrite {
     pub fence: Fence,
     /// Rises with every write of this worker.
     pub seq: i64,
-    /// What to say.
+    /// What to write.
     pub content: RowContent,
 }

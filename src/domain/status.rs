@@ -1,13 +1,13 @@
-//! What a session is wanted to be, and what it is.
+//! The state that commands want a session in, and the state it is in.
 
 use std::fmt;
 
-/// The state a session shall be in; set by commands, never by workers.
+/// The state that a session should be in. Commands set it, workers never do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desired {
     /// Stream it.
     Running,
-    /// Leave it alone.
+    /// Do not stream it.
     Stopped,
 }
 
@@ -20,20 +20,28 @@ impl Desired {
             Self::Stopped => "stopped",
         }
     }
+
+    /// Parses the word in `bridge.sessions.desired`.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Running, Self::Stopped]
+            .into_iter()
+            .find(|desired| desired.as_str() == word)
+    }
 }
 
 /// The state a session is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// Wanted, and nobody has begun yet.
+    /// Wanted, and no worker has started it yet.
     Pending,
     /// On the way to its first snapshot.
     Connecting,
     /// The row follows the stream.
     Live,
-    /// It was live, or tried to be, and tries again.
+    /// It was live, or tried to be, and is being tried again.
     Reconnecting,
-    /// It waits for somebody or something other than time alone; `last_error` says what.
+    /// A retry soon would not help; `last_error` says what is missing.
     Failed,
     /// Not wanted.
     Stopped,
@@ -61,6 +69,12 @@ impl Status {
             Self::Failed => "failed",
             Self::Stopped => "stopped",
         }
+    }
+
+    /// Parses the word in `bridge.sessions.status` and `ctrader_cache.status`.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 }
 

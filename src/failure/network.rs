@@ -1,5 +1,5 @@
-//! What a failed connection was about, read from the error and its causes: name, TCP or TLS. The
-//! same for every dependency, whatever library tried to connect.
+//! Why a connection failed: name resolution, TCP or TLS. It is read from the error and its causes, for every
+//! dependency alike, whatever library tried to connect.
 
 use std::error::Error;
 use std::io;
@@ -8,31 +8,31 @@ use rustls::CertificateError;
 
 use super::Diagnosis;
 
-/// Why a connection did not come about.
+/// Why a connection could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkFault {
-    /// The name is not known.
+    /// The host name cannot be resolved.
     Name,
-    /// Nobody listens there.
+    /// Nothing listens on the port.
     Refused,
-    /// Nobody answers.
+    /// The host does not reply in time.
     Silent,
-    /// There is no way to it.
+    /// There is no route to the host.
     Unreachable,
-    /// The other end hung up.
+    /// The other end closed the connection.
     Closed,
-    /// Its certificate is signed by nobody whom we trust.
+    /// The certificate is not signed by a trusted root.
     Untrusted,
-    /// Its certificate is for another name.
+    /// The certificate is for another host name.
     WrongName,
-    /// Its certificate is over, or not begun, by this machine's clock.
+    /// The certificate has expired or is not valid yet, by this machine's clock.
     Expired,
-    /// It does not speak TLS.
+    /// The TLS handshake failed otherwise; often the other end does not speak TLS.
     NoTls,
 }
 
 impl NetworkFault {
-    /// The fault behind an error, if it is one of these.
+    /// Returns the fault that caused an error, if it is one of these.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
@@ -41,7 +41,7 @@ impl NetworkFault {
             if let Some(fault) = Self::of_one(error) {
                 found = Some(fault);
             }
-            // An I/O error gives the causes of what it wraps, and not that itself.
+            // `source` of an I/O error skips the error that it wraps.
             next = match error
                 .downcast_ref::<io::Error>()
                 .and_then(io::Error::get_ref)
@@ -72,7 +72,7 @@ impl NetworkFault {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof => Some(Self::Closed),
-            // The standard library has no kind for it.
+            // The standard library has no kind for failed name resolution.
             _ if error.to_string().contains("lookup address") => Some(Self::Name),
             _ => None,
         }
@@ -97,19 +97,19 @@ impl NetworkFault {
         }
     }
 
-    /// The same in words. `place` is host and port, `variable` what names them, and `trust` how
-    /// another root is trusted there.
+    /// Returns the cause and the fix. `endpoint` is host and port, `variable` is the variable that names them, and
+    /// `trust` says how to trust another root there.
     #[must_use]
-    pub fn diagnosis(self, place: &str, variable: &str, trust: &str) -> Diagnosis {
+    pub fn diagnosis(self, endpoint: &str, variable: &str, trust: &str) -> Diagnosis {
         let address = format!("correct host and port in {variable}, or start what should be there");
-        let way = format!(
+        let route = format!(
             "open the way to it (firewall, allowed addresses, IPv6), or correct {variable}"
         );
         let (cause, fix) = match self {
             Self::Name => ("the host name of {} is not known", address),
             Self::Refused => ("nothing listens at {} (connection refused)", address),
-            Self::Silent => ("{} does not answer", way),
-            Self::Unreachable => ("there is no way to {}", way),
+            Self::Silent => ("{} does not answer", route),
+            Self::Unreachable => ("there is no way to {}", route),
             Self::Closed => ("{} hangs up", address),
             Self::Untrusted => ("the certificate of {} is not trusted", trust.to_owned()),
             Self::WrongName => (
@@ -125,7 +125,7 @@ impl NetworkFault {
                 format!("correct scheme and port in {variable}"),
             ),
         };
-        Diagnosis::new(cause.replace("{}", place), fix)
+        Diagnosis::new(cause.replace("{}", endpoint), fix)
     }
 }
 

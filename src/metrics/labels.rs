@@ -1,113 +1,30 @@
-//! Families of metrics with one or two labels, and the words that are used in more than one place.
+//! The values of labels. Those of requests, events and sessions' states are given by the modules that
+//! count them.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, LabelSetEncoder};
-use prometheus_client::metrics::TypedMetric;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::{Metric, Registry};
-
-/// Names and values of a series.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Set<const N: usize>([(&'static str, &'static str); N]);
-
-impl<const N: usize> EncodeLabelSet for Set<N> {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.0.encode(encoder)
-    }
-}
-
-/// Series by the value of one label.
-#[derive(Debug, Clone)]
-pub(super) struct Labelled<M> {
-    name: &'static str,
-    family: Family<Set<1>, M>,
-}
-
-impl<M: Clone + Default> Labelled<M> {
-    pub(super) fn of(&self, value: &'static str) -> M {
-        self.family
-            .get_or_create(&Set([(self.name, value)]))
-            .clone()
-    }
-}
-
-/// Series by the values of two labels.
-#[derive(Debug, Clone)]
-pub(super) struct Pairs<M> {
-    names: [&'static str; 2],
-    family: Family<Set<2>, M>,
-}
-
-impl<M: Clone + Default> Pairs<M> {
-    pub(super) fn of(&self, first: &'static str, second: &'static str) -> M {
-        let [one, two] = self.names;
-        self.family
-            .get_or_create(&Set([(one, first), (two, second)]))
-            .clone()
-    }
-}
-
-/// Registers families, with a series for each value that is known.
-pub(super) struct Labels<'a>(pub(super) &'a mut Registry);
-
-impl Labels<'_> {
-    pub(super) fn one<M>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &'static str,
-        values: &[&'static str],
-    ) -> Labelled<M>
-    where
-        M: Metric + Clone + Default + EncodeMetric + TypedMetric,
-    {
-        let labelled = Labelled {
-            name: label,
-            family: Family::default(),
-        };
-        for value in values {
-            drop(labelled.of(value));
-        }
-        self.0.register(name, help, labelled.family.clone());
-        labelled
-    }
-
-    pub(super) fn two<M>(
-        &mut self,
-        name: &str,
-        help: &str,
-        first: (&'static str, &[&'static str]),
-        second: (&'static str, &[&'static str]),
-    ) -> Pairs<M>
-    where
-        M: Metric + Clone + Default + EncodeMetric + TypedMetric,
-    {
-        let pairs = Pairs {
-            names: [first.0, second.0],
-            family: Family::default(),
-        };
-        for one in first.1 {
-            for two in second.1 {
-                drop(pairs.of(one, two));
-            }
-        }
-        self.0.register(name, help, pairs.family.clone());
-        pairs
-    }
-}
-
-/// What became of a token that was to be renewed.
+/// How the refresh of a token ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefreshOutcome {
-    /// A new pair is stored.
+    /// A new pair of tokens is stored.
     Renewed,
-    /// The pair that another worker got is stored.
+    /// The pair that another worker received is used.
     Adopted,
-    /// cTrader refused it.
+    /// cTrader refused the refresh token.
     Refused,
-    /// No answer is known.
+    /// No reply is known.
     Lost,
-    /// It could not be tried now.
+    /// It could not be tried at that moment.
     Deferred,
+}
+
+/// Label values that the modules define which count them.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelValues {
+    /// The statuses of sessions, in the order of a session's life.
+    pub statuses: [&'static str; 6],
+    /// Kinds of messages from cTrader that are no reply to a request.
+    pub events: &'static [&'static str],
+    /// How requests to cTrader end.
+    pub requests: &'static [&'static str],
 }
 
 impl RefreshOutcome {
@@ -130,19 +47,19 @@ impl RefreshOutcome {
     }
 }
 
-/// How a connection to cTrader is.
+/// The state of a connection to cTrader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// Connected, the application authorised.
+    /// Connected, and the application is authorised.
     Up,
-    /// Not connected though there are sessions for it.
+    /// Not connected, although sessions need it.
     Down,
-    /// Not connected, and nothing needs it.
+    /// Not connected, and no session needs it.
     Idle,
 }
 
 impl LinkState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Idle];
 
     pub(super) const fn as_str(self) -> &'static str {
@@ -154,14 +71,14 @@ impl LinkState {
     }
 }
 
-/// What a round did to rows.
+/// How many rows one round of writes wrote or failed to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheRows {
-    /// Their content was written.
+    /// Rows whose content was written.
     pub changed: u64,
-    /// They were said to be still so.
+    /// Rows that had not changed: only their time was written.
     pub heartbeat: u64,
-    /// The fence refused them.
+    /// Rows that the fence refused.
     pub fenced: u64,
 }
 

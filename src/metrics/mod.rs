@@ -1,10 +1,11 @@
-//! What is counted, for `GET /metrics`. Names and labels are the contract's.
+//! The metrics of a worker, for `GET /metrics`. Their names and labels are published and stay as they are.
 //!
-//! Every series exists from the start, at zero: an alert needs no special case for what has not
-//! happened yet. Nothing here is looked up by label where it is hot: links count in plain integers
-//! and hand over sums, once a read ([`Metrics::stream_read`]); what others keep anyway is asked for
-//! when somebody reads the metrics ([`Metrics::on_render`]).
+//! Every series exists from the start, at zero: an alert needs no special case for what has not happened
+//! yet. The hot path looks nothing up by label: links count in plain integers and add their sums once per
+//! read of a socket ([`Metrics::stream_read`]). Values that other modules keep anyway are sampled when the
+//! metrics are rendered ([`Metrics::on_render`]).
 
+mod family;
 mod labels;
 mod process;
 mod text;
@@ -20,22 +21,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use labels::{CacheRows, LinkState, RefreshOutcome};
-use labels::{Labelled, Labels, Pairs};
+use family::{FamilyRegistry, LabelledFamily};
+pub use labels::{CacheRows, LabelValues, LinkState, RefreshOutcome};
 
-/// Bounds of the drift's buckets, in units of the account's currency: a cent, a few, and what is wrong.
+/// Buckets of the P&L drift, in units of the account's currency: rounding differs by cents, errors by more.
 const DRIFT_BUCKETS: [f64; 7] = [0.0, 0.01, 0.05, 0.1, 1.0, 10.0, 100.0];
 
-/// Bounds of a batch's write, seconds: a good one takes a few milliseconds, the statement timeout is 10 s.
+/// Buckets of the time to write a batch, in seconds: usually a few milliseconds; the statement timeout is 10 s.
 const WRITE_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
 
-/// Bounds from an event to its row, seconds: the interval of rows, 2 s, is the usual most.
+/// Buckets of the time from an event to its row, in seconds: usually at most the write interval, 2 s.
 const ROW_BUCKETS: [f64; 9] = [0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0, 60.0];
 
 /// The environments of cTrader.
 const ENVIRONMENTS: [&str; 2] = ["demo", "live"];
 
-/// Why a connection to cTrader ended or did not come about.
+/// Why a connection to cTrader ended or could not be opened.
 const REASONS: [&str; 10] = [
     "unreachable",
     "closed",
@@ -49,144 +50,137 @@ const REASONS: [&str; 10] = [
     "unpermitted",
 ];
 
-/// Label values that belong to what is counted, and are said there.
-#[derive(Debug, Clone, Copy)]
-pub struct Words {
-    /// The states of sessions, as rows say them.
-    pub statuses: [&'static str; 6],
-    /// Messages of cTrader that answer nothing.
-    pub events: &'static [&'static str],
-    /// What becomes of requests to cTrader.
-    pub requests: &'static [&'static str],
-}
-
-type Number = Gauge<f64, AtomicU64>;
+type FloatGauge = Gauge<f64, AtomicU64>;
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-/// The counters of one process.
+/// The metrics of one process.
 pub struct Metrics {
     registry: Registry,
     samplers: Mutex<Vec<Sampler>>,
     process: process::Process,
     statuses: [&'static str; 6],
-    sessions: Labelled<Gauge>,
+    sessions: LabelledFamily<Gauge, 1>,
     slots: Gauge,
-    commands: Pairs<Counter>,
-    connections: Pairs<Gauge>,
-    events: Labelled<Counter>,
-    requests: Labelled<Counter>,
+    commands: LabelledFamily<Counter, 2>,
+    connections: LabelledFamily<Gauge, 2>,
+    events: LabelledFamily<Counter, 1>,
+    requests: LabelledFamily<Counter, 1>,
     queue: Gauge,
-    reconnects: Pairs<Counter>,
-    rows: Labelled<Counter>,
+    reconnects: LabelledFamily<Counter, 2>,
+    rows: LabelledFamily<Counter, 1>,
     write: Histogram,
     event_to_row: Histogram,
-    row_age: Number,
-    deals: Labelled<Counter>,
+    row_age: FloatGauge,
+    deals: LabelledFamily<Counter, 1>,
     drift: Histogram,
-    refreshes: Labelled<Counter>,
+    refreshes: LabelledFamily<Counter, 1>,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Registers every series, at zero.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one metric after the other")]
-    pub fn new(words: &Words) -> Self {
+    pub fn new(values: &LabelValues) -> Self {
         let mut registry = Registry::default();
         let process = process::Process::new(&mut registry);
         let bridge = registry.sub_registry_with_prefix("bridge");
-        let mut labels = Labels(bridge);
-        let sessions = labels.one(
+        let mut families = FamilyRegistry(bridge);
+        let sessions = families.one_label(
             "sessions",
-            "Sessions of this worker, by what their rows say",
+            "Sessions of this worker, by the status in their rows",
             "status",
-            &words.statuses,
+            &values.statuses,
         );
-        let commands = labels.two(
+        let commands = families.two_labels(
             "commands",
-            "Commands, by what became of them",
+            "Commands received, by outcome",
             ("command", &["start", "stop", "unknown"]),
             ("outcome", &["applied", "retried", "dead"]),
         );
-        let connections = labels.two(
+        let connections = families.two_labels(
             "ctrader_connections",
-            "Connections to cTrader: up, down though there are sessions for it, or idle",
+            "Connections to cTrader: up, down although sessions need them, or idle",
             ("environment", &ENVIRONMENTS),
             ("state", &LinkState::ALL.map(LinkState::as_str)),
         );
-        let events = labels.one(
+        let events = families.one_label(
             "ctrader_events",
-            "Messages of cTrader that answer nothing",
+            "Messages from cTrader that are no reply to a request, by type",
             "type",
-            words.events,
+            values.events,
         );
-        let requests = labels.one(
+        let requests = families.one_label(
             "ctrader_requests",
-            "Requests to cTrader, by what became of them",
+            "Requests to cTrader, by outcome",
             "outcome",
-            words.requests,
+            values.requests,
         );
-        let reconnects = labels.two(
+        let reconnects = families.two_labels(
             "reconnects",
-            "Connections to cTrader that ended or did not come about, by reason",
+            "Connections to cTrader that ended or could not be opened, by reason",
             ("environment", &ENVIRONMENTS),
             ("reason", &REASONS),
         );
-        let rows = labels.one(
+        let rows = families.one_label(
             "cache_rows",
-            "Rows written, said to be still so, or refused by the fence",
+            "Rows written with new content, written as unchanged, or refused by the fence",
             "kind",
             &CacheRows::KINDS,
         );
-        let deals = labels.one(
+        let deals = families.one_label(
             "deals",
-            "Deals stored, by how they came to be known",
+            "Deals stored, by where they were learnt from: an event or the history",
             "source",
             &["event", "gap"],
         );
-        let refreshes = labels.one(
+        let refreshes = families.one_label(
             "token_refresh",
-            "Tokens renewed, by outcome",
+            "Token refreshes, by outcome",
             "outcome",
             &RefreshOutcome::ALL.map(RefreshOutcome::as_str),
         );
-        let Labels(bridge) = labels;
+        let FamilyRegistry(bridge) = families;
         let slots = Gauge::default();
-        bridge.register("slots_held", "Slots this worker has claimed", slots.clone());
+        bridge.register(
+            "slots_held",
+            "Slots that this worker has claimed",
+            slots.clone(),
+        );
         let queue = Gauge::default();
         bridge.register(
             "ctrader_request_queue",
-            "Requests to cTrader that wait for their turn",
+            "Requests to cTrader that wait in the queue",
             queue.clone(),
         );
         let write = Histogram::new(WRITE_BUCKETS);
         bridge.register(
             "cache_write_seconds",
-            "One round of rows to Postgres",
+            "Seconds that one round of row writes to Postgres takes",
             write.clone(),
         );
         let event_to_row = Histogram::new(ROW_BUCKETS);
         bridge.register(
             "event_to_row_seconds",
-            "From an event of cTrader to the row that shows it",
+            "Seconds from an event of cTrader to the row that shows it",
             event_to_row.clone(),
         );
-        let row_age = Number::default();
+        let row_age = FloatGauge::default();
         bridge.register(
             "row_age_seconds_max",
-            "Age of the oldest row that says it is connected",
+            "Age in seconds of the oldest row of a connected session",
             row_age.clone(),
         );
         let drift = Histogram::new(DRIFT_BUCKETS);
         bridge.register(
             "pnl_drift",
-            "Difference of our unrealised P&L to the server's, an account at a time, in its currency",
+            "Difference between our unrealised P&L and the server's, for each account that is audited, in its currency",
             drift.clone(),
         );
         Self {
             registry,
             samplers: Mutex::default(),
             process,
-            statuses: words.statuses,
+            statuses: values.statuses,
             sessions,
             slots,
             commands,
@@ -207,59 +201,60 @@ impl Metrics {
 }
 
 impl Metrics {
-    // ── counted as it happens ────────────────────────────────────────────────────────────────
+    // ── counted when it happens ────────────────────────────────────────────────────────────────
 
-    /// Deals were stored that events told of, and deals that only the history did.
+    /// Adds stored deals: those that were learnt from events, and those that only the history had.
     pub fn deals_stored(&self, from_events: u64, from_gaps: u64) {
-        self.deals.of("event").inc_by(from_events);
-        self.deals.of("gap").inc_by(from_gaps);
+        self.deals.with_values(["event"]).inc_by(from_events);
+        self.deals.with_values(["gap"]).inc_by(from_gaps);
     }
 
-    /// An account's P&L was compared with the server's.
+    /// Adds a comparison of an account's P&L with the server's: the difference, in its currency.
     pub fn audited(&self, drift: f64) {
         self.drift.observe(drift);
     }
 
-    /// A token was to be renewed.
+    /// Adds a refresh of a token.
     pub fn refreshed(&self, outcome: RefreshOutcome) {
-        self.refreshes.of(outcome.as_str()).inc();
+        self.refreshes.with_values([outcome.as_str()]).inc();
     }
 
-    /// What came in on a connection since the last time, by kind.
+    /// Adds what a connection received since the last call, by type.
     pub fn stream_read(&self, events: impl IntoIterator<Item = (&'static str, u64)>) {
         for (kind, count) in events {
-            self.events.of(kind).inc_by(count);
+            self.events.with_values([kind]).inc_by(count);
         }
     }
 
-    /// What became of requests since the last time, by outcome.
+    /// Adds the requests that ended since the last call, by outcome.
     pub fn requests_ended(&self, requests: impl IntoIterator<Item = (&'static str, u64)>) {
         for (outcome, count) in requests {
-            self.requests.of(outcome).inc_by(count);
+            self.requests.with_values([outcome]).inc_by(count);
         }
     }
 
-    /// A connection ended, or did not come about.
+    /// Adds a connection that ended or could not be opened.
     pub fn reconnects(&self, environment: &'static str, reason: &'static str) {
-        self.reconnects.of(environment, reason).inc();
+        self.reconnects.with_values([environment, reason]).inc();
     }
 
-    /// A round of rows was written.
+    /// Adds a round of row writes.
     pub fn rows_written(&self, rows: CacheRows, took: Duration) {
         for (kind, count) in CacheRows::KINDS.into_iter().zip(rows.counts()) {
-            self.rows.of(kind).inc_by(count);
+            self.rows.with_values([kind]).inc_by(count);
         }
         self.write.observe(took.as_secs_f64());
     }
 
-    /// A row shows an event by now.
+    /// Adds an event that its row shows by now.
     pub fn event_shown(&self, after: Duration) {
         self.event_to_row.observe(after.as_secs_f64());
     }
 
-    // ── asked for when somebody reads ────────────────────────────────────────────────────────
+    // ── sampled when somebody reads ──────────────────────────────────────────────────────────
 
-    /// Has this called before each rendering, to set what is kept elsewhere. It must not wait.
+    /// Registers a function that is called before each rendering, to set values that are kept elsewhere. It
+    /// must not block.
     pub fn on_render(&self, sampler: impl Fn(&Self) + Send + Sync + 'static) {
         self.samplers
             .lock()
@@ -267,42 +262,44 @@ impl Metrics {
             .push(Box::new(sampler));
     }
 
-    /// How many sessions have which status, in the order of a session's life.
+    /// Sets the number of sessions by status, in the order of [`LabelValues::statuses`].
     pub fn set_sessions(&self, counts: [usize; 6]) {
         for (status, count) in self.statuses.into_iter().zip(counts) {
-            self.sessions.of(status).set(clamped(count));
+            self.sessions
+                .with_values([status])
+                .set(saturating_i64(count));
         }
     }
 
-    /// How many slots are held.
+    /// Sets the number of slots held.
     pub fn set_slots_held(&self, slots: usize) {
-        self.slots.set(clamped(slots));
+        self.slots.set(saturating_i64(slots));
     }
 
-    /// How many commands there were with this outcome, in all.
+    /// Sets the total of commands with this outcome.
     pub fn set_commands(&self, command: &'static str, outcome: &'static str, count: u64) {
-        let counter = self.commands.of(command, outcome);
+        let counter = self.commands.with_values([command, outcome]);
         counter.inner().store(count, Ordering::Relaxed);
     }
 
-    /// How many connections are in this state.
+    /// Sets the number of connections in this state.
     pub fn set_connections(&self, environment: &'static str, state: LinkState, count: usize) {
         self.connections
-            .of(environment, state.as_str())
-            .set(clamped(count));
+            .with_values([environment, state.as_str()])
+            .set(saturating_i64(count));
     }
 
-    /// How many requests wait.
+    /// Sets the number of requests that wait.
     pub fn set_request_queue(&self, requests: usize) {
-        self.queue.set(clamped(requests));
+        self.queue.set(saturating_i64(requests));
     }
 
-    /// How old the oldest row of a connected session is.
+    /// Sets the age of the oldest row of a connected session.
     pub fn set_row_age_max(&self, age: Duration) {
         self.row_age.set(age.as_secs_f64());
     }
 
-    /// All of it as Prometheus text.
+    /// Returns all metrics in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
         {
@@ -325,7 +322,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-fn clamped(count: usize) -> i64 {
+fn saturating_i64(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
@@ -334,8 +331,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_has_the_contracts_names() {
-        let metrics = Metrics::new(&Words {
+    fn metrics_have_the_published_names() {
+        let metrics = Metrics::new(&LabelValues {
             statuses: [
                 "pending",
                 "connecting",

@@ -1,5 +1,5 @@
-//! The process's own figures, by the names that other exporters use. From `/proc`; where there is
-//! none they stay zero.
+//! Processor, memory and files of the process, under the names that other exporters use. They come from
+//! `/proc`; where there is none they stay zero.
 
 use std::fs;
 use std::sync::atomic::AtomicU64;
@@ -8,10 +8,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Ticks of `/proc/self/stat` a second: USER_HZ, which Linux keeps at 100 on every machine we run on.
+/// Ticks of `/proc/self/stat` per second: USER_HZ, which is 100 on every Linux that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Of memory. Linux has 4 KiB on x86-64; `VmRSS` in `status` says it without knowing.
+/// `/proc/self/status` gives memory in KiB, whatever the size of a page.
 const BYTES_PER_KIB: i64 = 1024;
 
 pub(super) struct Process {
@@ -33,16 +33,20 @@ impl Process {
         };
         registry.register(
             "process_cpu_seconds",
-            "Time spent on processors, of user and system",
+            "Seconds of processor time, user and system",
             process.cpu.clone(),
         );
         let gauges = [
-            ("resident_memory_bytes", "Memory in use", &process.memory),
+            (
+                "resident_memory_bytes",
+                "Resident memory in bytes",
+                &process.memory,
+            ),
             ("threads", "Threads", &process.threads),
             ("open_fds", "Open files and sockets", &process.files),
             (
                 "max_fds",
-                "Files and sockets that may be open",
+                "Limit of open files and sockets",
                 &process.files_max,
             ),
         ];
@@ -53,7 +57,7 @@ impl Process {
         started.set(started_at().unwrap_or_default());
         registry.register(
             "process_start_time_seconds",
-            "When it started, since the epoch",
+            "Start time of the process, in seconds since the Unix epoch",
             started,
         );
         process
@@ -118,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn linux_tells_all_of_it() {
+    fn linux_has_every_value() {
         let process = Process::new(&mut Registry::default());
         process.sample();
         assert!(process.memory.get() > 1_000_000);

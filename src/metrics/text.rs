@@ -1,10 +1,10 @@
-//! From OpenMetrics, which the library writes, to the older text format that the contract names: there the
-//! help and type of a counter are said of its whole name, `_total` included, and nothing marks the end.
+//! Turns OpenMetrics, which the library writes, into Prometheus' older text format, which is the published
+//! one: it describes a counter by its whole name, `_total` included, and has no mark at the end.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// The same metrics in Prometheus' text format 0.0.4.
+/// Returns the same metrics in Prometheus' text format 0.0.4.
 pub(super) fn prometheus(open_metrics: &str) -> String {
     let counters: BTreeSet<&str> = open_metrics
         .lines()

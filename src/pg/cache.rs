@@ -1,11 +1,10 @@
-//! Writes `public.ctrader_cache`: many rows a statement, each under its own fence.
+//! Writes `public.ctrader_cache`: many rows in a statement, each under its own fence.
 //!
-//! A row is written if its slot still has the epoch under which the worker claimed it, and if the row
-//! itself says nothing newer. Both are checked in the statement that writes. A change of state goes to
-//! `bridge.sessions` in the same statement, under the same fence, with the slot's row locked for a
-//! moment: a new owner, which raises the epoch first, never finds its own state written over.
+//! A row is written if its slot still has the epoch of the fence, and if the stored row is not newer. The statement that
+//! writes checks both. A change of state goes to `bridge.sessions` in the same statement, under the same fence, with the
+//! slot's row locked for a moment: a new owner raises the epoch first, so its own state is never overwritten.
 //!
-//! The statements are constants, so that each is parsed once a connection.
+//! The statements are constants, so that each is parsed once per connection.
 
 use std::collections::HashMap;
 
@@ -14,15 +13,18 @@ use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
 
-use super::PgError;
-use super::connect::Lease;
+use super::connect::PooledConnection;
+use super::error::PgError;
+use super::from_row::from_row;
 use super::numeric::Numeric;
+use super::row_json::ToJson;
+use super::text::storable_text;
 use crate::domain::decimal::Decimal;
 use crate::domain::ids::SessionKey;
-use crate::domain::row::{AccountRow, RowContent, RowWrite, SessionState, ToJson, storable};
+use crate::domain::row::{AccountRow, RowContent, RowWrite, SessionState};
 
-/// Rows of one statement. Measured best between 200 and 500; beyond that, sorting and memory cost more
-/// than the round trips they save.
+/// How many rows one statement writes. By measurement 200 to 500 are best; beyond that, sorting and memory cost more
+/// than the round trips that they save.
 pub const CHUNK_ROWS: usize = 400;
 
 /// What became of a batch.
@@ -30,61 +32,61 @@ pub const CHUNK_ROWS: usize = 400;
 pub struct WriteReport {
     /// Rows whose content was written.
     pub changed: u64,
-    /// Rows that were only said to be still so.
+    /// Rows whose `updated_at` alone was written.
     pub heartbeat: u64,
-    /// Refused: the slot has another epoch, or another write got to the row while this one was on its way,
-    /// most likely that of the slot's new owner.
+    /// Refused: the slot has another epoch, or another write changed the row during this statement, most likely that of
+    /// the slot's new owner.
     pub fenced: Vec<SessionKey>,
-    /// Refused: the row has this `seq` or a later one of this same epoch already.
+    /// Refused: the row has this `seq` or a later one of the same epoch already.
     pub stale: Vec<SessionKey>,
-    /// Refused: there is no such session, or no row to say of that it is still so.
+    /// Refused: the session does not exist, or a heartbeat found no row.
     pub missing: Vec<SessionKey>,
-    /// Perhaps not written, and why.
-    pub failed: Vec<Failure>,
+    /// Rows that may not have been written, and why.
+    pub failed: Vec<WriteFailure>,
 }
 
 /// Rows whose statement failed.
 #[derive(Debug)]
-pub struct Failure {
+pub struct WriteFailure {
     /// Which rows.
     pub keys: Vec<SessionKey>,
     /// Why.
     pub error: PgError,
 }
 
-/// Writes a batch. Of several writes of one row those that a later one makes needless are left out.
+/// Writes a batch. Of several writes of one row those that a later one supersedes are left out.
 ///
-/// A statement that fails because of a value is cut in two until the row at fault stands alone; when the
-/// connection or the server fails, what is left is reported as failed and the lease keeps nothing. A row that is written again after
-/// a failure needs a higher `seq`, since the first write may have arrived.
+/// A statement that fails because of a value is split in two until the row at fault is alone. When the connection or the
+/// server fails, the rest is reported as failed and the connection is not reused. A row that is written again after a
+/// failure needs a higher `seq`, since the first write may have succeeded.
 ///
 /// # Cancel safety
-/// Given up in the middle, some rows are written and the connection is of no more use.
-pub async fn write(lease: &mut Lease, writes: &[RowWrite], worker: &str) -> WriteReport {
+/// Dropped before it returns, some rows are written and the connection cannot be used any more.
+pub async fn write(conn: &mut PooledConnection, writes: &[RowWrite], worker: &str) -> WriteReport {
     let mut report = WriteReport::default();
-    let kinds = Kinds::sort(writes);
+    let kinds = WritesByKind::sort(writes);
     let batches = [
-        (Statement::Full, kinds.full),
-        (Statement::State, kinds.state),
-        (Statement::Heartbeat, kinds.heartbeat),
+        (RowStatement::Full, kinds.full),
+        (RowStatement::State, kinds.state),
+        (RowStatement::Heartbeat, kinds.heartbeat),
     ];
     for (statement, rows) in batches {
-        // Taken from the end: the halves of a chunk that failed come next.
-        let mut chunks: Vec<&[Row<'_>]> = rows.rchunks(CHUNK_ROWS).collect();
+        // A stack: the halves of a chunk that failed come next.
+        let mut chunks: Vec<&[KeyedWrite<'_>]> = rows.rchunks(CHUNK_ROWS).collect();
         while let Some(chunk) = chunks.pop() {
             if report.has_lost_connection() {
                 report.fail(chunk, None);
                 continue;
             }
-            match statement.run(lease, chunk, worker).await {
+            match statement.run(conn, chunk, worker).await {
                 Ok(refusals) => report.count(statement, chunk, &refusals),
-                Err(error) if error.is_about_data() && chunk.len() > 1 => {
+                Err(error) if error.is_data_error() && chunk.len() > 1 => {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     chunks.extend([second, first]);
                 }
                 Err(error) => {
                     if error.is_transient() {
-                        lease.condemn();
+                        conn.mark_broken();
                     }
                     report.fail(chunk, Some(error));
                 }
@@ -102,10 +104,10 @@ impl WriteReport {
     }
 
     /// Counts a chunk as failed, for a cause of its own or for that of the one before it.
-    fn fail(&mut self, chunk: &[Row<'_>], error: Option<PgError>) {
+    fn fail(&mut self, chunk: &[KeyedWrite<'_>], error: Option<PgError>) {
         let keys = chunk.iter().map(|row| row.write.fence.key.clone());
         match (error, self.failed.last_mut()) {
-            (Some(error), _) => self.failed.push(Failure {
+            (Some(error), _) => self.failed.push(WriteFailure {
                 keys: keys.collect(),
                 error,
             }),
@@ -114,17 +116,23 @@ impl WriteReport {
         }
     }
 
-    fn count(&mut self, statement: Statement, chunk: &[Row<'_>], refusals: &[(i32, String)]) {
+    fn count(
+        &mut self,
+        statement: RowStatement,
+        chunk: &[KeyedWrite<'_>],
+        refusals: &[RefusedWrite],
+    ) {
         let written = (chunk.len() - refusals.len()) as u64;
         match statement {
-            Statement::Full | Statement::State => self.changed += written,
-            Statement::Heartbeat => self.heartbeat += written,
+            RowStatement::Full | RowStatement::State => self.changed += written,
+            RowStatement::Heartbeat => self.heartbeat += written,
         }
-        for (ord, reason) in refusals {
-            let Some(row) = usize::try_from(*ord).ok().and_then(|ord| chunk.get(ord)) else {
+        for refused in refusals {
+            let index = usize::try_from(refused.ord).ok();
+            let Some(row) = index.and_then(|index| chunk.get(index)) else {
                 continue;
             };
-            let list = match reason.as_str() {
+            let list = match refused.reason.as_str() {
                 "fenced" => &mut self.fenced,
                 "stale" => &mut self.stale,
                 _ => &mut self.missing,
@@ -134,23 +142,32 @@ impl WriteReport {
     }
 }
 
-/// A write that is to be done, with the key it has in public.
+/// A row of a statement that refused some writes.
+struct RefusedWrite {
+    /// The write's index in the chunk.
+    ord: i32,
+    reason: String,
+}
+
+from_row!(RefusedWrite { ord, reason });
+
+/// A write, and the public key of its user.
 #[derive(Clone)]
-struct Row<'a> {
+struct KeyedWrite<'a> {
     write: &'a RowWrite,
     user_key: String,
 }
 
-/// A batch by statement, each row at most once in each, ordered by key.
-struct Kinds<'a> {
-    full: Vec<Row<'a>>,
-    state: Vec<Row<'a>>,
-    heartbeat: Vec<Row<'a>>,
+/// A batch by statement: each row at most once in each, ordered by key.
+struct WritesByKind<'a> {
+    full: Vec<KeyedWrite<'a>>,
+    state: Vec<KeyedWrite<'a>>,
+    heartbeat: Vec<KeyedWrite<'a>>,
 }
 
-impl<'a> Kinds<'a> {
-    /// Of each row the last full write is done; then the last state, if it is newer; then the last
-    /// heartbeat, if that is newer than both. The statements run in this order.
+impl<'a> WritesByKind<'a> {
+    /// Keeps of each row the last full write; the last state, if it is newer than that; and the last heartbeat, if it is
+    /// newer than both. The statements run in this order.
     fn sort(writes: &'a [RowWrite]) -> Self {
         let mut last: HashMap<&SessionKey, [Option<&'a RowWrite>; 3]> = HashMap::new();
         for write in writes {
@@ -160,7 +177,7 @@ impl<'a> Kinds<'a> {
                 RowContent::State(_) => state,
                 RowContent::Heartbeat => heartbeat,
             };
-            if newest.is_none_or(|newest| place(newest) < place(write)) {
+            if newest.is_none_or(|newest| write_order(newest) < write_order(write)) {
                 *newest = Some(write);
             }
         }
@@ -180,10 +197,10 @@ impl<'a> Kinds<'a> {
                 (heartbeat, &mut kinds.heartbeat),
             ] {
                 if let Some(write) = write
-                    && newest < Some(place(write))
+                    && newest < Some(write_order(write))
                 {
-                    newest = Some(place(write));
-                    list.push(Row {
+                    newest = Some(write_order(write));
+                    list.push(KeyedWrite {
                         write,
                         user_key: user_key.clone(),
                     });
@@ -194,25 +211,25 @@ impl<'a> Kinds<'a> {
     }
 }
 
-fn place(write: &RowWrite) -> (i64, i64) {
+fn write_order(write: &RowWrite) -> (i64, i64) {
     (write.fence.epoch, write.seq)
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Statement {
+enum RowStatement {
     Full,
     State,
     Heartbeat,
 }
 
-impl Statement {
-    /// Runs over one chunk, and answers the rows that were refused, by number, with the reason.
+impl RowStatement {
+    /// Writes one chunk, and returns the writes that were refused.
     async fn run(
         self,
         conn: &mut PgConnection,
-        chunk: &[Row<'_>],
+        chunk: &[KeyedWrite<'_>],
         worker: &str,
-    ) -> Result<Vec<(i32, String)>, PgError> {
+    ) -> Result<Vec<RefusedWrite>, PgError> {
         let sql = match self {
             Self::Full => WRITE_FULL,
             Self::State => WRITE_STATE,
@@ -229,13 +246,14 @@ impl Statement {
         let query = match self {
             Self::Heartbeat => query,
             Self::Full | Self::State => {
-                let states: Vec<&SessionState> = chunk.iter().filter_map(Row::state).collect();
+                let states: Vec<&SessionState> =
+                    chunk.iter().filter_map(KeyedWrite::state).collect();
                 query
                     .bind(worker)
                     .bind(column(chunk, |row| row.write.fence.key.user.as_str()))
                     .bind(column(&states, |state| state.status.as_str()))
                     .bind(column(&states, |state| {
-                        state.last_error.as_deref().map(storable)
+                        state.last_error.as_deref().map(storable_text)
                     }))
                     .bind(column(&states, |state| state.attempts))
                     .bind(column(&states, |state| state.is_demo))
@@ -245,7 +263,7 @@ impl Statement {
             Self::State | Self::Heartbeat => query,
             Self::Full => {
                 let full: Vec<(bool, &AccountRow)> =
-                    chunk.iter().filter_map(Row::account).collect();
+                    chunk.iter().filter_map(KeyedWrite::account).collect();
                 let decimals = |of: fn(&AccountRow) -> Option<Decimal>| {
                     column(&full, move |(_, account)| of(account).map(Numeric))
                 };
@@ -253,7 +271,7 @@ impl Statement {
                     .bind(column(&full, |(connected, _)| *connected))
                     .bind(column(&full, |(_, account)| account.trader_login))
                     .bind(column(&full, |(_, account)| {
-                        account.currency.as_deref().map(storable)
+                        account.currency.as_deref().map(storable_text)
                     }))
                     .bind(decimals(|account| Some(account.balance)))
                     .bind(decimals(|account| account.equity))
@@ -265,8 +283,8 @@ impl Statement {
                     .bind(decimals(|account| account.margin_level))
                     .bind(column(&full, |(_, account)| count(account.positions.len())))
                     .bind(column(&full, |(_, account)| count(account.orders.len())))
-                    .bind(column(&full, |(_, account)| Json(&account.positions)))
-                    .bind(column(&full, |(_, account)| Json(&account.orders)))
+                    .bind(column(&full, |(_, account)| JsonText(&account.positions)))
+                    .bind(column(&full, |(_, account)| JsonText(&account.orders)))
                     .bind(column(&full, |(_, account)| account.balance_version))
                     .bind(column(&full, |(_, account)| account.event_at))
             }
@@ -275,7 +293,7 @@ impl Statement {
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> KeyedWrite<'a> {
     fn state(&self) -> Option<&'a SessionState> {
         match &self.write.content {
             RowContent::Full { state, .. } | RowContent::State(state) => Some(state),
@@ -301,22 +319,22 @@ fn count(len: usize) -> i32 {
     i32::try_from(len).unwrap_or(i32::MAX)
 }
 
-/// Positions or orders as the text of their JSON, written where the statement has its parameters.
-struct Json<'a, T>(&'a [T]);
+/// Positions or orders as the text of their JSON, which goes straight into the buffer of the statement's parameters.
+struct JsonText<'a, T>(&'a [T]);
 
-impl<T> sqlx::Type<Postgres> for Json<'_, T> {
+impl<T> sqlx::Type<Postgres> for JsonText<'_, T> {
     fn type_info() -> PgTypeInfo {
         <&str as sqlx::Type<Postgres>>::type_info()
     }
 }
 
-impl<T> PgHasArrayType for Json<'_, T> {
+impl<T> PgHasArrayType for JsonText<'_, T> {
     fn array_type_info() -> PgTypeInfo {
         <&str as PgHasArrayType>::array_type_info()
     }
 }
 
-impl<T: ToJson> Encode<'_, Postgres> for Json<'_, T> {
+impl<T: ToJson> Encode<'_, Postgres> for JsonText<'_, T> {
     fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         self.0.to_json(buf);
         Ok(IsNull::No)
@@ -326,12 +344,12 @@ impl<T: ToJson> Encode<'_, Postgres> for Json<'_, T> {
 /// `$1`–`$6` are the same in all three: number, key, slot, fence; `$7` is the worker.
 const WRITE_FULL: &str = concat!(
     include_str!("cache/write_full.sql"),
-    include_str!("cache/tell_sessions.sql"),
+    include_str!("cache/update_sessions.sql"),
     include_str!("cache/refused_upserts.sql"),
 );
 const WRITE_STATE: &str = concat!(
     include_str!("cache/write_state.sql"),
-    include_str!("cache/tell_sessions.sql"),
+    include_str!("cache/update_sessions.sql"),
     include_str!("cache/refused_upserts.sql"),
 );
 const WRITE_HEARTBEAT: &str = concat!(

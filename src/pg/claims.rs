@@ -1,11 +1,10 @@
 //! Claims: session-level advisory locks on slots, all on one dedicated connection.
 //!
-//! A slot belongs to whoever holds its lock; its epoch rises when it changes hands, and fences what the
-//! previous owner still writes. The locks end with the connection, so losing it is losing the claims:
-//! the server lets go of them by itself once the worker is dead, cut off or hung, and the settings of
-//! the connection say how soon.
+//! A slot belongs to the worker that holds its lock. The slot's epoch rises when it changes hands, and fences off what
+//! the previous owner still writes. The locks end with the connection, so a lost connection means lost claims: the server
+//! releases the locks by itself once the worker is dead, cut off or hung. The connection's settings say how soon.
 //!
-//! The lock calls are re-entrant on the server, so what is held is remembered here and never asked for
+//! The lock functions are re-entrant on the server, so this side remembers which locks are held and never asks for one
 //! twice.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,32 +13,33 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
-use super::PgError;
 use super::connect::{PgConfig, open, set, within};
-use super::listen::{CHANNEL, FLEET_CHANNEL};
-use super::pooler::backend;
+use super::error::PgError;
+use super::from_row::from_row;
+use super::listen::{FLEET_CHANNEL, SLOT_CHANNEL};
+use super::pooler::backend_pid;
 use crate::domain::ids::Slot;
 
-/// First half of the key of a slot's lock, whose second half is the slot: "mahs".
-pub(super) const SLOT_SPACE: i32 = 0x6D61_6873;
+/// Class of the slots' advisory locks, whose object is the slot: "mahs".
+pub(super) const SLOT_LOCK_CLASS: i32 = 0x6D61_6873;
 
-/// First half of the key of a worker's lock, whose second half is its number: "mahw".
-pub(super) const WORKER_SPACE: i32 = 0x6D61_6877;
+/// Class of the workers' advisory locks, whose object is the worker's number: "mahw".
+pub(super) const WORKER_LOCK_CLASS: i32 = 0x6D61_6877;
 
-/// First half of the keys of the locks that count the fleet's connections to cTrader: "mahc".
-const PERMIT_SPACE: i32 = 0x6D61_6863;
+/// Class of the advisory locks that count the fleet's connections to cTrader: "mahc".
+const PERMIT_LOCK_CLASS: i32 = 0x6D61_6863;
 
-/// What the server is told about the lock connection. It finds a dead peer in 5 + 3 × 2 s when idle and
-/// in 9 s when it has sent something; one that is alive but silent is thrown out after 10 s. The worker
-/// pings well within that, and gives up by itself before the server does.
+/// The server's parameters for the lock connection. With them the server detects a dead peer after 5 + 3 × 2 s when idle
+/// and after 9 s when it has sent something, and it closes the connection of a peer that is alive but silent after 10 s.
+/// The worker pings well within that, and gives up by itself before the server does.
 const SETTINGS: [(&str, Duration); 7] = [
     ("tcp_keepalives_idle", Duration::from_secs(5)),
     ("tcp_keepalives_interval", Duration::from_secs(2)),
     ("tcp_user_timeout", Duration::from_secs(9)),
     ("idle_session_timeout", Duration::from_secs(10)),
     ("client_connection_check_interval", Duration::from_secs(2)),
-    // Shorter than the caller's patience, so that a claim that stands in line fails by itself and costs
-    // no other. What it waits for is a writer's statement that tells a state.
+    // Shorter than the caller's timeout, so that a claim that has to wait fails by itself and the connection stays
+    // usable. It waits for statements of writers that lock the slot's row.
     ("statement_timeout", Duration::from_millis(1500)),
     ("lock_timeout", Duration::from_millis(700)),
 ];
@@ -48,31 +48,36 @@ const KEEPALIVES_COUNT: &str = "-- claims.keepalives\nset tcp_keepalives_count =
 /// The connection that holds a worker's claims.
 ///
 /// # Cancel safety
-/// A call that is given up in the middle (by a timeout, say) leaves it open which locks are held. From
-/// then on every call fails with [`PgError::LockLost`]: drop the connection, and the server frees all.
+/// After a call that is dropped before it returns (by a timeout, for example) it is not known which locks are held. From
+/// then on every call fails with [`PgError::LockLost`]: drop the connection, and the server releases all locks.
 #[derive(Debug)]
 pub struct LockConnection {
     conn: PgConnection,
-    backend: i32,
+    backend_pid: i32,
     held: BTreeMap<Slot, i64>,
     permits: BTreeSet<i32>,
-    /// As a member of the fleet, once it has joined.
+    /// The worker's number in the fleet, once it has joined.
     number: Option<i32>,
-    /// True while a call is under way, and for ever after one that did not come to its end.
-    in_doubt: bool,
+    /// True during a call, and for ever after a call that did not return.
+    poisoned: bool,
 }
 
-/// What the server's one lock table is laid out for, shared by all that use the cluster.
+/// The size of the server's lock table, which everybody who uses the cluster shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
+pub struct LockCapacity {
     /// `max_locks_per_transaction`
     pub locks_per_transaction: i64,
     /// `max_connections` + `max_prepared_transactions`
     pub transactions: i64,
 }
 
-impl Capacity {
-    /// Locks that the table surely has room for.
+from_row!(LockCapacity {
+    locks_per_transaction,
+    transactions
+});
+
+impl LockCapacity {
+    /// How many locks the table has room for at least.
     #[must_use]
     pub const fn locks(self) -> i64 {
         self.locks_per_transaction * self.transactions
@@ -80,45 +85,45 @@ impl Capacity {
 }
 
 impl LockConnection {
-    /// Connects, and has the server watch over the connection.
+    /// Connects, and sets the parameters with which the server detects a dead worker.
     ///
     /// # Errors
-    /// When Postgres can't be reached or does not take the settings.
+    /// When Postgres cannot be reached or does not accept the settings.
     pub async fn connect(config: &PgConfig) -> Result<Self, PgError> {
         let mut conn = open(config).await?;
-        let backend = within(config.reply_timeout(), async {
+        let backend_pid = within(config.reply_timeout(), async {
             set(&mut conn, &SETTINGS).await?;
             sqlx::raw_sql(KEEPALIVES_COUNT).execute(&mut conn).await?;
-            backend(&mut conn).await
+            backend_pid(&mut conn).await
         })
         .await?;
         Ok(Self {
             conn,
-            backend,
+            backend_pid,
             held: BTreeMap::new(),
             permits: BTreeSet::new(),
             number: None,
-            in_doubt: false,
+            poisoned: false,
         })
     }
 
-    /// Joins the fleet: from now until the connection ends this worker counts as alive, under the number
-    /// that is answered. The lock comes before the row, so that nobody finds a row of somebody dead.
+    /// Joins the fleet, and returns this worker's number. The worker counts as alive until the connection ends. The lock
+    /// is taken before the row is written, so that a row without a lock always belongs to a dead worker.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
+    /// When Postgres does not reply as it should.
     pub async fn join(&mut self, worker: &str, sessions_max: usize) -> Result<i32, PgError> {
         if let Some(number) = self.number {
             return Ok(number);
         }
-        self.begin()?;
+        self.begin_call()?;
         let number: i32 = sqlx::query_scalar(
             "-- claims.number
             select nextval(pg_get_serial_sequence('bridge.workers', 'number'))::int",
         )
         .fetch_one(&mut self.conn)
         .await?;
-        try_lock(&mut self.conn, WORKER_SPACE, &BTreeSet::from([number])).await?;
+        try_lock(&mut self.conn, WORKER_LOCK_CLASS, &BTreeSet::from([number])).await?;
         sqlx::query(
             "-- claims.join
             insert into bridge.workers (number, worker_id, sessions_max) overriding system value
@@ -130,18 +135,18 @@ impl LockConnection {
         .execute(&mut self.conn)
         .await?;
         self.number = Some(number);
-        self.end();
+        self.end_call();
         Ok(number)
     }
 
-    /// What is held, and since which epoch.
+    /// Returns the slots that are held, and their epochs.
     #[must_use]
     pub fn held(&self) -> &BTreeMap<Slot, i64> {
         &self.held
     }
 
-    /// Claims those of the slots that are free, and answers them with their new epochs. A slot that is
-    /// held already is not among them.
+    /// Claims those of the slots that are free, and returns them with their new epochs. Slots that are held already are
+    /// not among them.
     ///
     /// # Errors
     /// Nothing new is claimed then. After [`PgError::LockLost`] nothing is held at all.
@@ -158,47 +163,47 @@ impl LockConnection {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        self.begin()?;
-        let locked = match try_lock(&mut self.conn, SLOT_SPACE, &wanted).await {
+        self.begin_call()?;
+        let locked = match try_lock(&mut self.conn, SLOT_LOCK_CLASS, &wanted).await {
             Ok(locked) => locked,
             Err(err) => {
-                // A statement that fails half-way (the lock table is full) keeps what it got.
+                // A statement that fails half-way (because the lock table is full) keeps the locks it took.
                 let wanted: Vec<i32> = wanted.into_iter().collect();
-                unlock_any(&mut self.conn, SLOT_SPACE, &wanted).await?;
-                self.end();
+                unlock_any(&mut self.conn, SLOT_LOCK_CLASS, &wanted).await?;
+                self.end_call();
                 return Err(err);
             }
         };
         if locked.is_empty() {
-            self.end();
+            self.end_call();
             return Ok(Vec::new());
         }
         let claimed = match begin_epochs(&mut self.conn, worker, &locked).await {
             Ok(claimed) if claimed.len() == locked.len() => claimed,
             Ok(_) => {
-                unlock(&mut self.conn, SLOT_SPACE, &locked).await?;
-                self.end();
-                return Err(PgError::Foreign {
+                unlock(&mut self.conn, SLOT_LOCK_CLASS, &locked).await?;
+                self.end_call();
+                return Err(PgError::UnexpectedValue {
                     table: "slots",
                     what: "no row for a slot",
                 });
             }
             Err(err) => {
-                // Fails too when the connection is lost; then there is nothing left to let go of.
-                unlock(&mut self.conn, SLOT_SPACE, &locked).await?;
-                self.end();
+                // It also fails if the connection is lost; then there is nothing left to release.
+                unlock(&mut self.conn, SLOT_LOCK_CLASS, &locked).await?;
+                self.end_call();
                 return Err(err);
             }
         };
         self.held.extend(claimed.iter().copied());
-        self.end();
+        self.end_call();
         Ok(claimed)
     }
 
-    /// Lets go of those of the slots that are held.
+    /// Releases those of the slots that are held.
     ///
     /// # Errors
-    /// Either all is held as before, or the connection is lost and [`PgError::LockLost`] follows.
+    /// Either all are held as before, or the connection is lost and later calls fail with [`PgError::LockLost`].
     pub async fn release(&mut self, slots: &[Slot]) -> Result<(), PgError> {
         let ours: BTreeMap<Slot, i64> = slots
             .iter()
@@ -207,86 +212,87 @@ impl LockConnection {
         if ours.is_empty() {
             return Ok(());
         }
-        self.begin()?;
+        self.begin_call()?;
         if let Err(err) = clear_owner(&mut self.conn, &ours).await {
-            // Answers whether the connection is still there; if so, nothing was let go of.
-            backend(&mut self.conn).await?;
-            self.end();
+            // If the connection is still alive, nothing was released.
+            backend_pid(&mut self.conn).await?;
+            self.end_call();
             return Err(err);
         }
         let locks: Vec<i32> = ours.keys().map(|slot| slot.0).collect();
-        unlock(&mut self.conn, SLOT_SPACE, &locks).await?;
+        unlock(&mut self.conn, SLOT_LOCK_CLASS, &locks).await?;
         self.held.retain(|slot, _| !ours.contains_key(slot));
         notify_free(&mut self.conn, &locks).await?;
-        self.end();
+        self.end_call();
         Ok(())
     }
 
-    /// Takes one of the fleet's numbered permits for a connection to cTrader, 1 to `limit`; `None` when
-    /// all are taken. Like a claim it ends with this connection.
+    /// Acquires one of the fleet's permits for a connection to cTrader, which have the numbers 1 to `limit`. Returns
+    /// `None` when all are taken. Like a claim, a permit ends with this connection.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
-    pub async fn take_permit(&mut self, limit: u32) -> Result<Option<i32>, PgError> {
+    /// When Postgres does not reply as it should.
+    pub async fn acquire_permit(&mut self, limit: u32) -> Result<Option<i32>, PgError> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        self.begin()?;
+        self.begin_call()?;
         let mut taken = None;
         for number in (1..=limit).filter(|number| !self.permits.contains(number)) {
-            let got = try_lock(&mut self.conn, PERMIT_SPACE, &BTreeSet::from([number])).await?;
+            let got =
+                try_lock(&mut self.conn, PERMIT_LOCK_CLASS, &BTreeSet::from([number])).await?;
             if !got.is_empty() {
                 taken = Some(number);
                 break;
             }
         }
         self.permits.extend(taken);
-        self.end();
+        self.end_call();
         Ok(taken)
     }
 
-    /// Gives a permit back.
+    /// Releases a permit.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
-    pub async fn return_permit(&mut self, number: i32) -> Result<(), PgError> {
+    /// When Postgres does not reply as it should.
+    pub async fn release_permit(&mut self, number: i32) -> Result<(), PgError> {
         if !self.permits.contains(&number) {
             return Ok(());
         }
-        self.begin()?;
-        unlock(&mut self.conn, PERMIT_SPACE, &[number]).await?;
+        self.begin_call()?;
+        unlock(&mut self.conn, PERMIT_LOCK_CLASS, &[number]).await?;
         self.permits.remove(&number);
-        self.end();
+        self.end_call();
         Ok(())
     }
 
-    /// Proves that the session lives and is the one that took the locks, and resets the server's idle
-    /// timer. One round trip; how long to wait for it is the caller's to say.
+    /// Proves that the connection is alive and still has the backend that holds the locks, and resets the server's idle
+    /// timer. It takes one round trip; the caller limits the wait.
     ///
     /// # Errors
-    /// [`PgError::LockLost`] when another backend answers: the claims are gone.
+    /// [`PgError::LockLost`] when another backend replies: the claims are lost.
     pub async fn ping(&mut self) -> Result<(), PgError> {
-        self.begin()?;
-        if backend(&mut self.conn).await? != self.backend {
+        self.begin_call()?;
+        if backend_pid(&mut self.conn).await? != self.backend_pid {
             return Err(PgError::LockLost);
         }
-        self.end();
+        self.end_call();
         Ok(())
     }
 
-    /// How many locks the server has room for.
+    /// Returns how many locks the server has room for.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
-    pub async fn capacity(&mut self) -> Result<Capacity, PgError> {
-        self.begin()?;
+    /// When Postgres does not reply as it should.
+    pub async fn capacity(&mut self) -> Result<LockCapacity, PgError> {
+        self.begin_call()?;
         let capacity = capacity(&mut self.conn).await?;
-        self.end();
+        self.end_call();
         Ok(capacity)
     }
 
-    /// Ends the session, and with it every claim.
+    /// Closes the connection, which ends every claim.
     ///
     /// # Errors
-    /// When the farewell can't be sent; the claims end all the same.
+    /// When the connection cannot be closed in an orderly way; the claims end all the same.
     pub async fn close(mut self) -> Result<(), PgError> {
         if let Some(number) = self.number {
             sqlx::query("-- claims.leave\ndelete from bridge.workers where number = $1")
@@ -297,40 +303,36 @@ impl LockConnection {
         Ok(self.conn.close().await?)
     }
 
-    fn begin(&mut self) -> Result<(), PgError> {
-        if self.in_doubt {
+    fn begin_call(&mut self) -> Result<(), PgError> {
+        if self.poisoned {
             return Err(PgError::LockLost);
         }
-        self.in_doubt = true;
+        self.poisoned = true;
         Ok(())
     }
 
-    fn end(&mut self) {
-        self.in_doubt = false;
+    fn end_call(&mut self) {
+        self.poisoned = false;
     }
 }
 
-/// How many locks a server has room for.
-pub(super) async fn capacity(conn: &mut PgConnection) -> Result<Capacity, PgError> {
-    let (locks_per_transaction, transactions) = sqlx::query_as(
+/// Returns how many locks a server has room for.
+pub(super) async fn capacity(conn: &mut PgConnection) -> Result<LockCapacity, PgError> {
+    Ok(sqlx::query_as(
         "-- claims.capacity
-        select current_setting('max_locks_per_transaction')::bigint,
+        select current_setting('max_locks_per_transaction')::bigint as locks_per_transaction,
             current_setting('max_connections')::bigint
-                + current_setting('max_prepared_transactions')::bigint",
+                + current_setting('max_prepared_transactions')::bigint as transactions",
     )
     .fetch_one(conn)
-    .await?;
-    Ok(Capacity {
-        locks_per_transaction,
-        transactions,
-    })
+    .await?)
 }
 
-/// Two statements instead of one for lock and epoch: in a join the planner might call the lock function
-/// more than once for a slot.
+/// Takes those of the locks that are free, and returns their numbers. Lock and epoch take two statements instead of one:
+/// in a join the planner might call the lock function more than once for a slot.
 async fn try_lock(
     conn: &mut PgConnection,
-    space: i32,
+    class: i32,
     numbers: &BTreeSet<i32>,
 ) -> Result<Vec<i32>, PgError> {
     let numbers: Vec<i32> = numbers.iter().copied().collect();
@@ -338,18 +340,26 @@ async fn try_lock(
         "-- claims.try_lock
         select number from unnest($2::int[]) as number where pg_try_advisory_lock($1, number)",
     )
-    .bind(space)
+    .bind(class)
     .bind(numbers)
     .fetch_all(conn)
     .await?)
 }
+
+/// A row of [`begin_epochs`].
+struct ClaimedSlot {
+    slot: i32,
+    epoch: i64,
+}
+
+from_row!(ClaimedSlot { slot, epoch });
 
 async fn begin_epochs(
     conn: &mut PgConnection,
     worker: &str,
     slots: &[i32],
 ) -> Result<Vec<(Slot, i64)>, PgError> {
-    let rows: Vec<(i32, i64)> = sqlx::query_as(
+    let rows: Vec<ClaimedSlot> = sqlx::query_as(
         "-- claims.begin_epochs
         with claimed as (
             update bridge.slots set epoch = epoch + 1, worker_id = $1, claimed_at = clock_timestamp()
@@ -365,13 +375,13 @@ async fn begin_epochs(
     .await?;
     let mut claimed: Vec<_> = rows
         .into_iter()
-        .map(|(slot, epoch)| (Slot(slot), epoch))
+        .map(|row| (Slot(row.slot), row.epoch))
         .collect();
     claimed.sort_unstable();
     Ok(claimed)
 }
 
-/// Tells who waits for these slots, and everybody else, that they are free.
+/// Notifies the takers of these slots, and everybody else, that they are free.
 async fn notify_free(conn: &mut PgConnection, slots: &[i32]) -> Result<(), PgError> {
     sqlx::query(
         "-- claims.notify_free
@@ -382,7 +392,7 @@ async fn notify_free(conn: &mut PgConnection, slots: &[i32]) -> Result<(), PgErr
         select pg_notify($2, slot::text) from unnest($1::int[]) as slot",
     )
     .bind(slots)
-    .bind(CHANNEL)
+    .bind(SLOT_CHANNEL)
     .bind(FLEET_CHANNEL)
     .execute(conn)
     .await?;
@@ -405,17 +415,17 @@ async fn clear_owner(conn: &mut PgConnection, ours: &BTreeMap<Slot, i64>) -> Res
     Ok(())
 }
 
-/// Unlocks those that are locked, and answers how many were.
+/// Unlocks those that are locked, and returns how many were.
 async fn unlock_any(
     conn: &mut PgConnection,
-    space: i32,
+    class: i32,
     numbers: &[i32],
 ) -> Result<usize, PgError> {
     let unlocked: Vec<bool> = sqlx::query_scalar(
         "-- claims.unlock
         select pg_advisory_unlock($1, number) from unnest($2::int[]) as number",
     )
-    .bind(space)
+    .bind(class)
     .bind(numbers)
     .fetch_all(conn)
     .await?;
@@ -426,7 +436,7 @@ async fn unlock(conn: &mut PgConnection, space: i32, numbers: &[i32]) -> Result<
     if unlock_any(conn, space, numbers).await? == numbers.len() {
         Ok(())
     } else {
-        // The server does not know our locks: this is not the session that took them.
+        // The server does not know our locks: this is not the backend that took them.
         Err(PgError::LockLost)
     }
 }

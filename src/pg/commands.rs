@@ -1,44 +1,48 @@
 //! Applies commands: sets the desired state, and leaves the rest to the slot's owner.
 //!
-//! Every command has a place in one order: by `issued_at`, then by id. Of those that concern a session
-//! the last in that order decides, in whatever order they arrive and however often. A command without an
-//! account is remembered by itself (`bridge.user_commands`), since it also concerns accounts that have
-//! no row yet: an older command for one of those finds out that it comes too late.
+//! All commands stand in one order: by `issued_at`, then by id. The last one in that order decides about a session,
+//! in whatever order they arrive and however often. A command without an account is stored by itself
+//! (`bridge.user_commands`), since it also concerns accounts that have no row yet: an older command for one of those
+//! has no effect.
+//!
+//! A start without an account, of a user whose primary account is not known yet, makes a placeholder row
+//! (see `placeholders`).
 
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::PgError;
-use super::listen::CHANNEL;
-use super::sessions::parse_desired;
+use super::error::PgError;
+use super::from_row::from_row;
+use super::listen::SLOT_CHANNEL;
+use super::sessions::desired;
 use crate::domain::ids::{AccountId, SessionKey, UserId};
 use crate::domain::status::Desired;
 
-/// First half of the key of a user's lock, whose second half is a hash of the user: "mahu".
-const USER_SPACE: i32 = 0x6D61_6875;
+/// Class of the users' advisory locks, whose object is a hash of the user: "mahu".
+const USER_LOCK_CLASS: i32 = 0x6D61_6875;
 
-/// A command to start or stop.
+/// A command as it is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandRow {
     /// Which command.
     pub id: Uuid,
-    /// Start, or else stop.
+    /// Whether it is a start, or else a stop.
     pub start: bool,
     /// Whose sessions.
     pub user: UserId,
     /// Which account; `None` is the primary account for start, and every account for stop.
     pub account: Option<AccountId>,
-    /// Its place in time. Postgres keeps microseconds.
+    /// When it was issued. Postgres keeps microseconds.
     pub issued_at: OffsetDateTime,
 }
 
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// It is the latest for these sessions, and set their desired state. None, for a stop of everything
-    /// when nothing older ran.
+    /// It is the latest for these sessions, and set their desired state. The list is empty for a stop of everything
+    /// when nothing older was running.
     Now(Vec<SessionKey>),
     /// A later command decides.
     Stale,
@@ -46,24 +50,56 @@ pub enum Applied {
     Duplicate,
 }
 
-/// The place of a command in the order of commands.
-pub(super) type Place = (OffsetDateTime, Uuid);
+/// By what commands are ordered. The later one decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CommandOrder {
+    pub(super) issued_at: OffsetDateTime,
+    pub(super) id: Uuid,
+}
 
-/// A row of a session, as far as commands are concerned.
-struct Known {
+/// A session that has a row, as far as commands are concerned.
+struct ExistingSession {
     account: AccountId,
     desired: Desired,
-    place: Place,
+    order: CommandOrder,
 }
 
-/// What commands left behind of a user.
-struct History {
-    sessions: Vec<Known>,
+/// What earlier commands set for a user.
+struct UserState {
+    sessions: Vec<ExistingSession>,
     /// The latest start without an account.
-    start: Option<Place>,
+    start: Option<CommandOrder>,
     /// The latest stop without an account.
-    stop: Option<Place>,
+    stop: Option<CommandOrder>,
 }
+
+/// A row of `bridge.sessions`.
+struct SessionRow {
+    account_id: i64,
+    desired: String,
+    command_issued_at: OffsetDateTime,
+    command_id: Uuid,
+}
+
+from_row!(SessionRow {
+    account_id,
+    desired,
+    command_issued_at,
+    command_id
+});
+
+/// A row of `bridge.user_commands`.
+struct UserCommandRow {
+    command: String,
+    command_issued_at: OffsetDateTime,
+    command_id: Uuid,
+}
+
+from_row!(UserCommandRow {
+    command,
+    command_issued_at,
+    command_id
+});
 
 /// Applies a command in one transaction, and wakes the slot's owner.
 ///
@@ -71,20 +107,20 @@ struct History {
 /// Nothing was applied then; the same command may be applied again.
 ///
 /// # Cancel safety
-/// Given up in the middle, it may or may not have been applied; to apply it again is right.
+/// Dropped before it returns, it may or may not have been applied. Applying it again is safe.
 pub async fn apply(conn: &mut PgConnection, command: &CommandRow) -> Result<Applied, PgError> {
     let mut tx = conn.begin().await?;
     lock_user(&mut tx, &command.user).await?;
-    let history = history(&mut tx, &command.user).await?;
+    let state = load_user_state(&mut tx, &command.user).await?;
     let applied = match (command.start, command.account) {
-        (true, Some(account)) => start(&mut tx, command, &history, account).await?,
-        (true, None) => start_primary(&mut tx, command, &history).await?,
-        (false, Some(account)) => stop(&mut tx, command, &history, account).await?,
-        (false, None) => stop_all(&mut tx, command, &history).await?,
+        (true, Some(account)) => start(&mut tx, command, &state, account).await?,
+        (true, None) => start_primary(&mut tx, command, &state).await?,
+        (false, Some(account)) => stop(&mut tx, command, &state, account).await?,
+        (false, None) => stop_all(&mut tx, command, &state).await?,
     };
     if matches!(&applied, Applied::Now(sessions) if !sessions.is_empty()) {
         sqlx::query("-- commands.notify\nselect pg_notify($1, $2)")
-            .bind(CHANNEL)
+            .bind(SLOT_CHANNEL)
             .bind(command.user.slot().to_string())
             .execute(&mut *tx)
             .await?;
@@ -93,74 +129,93 @@ pub async fn apply(conn: &mut PgConnection, command: &CommandRow) -> Result<Appl
     Ok(applied)
 }
 
-/// Commands of one user pass one at a time.
+/// Lets the commands of one user pass one at a time.
 pub(super) async fn lock_user(tx: &mut PgConnection, user: &UserId) -> Result<(), PgError> {
     sqlx::query("-- commands.lock_user\nselect pg_advisory_xact_lock($1, hashtext($2))")
-        .bind(USER_SPACE)
+        .bind(USER_LOCK_CLASS)
         .bind(user.as_str())
         .execute(tx)
         .await?;
     Ok(())
 }
 
-async fn history(tx: &mut PgConnection, user: &UserId) -> Result<History, PgError> {
-    let mut history = History {
-        sessions: Vec::new(),
-        start: None,
-        stop: None,
-    };
-    for row in sqlx::query(
+async fn load_user_state(tx: &mut PgConnection, user: &UserId) -> Result<UserState, PgError> {
+    let sessions: Vec<SessionRow> = sqlx::query_as(
         "-- commands.sessions
         select account_id, desired, command_issued_at, command_id from bridge.sessions
         where user_id = $1",
     )
     .bind(user.as_str())
     .fetch_all(&mut *tx)
-    .await?
-    {
-        history.sessions.push(Known {
-            account: AccountId(row.try_get(0)?),
-            desired: parse_desired(row.try_get(1)?)?,
-            place: (row.try_get(2)?, row.try_get(3)?),
-        });
-    }
-    for row in sqlx::query(
+    .await?;
+    let commands: Vec<UserCommandRow> = sqlx::query_as(
         "-- commands.user_commands
         select command, command_issued_at, command_id from bridge.user_commands where user_id = $1",
     )
     .bind(user.as_str())
     .fetch_all(tx)
-    .await?
-    {
-        let place = Some((row.try_get(1)?, row.try_get(2)?));
-        match row.try_get(0)? {
-            "start" => history.start = place,
-            _ => history.stop = place,
+    .await?;
+    let mut state = UserState {
+        sessions: sessions
+            .into_iter()
+            .map(ExistingSession::try_from)
+            .collect::<Result<_, _>>()?,
+        start: None,
+        stop: None,
+    };
+    for row in commands {
+        let order = Some(CommandOrder {
+            issued_at: row.command_issued_at,
+            id: row.command_id,
+        });
+        match row.command.as_str() {
+            "start" => state.start = order,
+            _ => state.stop = order,
         }
     }
-    Ok(history)
+    Ok(state)
+}
+
+impl TryFrom<SessionRow> for ExistingSession {
+    type Error = PgError;
+
+    fn try_from(row: SessionRow) -> Result<Self, PgError> {
+        Ok(Self {
+            account: AccountId(row.account_id),
+            desired: desired(&row.desired)?,
+            order: CommandOrder {
+                issued_at: row.command_issued_at,
+                id: row.command_id,
+            },
+        })
+    }
 }
 
 impl CommandRow {
-    /// Its place in the order, in the microseconds that Postgres keeps.
-    fn place(&self) -> Place {
+    /// Returns what it is ordered by, in the microseconds that Postgres keeps.
+    fn order(&self) -> CommandOrder {
         let micros = self.issued_at.nanosecond() / 1000 * 1000;
         let issued_at = self.issued_at.replace_nanosecond(micros);
-        (issued_at.unwrap_or(self.issued_at), self.id)
+        CommandOrder {
+            issued_at: issued_at.unwrap_or(self.issued_at),
+            id: self.id,
+        }
     }
 }
 
-impl History {
-    fn of(&self, account: AccountId) -> Option<&Known> {
-        self.sessions.iter().find(|known| known.account == account)
+impl UserState {
+    fn session(&self, account: AccountId) -> Option<&ExistingSession> {
+        self.sessions
+            .iter()
+            .find(|session| session.account == account)
     }
 
-    /// Whether a command for one account at this place comes too late, or was here before.
-    fn verdict(&self, account: AccountId, place: Place) -> Option<Applied> {
-        let row = self.of(account).map(|known| known.place);
-        if row == Some(place) {
+    /// Returns why a command of this order has no effect on an account: it comes too late, or was applied before.
+    fn superseded(&self, account: AccountId, order: CommandOrder) -> Option<Applied> {
+        let latest = self.session(account).map(|session| session.order);
+        if latest == Some(order) {
             Some(Applied::Duplicate)
-        } else if row > Some(place) || self.stop > Some(place) {
+        } else if latest > Some(order) || self.stop > Some(order) {
             Some(Applied::Stale)
         } else {
             None
@@ -178,45 +233,45 @@ fn session(command: &CommandRow, account: AccountId) -> SessionKey {
 async fn start(
     tx: &mut PgConnection,
     command: &CommandRow,
-    history: &History,
+    state: &UserState,
     account: AccountId,
 ) -> Result<Applied, PgError> {
-    let place = command.place();
-    if let Some(verdict) = history.verdict(account, place) {
-        return Ok(verdict);
+    let order = command.order();
+    if let Some(applied) = state.superseded(account, order) {
+        return Ok(applied);
     }
-    set_running(tx, &command.user, account, place).await?;
+    set_running(tx, &command.user, account, order).await?;
     Ok(Applied::Now(vec![session(command, account)]))
 }
 
 async fn start_primary(
     tx: &mut PgConnection,
     command: &CommandRow,
-    history: &History,
+    state: &UserState,
 ) -> Result<Applied, PgError> {
-    let place = command.place();
-    // Decided by what the command did then, whichever account is the primary one now.
-    if history.start == Some(place) {
+    let order = command.order();
+    // The command is a duplicate even if another account is the primary one now.
+    if state.start == Some(order) {
         return Ok(Applied::Duplicate);
     }
-    if history.start > Some(place) || history.stop > Some(place) {
+    if state.start > Some(order) || state.stop > Some(order) {
         return Ok(Applied::Stale);
     }
-    remember(tx, command).await?;
+    store_user_command(tx, command).await?;
     let account = primary_account(tx, &command.user)
         .await?
         .unwrap_or(SessionKey::PRIMARY);
-    start(tx, command, history, account).await
+    start(tx, command, state, account).await
 }
 
 async fn stop(
     tx: &mut PgConnection,
     command: &CommandRow,
-    history: &History,
+    state: &UserState,
     account: AccountId,
 ) -> Result<Applied, PgError> {
-    if let Some(verdict) = history.verdict(account, command.place()) {
-        return Ok(verdict);
+    if let Some(applied) = state.superseded(account, command.order()) {
+        return Ok(applied);
     }
     set_stopped(tx, command, &[account]).await?;
     Ok(Applied::Now(vec![session(command, account)]))
@@ -225,32 +280,32 @@ async fn stop(
 async fn stop_all(
     tx: &mut PgConnection,
     command: &CommandRow,
-    history: &History,
+    state: &UserState,
 ) -> Result<Applied, PgError> {
-    let place = command.place();
-    if history.stop == Some(place) {
+    let order = command.order();
+    if state.stop == Some(order) {
         return Ok(Applied::Duplicate);
     }
-    if history.stop > Some(place) {
+    if state.stop > Some(order) {
         return Ok(Applied::Stale);
     }
-    remember(tx, command).await?;
-    let older: Vec<AccountId> = history
+    store_user_command(tx, command).await?;
+    let running: Vec<AccountId> = state
         .sessions
         .iter()
-        .filter(|known| known.desired == Desired::Running && known.place < place)
-        .map(|known| known.account)
+        .filter(|session| session.desired == Desired::Running && session.order < order)
+        .map(|session| session.account)
         .collect();
-    set_stopped(tx, command, &older).await?;
+    set_stopped(tx, command, &running).await?;
     Ok(Applied::Now(
-        older
+        running
             .into_iter()
             .map(|account| session(command, account))
             .collect(),
     ))
 }
 
-/// The user's primary account, or else their only one.
+/// Returns the user's primary account, or else their only one.
 pub(super) async fn primary_account(
     tx: &mut PgConnection,
     user: &UserId,
@@ -269,9 +324,9 @@ pub(super) async fn primary_account(
     Ok(account.map(AccountId))
 }
 
-async fn remember(tx: &mut PgConnection, command: &CommandRow) -> Result<(), PgError> {
+async fn store_user_command(tx: &mut PgConnection, command: &CommandRow) -> Result<(), PgError> {
     sqlx::query(
-        "-- commands.remember
+        "-- commands.store_user_command
         insert into bridge.user_commands (user_id, command, command_id, command_issued_at)
         values ($1, $2, $3, $4)
         on conflict (user_id, command) do update set
@@ -280,18 +335,18 @@ async fn remember(tx: &mut PgConnection, command: &CommandRow) -> Result<(), PgE
     .bind(command.user.as_str())
     .bind(if command.start { "start" } else { "stop" })
     .bind(command.id)
-    .bind(command.place().0)
+    .bind(command.order().issued_at)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// Wants a session running, unless its row knows a later command.
+/// Sets the desired state to running, unless a later command set it.
 pub(super) async fn set_running(
     tx: &mut PgConnection,
     user: &UserId,
     account: AccountId,
-    (issued_at, id): Place,
+    order: CommandOrder,
 ) -> Result<(), PgError> {
     sqlx::query(
         "-- commands.set_running
@@ -310,14 +365,15 @@ pub(super) async fn set_running(
     )
     .bind(user.as_str())
     .bind(account.0)
-    .bind(id)
-    .bind(issued_at)
+    .bind(order.id)
+    .bind(order.issued_at)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// A session without a row gets one all the same: a start that was issued before has to lose.
+/// Sets the desired state to stopped. A session without a row gets one too, so that a start that was issued before has
+/// no effect.
 async fn set_stopped(
     tx: &mut PgConnection,
     command: &CommandRow,
@@ -339,7 +395,7 @@ async fn set_stopped(
     .bind(command.user.as_str())
     .bind(accounts)
     .bind(command.id)
-    .bind(command.place().0)
+    .bind(command.order().issued_at)
     .execute(tx)
     .await?;
     Ok(())

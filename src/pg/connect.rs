@@ -1,8 +1,8 @@
-//! Connections: how they are opened, and what each is told before its first use.
+//! Connections: opens them, sets their parameters, and keeps a few open for reuse.
 //!
-//! Settings are `SET` after connecting instead of passed at start-up: session poolers drop or refuse
-//! start-up options. Every wait has an end: the server's own limits for a slow server, [`within`] for
-//! one that has gone silent.
+//! Parameters are `SET` after connecting instead of passed at start-up: session poolers drop or refuse
+//! start-up options. Every wait has a limit: the server's own limits for a slow server, [`within`] for
+//! one that does not reply at all.
 
 use std::fmt;
 use std::future::Future;
@@ -15,36 +15,36 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::PgError;
+use super::error::PgError;
 use crate::domain::secret::Secret;
 
 /// The longest wait for a new connection, TLS and login included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A statement of ours takes milliseconds; one that takes this long stands in a queue.
+/// Our statements take milliseconds; one that takes this long waits for something.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much longer than the server's own limit the client waits, so that it is the server that says so
-/// while it can.
+/// How much longer than the server's own limit the client waits, so that normally the server is the one to end a
+/// statement.
 const REPLY_MARGIN: Duration = Duration::from_secs(2);
 
-/// An idle connection is asked whether it is alive when it was not used for this long.
-const PROBE_AFTER_IDLE: Duration = Duration::from_secs(5);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was idle for this long is pinged before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
 pub struct PgConfig {
     /// `postgres://…`, with `sslmode` and the like as its parameters.
     pub url: Secret,
-    /// Who asks, as `pg_stat_activity` shows it.
+    /// Our name in `pg_stat_activity`.
     pub application_name: String,
     /// The server ends a statement that takes longer.
     pub statement_timeout: Duration,
 }
 
 impl PgConfig {
-    /// With the usual limits.
+    /// A configuration with the usual limits.
     #[must_use]
     pub fn new(url: Secret, application_name: impl Into<String>) -> Self {
         Self {
@@ -54,10 +54,10 @@ impl PgConfig {
         }
     }
 
-    /// What sqlx connects with. TLS is as the URL says.
+    /// Returns the options for sqlx. The URL decides about TLS.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn options(&self) -> Result<PgConnectOptions, PgError> {
         let options: PgConnectOptions = self.url.expose().parse().map_err(PgError::from)?;
         Ok(options
@@ -67,18 +67,18 @@ impl PgConfig {
             .disable_statement_logging())
     }
 
-    /// The longest wait for the answer to one statement.
+    /// The longest wait for the reply to one statement.
     #[must_use]
     pub fn reply_timeout(&self) -> Duration {
         self.statement_timeout + REPLY_MARGIN
     }
 }
 
-/// A connection by itself, with nothing set on it.
+/// Opens a connection, without setting anything.
 pub(super) async fn open(config: &PgConfig) -> Result<PgConnection, PgError> {
     let options = config.options()?;
     within(CONNECT_TIMEOUT, async {
-        // Boxed: the handshake of TLS and login is most of what a future of ours would weigh.
+        // Boxed: the handshake of TLS and login is most of the size of our futures.
         Ok(Box::pin(PgConnection::connect_with(&options)).await?)
     })
     .await
@@ -105,104 +105,110 @@ fn set_statement(settings: &[(&str, Duration)]) -> String {
     sql
 }
 
-/// Waits for an answer no longer than `limit`.
+/// Waits for `reply` for at most `limit`.
 ///
 /// # Errors
 /// [`PgError::TimedOut`]: the connection that was used is in the middle of something and must be dropped,
-/// which a [`Lease`] does by itself.
+/// which a [`PooledConnection`] does by itself.
 pub async fn within<T>(
     limit: Duration,
-    answer: impl Future<Output = Result<T, PgError>>,
+    reply: impl Future<Output = Result<T, PgError>>,
 ) -> Result<T, PgError> {
-    tokio::time::timeout(limit, answer)
+    tokio::time::timeout(limit, reply)
         .await
         .unwrap_or(Err(PgError::TimedOut(limit)))
 }
 
-/// A few connections for everything but the claims.
-///
-/// Not sqlx's pool: that one asks a connection that comes back whether it is alive, for as long as it
-/// takes, so that a network that goes silent could keep all places taken until TCP gives up.
-#[derive(Clone)]
-pub struct Database {
-    shared: Arc<Shared>,
+/// Closes a connection, and waits for that for at most `limit`. A connection that cannot be closed is dropped.
+pub(super) async fn close_within(limit: Duration, conn: PgConnection) {
+    let _ = within(limit, async { Ok(conn.close().await?) }).await;
 }
 
-struct Shared {
+/// A pool of a few connections for everything but the claims.
+///
+/// sqlx's pool is not used: it pings each returned connection, for as long as that takes, so that a network
+/// that goes silent could keep all connections taken until TCP gives up.
+#[derive(Clone)]
+pub struct Database {
+    pool: Arc<Pool>,
+}
+
+struct Pool {
     config: PgConfig,
-    /// A place for each connection, idle or leased.
-    places: Arc<Semaphore>,
-    /// Used last, taken first.
+    /// A permit for each connection, idle or in use.
+    permits: Arc<Semaphore>,
+    /// The connection that was used last is taken first.
     idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
 impl Database {
-    /// Connects when a lease is asked for and no connection is idle.
+    /// A pool of at most this many connections. It connects when a connection is acquired and none is idle.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn new(config: &PgConfig, connections: usize) -> Result<Self, PgError> {
         config.options()?;
-        let shared = Shared {
+        let pool = Pool {
             config: config.clone(),
-            places: Arc::new(Semaphore::new(connections)),
+            permits: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
         };
         Ok(Self {
-            shared: Arc::new(shared),
+            pool: Arc::new(pool),
         })
     }
 
-    /// A connection for one piece of work.
+    /// Acquires a connection for one piece of work.
     ///
     /// # Errors
-    /// When none is to be had within [`CONNECT_TIMEOUT`].
+    /// When none is available within [`CONNECT_TIMEOUT`].
     ///
     /// # Cancel safety
-    /// Given up while it waits, it leaves nothing behind.
-    pub async fn lease(&self) -> Result<Lease, PgError> {
+    /// Dropped while it waits, it leaves nothing behind.
+    pub async fn acquire(&self) -> Result<PooledConnection, PgError> {
         within(CONNECT_TIMEOUT, async {
-            let place = Arc::clone(&self.shared.places).acquire_owned().await;
-            let place = place.map_err(|_| PgError::Unavailable(sqlx::Error::PoolClosed))?;
+            let permit = Arc::clone(&self.pool.permits).acquire_owned().await;
+            let permit = permit.map_err(|_| PgError::Unavailable(sqlx::Error::PoolClosed))?;
             let conn = self.connection().await?;
-            Ok(Lease {
+            Ok(PooledConnection {
                 conn: Some(conn),
-                fit: true,
-                shared: Arc::clone(&self.shared),
-                _place: place,
+                broken: false,
+                pool: Arc::clone(&self.pool),
+                _permit: permit,
             })
         })
         .await
     }
 
-    /// Does one piece of work on a connection, for no longer than an answer may take.
+    /// Does one piece of work on a connection, for at most [`Database::reply_timeout`].
     ///
     /// # Errors
-    /// When no connection is to be had, or what the work answers.
+    /// When no connection is available, or the work fails.
     pub async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PgError>,
     ) -> Result<T, PgError> {
-        let mut lease = self.lease().await?;
-        let result = within(self.reply_timeout(), work(&mut lease)).await;
-        lease.settle(result)
+        let mut conn = self.acquire().await?;
+        let result = within(self.reply_timeout(), work(&mut conn)).await;
+        conn.release(result)
     }
 
     async fn connection(&self) -> Result<PgConnection, PgError> {
         loop {
-            let Some((mut conn, since)) = self.shared.idle().pop() else {
+            let Some((mut conn, since)) = self.pool.idle().pop() else {
                 break;
             };
-            if since.elapsed() < PROBE_AFTER_IDLE {
+            if since.elapsed() < PING_AFTER_IDLE {
                 return Ok(conn);
             }
-            if let Ok(Ok(())) = tokio::time::timeout(PROBE_TIMEOUT, conn.ping()).await {
+            let ping = within(PING_TIMEOUT, async { Ok(conn.ping().await?) }).await;
+            if ping.is_ok() {
                 return Ok(conn);
             }
             // The others are as old or older, and on the same network.
-            self.shared.idle().clear();
+            self.pool.idle().clear();
         }
-        let config = &self.shared.config;
+        let config = &self.pool.config;
         let mut conn = open(config).await?;
         // A paused worker in the middle of a transaction must not keep row locks from the others.
         let settings = [
@@ -216,23 +222,23 @@ impl Database {
         Ok(conn)
     }
 
-    /// The longest wait for the answer to one statement.
+    /// The longest wait for the reply to one statement.
     #[must_use]
     pub fn reply_timeout(&self) -> Duration {
-        self.shared.config.reply_timeout()
+        self.pool.config.reply_timeout()
     }
 
-    /// Gives out no more leases, and says farewell on the connections that are idle.
+    /// Lets nobody acquire a connection any more, and closes those that are idle.
     pub async fn close(&self) {
-        self.shared.places.close();
-        let idle = std::mem::take(&mut *self.shared.idle());
+        self.pool.permits.close();
+        let idle = std::mem::take(&mut *self.pool.idle());
         for (conn, _) in idle {
-            let _ = tokio::time::timeout(PROBE_TIMEOUT, conn.close()).await;
+            close_within(PING_TIMEOUT, conn).await;
         }
     }
 }
 
-impl Shared {
+impl Pool {
     fn idle(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,64 +247,64 @@ impl Shared {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
-            .field("free", &self.shared.places.available_permits())
+            .field("free", &self.pool.permits.available_permits())
             .finish_non_exhaustive()
     }
 }
 
-/// A connection in use. It is kept by [`Lease::settle`] only; dropped, it is closed, because nobody
-/// knows in the middle of what it was.
-pub struct Lease {
+/// A connection in use. Only [`PooledConnection::release`] returns it to the pool. When it is dropped the connection is
+/// closed, because it may be in the middle of a statement.
+pub struct PooledConnection {
     conn: Option<PgConnection>,
-    /// False once the connection was found lost by something that reports it in its own way.
-    fit: bool,
-    shared: Arc<Shared>,
-    /// Free again after the connection is.
-    _place: OwnedSemaphorePermit,
+    /// Whether the connection was found lost by work whose result does not tell.
+    broken: bool,
+    pool: Arc<Pool>,
+    /// Dropped after the connection.
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Lease {
-    /// The connection is lost, and with it most likely those that are idle.
-    pub(super) fn condemn(&mut self) {
-        self.fit = false;
-        self.shared.idle().clear();
+impl PooledConnection {
+    /// Notes that the connection is lost, and drops the idle ones, which most likely are lost too.
+    pub(super) fn mark_broken(&mut self) {
+        self.broken = true;
+        self.pool.idle().clear();
     }
 
-    /// Ends the lease: after a success the connection is kept for the next one.
+    /// Ends the use of the connection, and returns the work's result. After a success the connection is kept for reuse.
     ///
     /// # Errors
-    /// The result's own.
-    pub fn settle<T>(mut self, result: Result<T, PgError>) -> Result<T, PgError> {
+    /// The error of the result.
+    pub fn release<T>(mut self, result: Result<T, PgError>) -> Result<T, PgError> {
         match &result {
-            Ok(_) if self.fit && !self.shared.places.is_closed() => {
+            Ok(_) if !self.broken && !self.pool.permits.is_closed() => {
                 let kept = self.conn.take().map(|conn| (conn, Instant::now()));
-                self.shared.idle().extend(kept);
+                self.pool.idle().extend(kept);
             }
-            // A server that went down took the idle ones with it.
-            Err(err) if err.is_transient() => self.shared.idle().clear(),
+            // If the server went down, the idle connections are lost too.
+            Err(err) if err.is_transient() => self.pool.idle().clear(),
             Ok(_) | Err(_) => {}
         }
         result
     }
 }
 
-impl fmt::Debug for Lease {
+impl fmt::Debug for PooledConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").finish_non_exhaustive()
+        f.debug_struct("PooledConnection").finish_non_exhaustive()
     }
 }
 
-impl Deref for Lease {
+impl Deref for PooledConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.conn.as_ref().expect("taken only where the lease ends")
+        self.conn.as_ref().expect("taken only on release")
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.conn.as_mut().expect("taken only where the lease ends")
+        self.conn.as_mut().expect("taken only on release")
     }
 }
 

@@ -1,24 +1,25 @@
-//! Appends deals, each once. A deal is a fact, so one that is there stays as it is; but one that was
-//! stored before its symbol was known is given its name by the next look into the history.
+//! Appends deals, each once. A stored deal does not change, except that one that was stored before its symbol was known
+//! gets the symbol's name from a later write.
 
 use sqlx::postgres::PgConnection;
 
-use super::PgError;
+use super::error::PgError;
+use super::from_row::from_row;
 use super::numeric::Numeric;
+use super::text::storable_text;
 use crate::domain::deal::{Closing, Deal, Source};
 use crate::domain::decimal::Decimal;
 use crate::domain::fence::Fence;
-use crate::domain::row::storable;
 
 /// Rows of one statement.
 const CHUNK_ROWS: usize = 400;
 
-/// A deal, for whom, and by which claim.
+/// A deal to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DealWrite {
     /// For which session, and under which claim.
     pub fence: Fence,
-    /// How it came to be known.
+    /// Whether an event or the history reported it.
     pub source: Source,
     /// The execution.
     pub deal: Deal,
@@ -29,11 +30,11 @@ pub struct DealWrite {
 pub struct DealReport {
     /// New rows.
     pub inserted: u64,
-    /// Those of them that the history told of, and no event.
+    /// Those of them that only the history reported, and no event.
     pub from_gaps: u64,
-    /// Were there, or twice in the batch.
+    /// Deals that were stored already, or are twice in the batch.
     pub known: u64,
-    /// Left to the slot's new owner.
+    /// Deals whose slot has another epoch: refused.
     pub fenced: u64,
 }
 
@@ -43,24 +44,37 @@ pub struct DealReport {
 /// Some may be appended; the same batch may be written again.
 ///
 /// # Cancel safety
-/// As with an error, and the connection is of no more use.
+/// As with an error, and the connection cannot be used any more.
 pub async fn insert(conn: &mut PgConnection, writes: &[DealWrite]) -> Result<DealReport, PgError> {
     let mut report = DealReport::default();
     for chunk in writes.chunks(CHUNK_ROWS) {
-        let (owned, inserted, gaps) = insert_chunk(conn, chunk).await?;
-        let (owned, inserted) = (owned.unsigned_abs(), inserted.unsigned_abs());
+        let counts = insert_chunk(conn, chunk).await?;
+        let (owned, inserted) = (counts.owned.unsigned_abs(), counts.inserted.unsigned_abs());
         report.inserted += inserted;
-        report.from_gaps += gaps.unsigned_abs();
+        report.from_gaps += counts.from_gaps.unsigned_abs();
         report.known += owned - inserted;
         report.fenced += chunk.len() as u64 - owned;
     }
     Ok(report)
 }
 
+/// A row of `deals.insert`.
+struct InsertCounts {
+    owned: i64,
+    inserted: i64,
+    from_gaps: i64,
+}
+
+from_row!(InsertCounts {
+    owned,
+    inserted,
+    from_gaps
+});
+
 async fn insert_chunk(
     conn: &mut PgConnection,
     chunk: &[DealWrite],
-) -> Result<(i64, i64, i64), PgError> {
+) -> Result<InsertCounts, PgError> {
     fn column<'w, T>(chunk: &'w [DealWrite], of: impl FnMut(&'w DealWrite) -> T) -> Vec<T> {
         chunk.iter().map(of).collect()
     }
@@ -81,7 +95,7 @@ async fn insert_chunk(
         .bind(column(chunk, |write| write.deal.order_id.0))
         .bind(column(chunk, |write| write.deal.position_id.0))
         .bind(column(chunk, |write| {
-            write.deal.symbol.as_deref().map(storable)
+            write.deal.symbol.as_deref().map(storable_text)
         }))
         .bind(column(chunk, |write| write.deal.symbol_id.0))
         .bind(column(chunk, |write| write.deal.side.as_str()))
@@ -141,9 +155,9 @@ with owned as materialized (
     -- A row that was there has the transaction that locked it.
     returning user_key, account_id, deal_id, xmax = 0 as is_new
 )
-select (select count(*) from owned), (select count(*) from written where is_new), (
+select (select count(*) from owned) as owned, (select count(*) from written where is_new) as inserted, (
     select count(*) from written w
     where w.is_new and (w.user_key, w.account_id, w.deal_id) not in (
         select o.user_key, o.account_id, o.deal_id from owned o where not o.is_gap
     )
-)";
+) as from_gaps";

@@ -1,39 +1,37 @@
-//! What can go wrong with Postgres, by what the caller does about it.
+//! What can go wrong with Postgres, grouped by what the caller does about it.
 
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 
-use super::pooler::PoolerError;
-use super::schema::SchemaError;
-
-/// Why Postgres did not do what it was asked for.
+/// Why something could not be done with Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum PgError {
-    /// Down, full, too slow or in the way of others: the same may work later, on a new connection.
+    /// Postgres is down, full or too slow, or the statement conflicted with another: the same may work later, on a new
+    /// connection.
     #[error("Postgres is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// No answer in time. The connection is of no more use.
+    /// Postgres did not reply in time. The connection cannot be used any more.
     #[error("Postgres did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The lock connection was given up in the middle of a statement, or its locks are gone.
+    /// A call on the lock connection did not return, or its locks are lost.
     #[error("the connection that held the claims is lost")]
     LockLost,
     /// The schema is not the one this release needs.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// The URL leads through a pooler that can't hold claims.
+    /// The URL leads through a pooler that cannot hold claims.
     #[error(transparent)]
     Pooler(#[from] PoolerError),
-    /// Wrong address, password, database, certificate or permission: for an operator.
+    /// The address, password, database, certificate or a permission is wrong: an operator has to correct it.
     #[error("Postgres refuses the bridge")]
     Refused(#[source] sqlx::Error),
-    /// A statement or a value is wrong: ours to repair.
+    /// A statement or a value is wrong: a bug of the bridge.
     #[error("Postgres rejected a statement")]
     Internal(#[source] sqlx::Error),
     /// A table holds what the bridge would not have written.
     #[error("bridge.{table} holds {what}")]
-    Foreign {
+    UnexpectedValue {
         /// Which table of the schema `bridge`.
         table: &'static str,
         /// What is wrong with a row of it.
@@ -41,7 +39,95 @@ pub enum PgError {
     },
 }
 
+/// Why this release cannot work with the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// No migration was ever applied.
+    #[error(
+        "the database has no bridge schema; this release needs version {needs}: run `mahspeccy-bridge migrate`"
+    )]
+    Missing {
+        /// What this release needs.
+        needs: i64,
+    },
+    /// Migrations of this release are missing.
+    #[error(
+        "the database has bridge schema version {found}; this release needs version {needs}: run `mahspeccy-bridge migrate`"
+    )]
+    Older {
+        /// What this release needs.
+        needs: i64,
+        /// The last version before the first that is missing, 0 for none.
+        found: i64,
+    },
+    /// A later release has removed what this one uses.
+    #[error(
+        "the database has bridge schema version {found}, for releases that know version {floor} or later; this release needs version {needs}"
+    )]
+    Newer {
+        /// What this release needs.
+        needs: i64,
+        /// What the database has.
+        found: i64,
+        /// The lowest version that a release must know.
+        floor: i64,
+    },
+    /// A migration was edited after it was applied.
+    #[error("migration {version} of the database differs from this release's")]
+    Changed {
+        /// Which one.
+        version: i64,
+    },
+    /// A migration was not finished.
+    #[error("migration {version} of the database was not finished")]
+    Unfinished {
+        /// Which one.
+        version: i64,
+    },
+    /// The server lacks what the migrations use.
+    #[error("the server is Postgres {found}; the bridge needs 15 or later")]
+    Server {
+        /// Its major version.
+        found: u32,
+    },
+}
+
+/// The URL leads through a pooler that cannot hold claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "DATABASE_URL leads through a transaction pooler ({evidence}). A claim is an advisory lock of a \
+     session, and such a pooler lends a session's backend to others between transactions, so the claim \
+     would be lost or stay for ever. Use the direct connection or the session pooler (on Supabase, port \
+     5432 of either)"
+)]
+pub struct PoolerError {
+    /// What was observed.
+    pub evidence: PoolerEvidence,
+}
+
+/// By what a transaction pooler was detected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolerEvidence {
+    /// Two open connections had the same backend.
+    SharedBackend,
+    /// A connection's backend changed between two statements.
+    ChangedBackend,
+}
+
+impl std::fmt::Display for PoolerEvidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SharedBackend => "one backend served two open connections",
+            Self::ChangedBackend => "a connection's backend changed between two statements",
+        })
+    }
+}
+
 impl PgError {
+    pub(super) const fn unexpected(table: &'static str, what: &'static str) -> Self {
+        Self::UnexpectedValue { table, what }
+    }
+
     /// Whether the same may work later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
@@ -51,10 +137,10 @@ impl PgError {
         )
     }
 
-    /// Whether the server, or the machine it runs on, was heard of: it refuses, is about to start or to end,
-    /// or ended the connection. Silence is no answer.
+    /// Whether the server, or the machine it runs on, replied at all: it refused, is starting or stopping, or closed the
+    /// connection.
     #[must_use]
-    pub fn is_answer(&self) -> bool {
+    pub fn is_reply(&self) -> bool {
         use std::io::ErrorKind;
         match self {
             Self::Unavailable(sqlx::Error::Io(err)) => !matches!(
@@ -72,13 +158,13 @@ impl PgError {
             | Self::Pooler(_)
             | Self::Refused(_)
             | Self::Internal(_)
-            | Self::Foreign { .. } => true,
+            | Self::UnexpectedValue { .. } => true,
         }
     }
 
-    /// Whether a value of the statement was at fault, so that others may pass without it.
+    /// Whether a value of the statement caused the error, so that the statement may work without that value.
     #[must_use]
-    pub fn is_about_data(&self) -> bool {
+    pub fn is_data_error(&self) -> bool {
         let Self::Internal(sqlx::Error::Database(err)) = self else {
             return matches!(self, Self::Internal(sqlx::Error::Encode(_)));
         };
@@ -99,7 +185,7 @@ impl From<sqlx::Error> for PgError {
                 Kind::Refused => Self::Refused(err),
                 Kind::Internal => Self::Internal(err),
             },
-            // A server that ends in the middle of a message looks like a breach of the protocol.
+            // If the server stops in the middle of a message, sqlx reports an error of the protocol.
             sqlx::Error::Io(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
@@ -134,14 +220,14 @@ enum Kind {
     Internal,
 }
 
-/// What an SQLSTATE asks for. Five characters, the first two of which are its class
+/// Classifies an SQLSTATE: five characters, the first two of which are its class
 /// (PostgreSQL, appendix A).
 fn kind(code: Option<&str>) -> Kind {
     let code = code.unwrap_or_default();
     match code.get(..2).unwrap_or_default() {
         // Connection, transaction rolled back for another's sake, resources, operator, system.
         "08" | "40" | "53" | "57" | "58" => Kind::Unavailable,
-        // Poolers say everything with the code for internal errors.
+        // Poolers use the code for internal errors for everything.
         "XX" if code == "XX000" => Kind::Unavailable,
         "28" | "3D" => Kind::Refused,
         _ => match code {
@@ -167,7 +253,7 @@ mod tests {
             ("53300", true, false),  // too_many_connections
             ("40P01", true, false),  // deadlock_detected
             ("55P03", true, false),  // lock_not_available
-            ("XX000", true, false),  // whatever a pooler has to say
+            ("XX000", true, false),  // any error of a pooler
             ("28P01", false, true),  // invalid_password
             ("3D000", false, true),  // no such database
             ("42501", false, true),  // insufficient_privilege

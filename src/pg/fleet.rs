@@ -1,65 +1,106 @@
-//! The fleet as its members see it: who is alive, how much each has, and which slots are offered to whom.
+//! The members of the fleet: who is alive, how many sessions each has, and which slots are offered to whom.
 //!
-//! A worker is alive as long as its lock connection holds the lock of its number; the rows say the rest. A
-//! row of a dead worker counts for nothing. A hand-over is a row that its giver makes, its taker marks as
-//! ready, and the change of hands deletes; none of it fences anything, which the epoch alone does.
+//! A worker is alive as long as its lock connection holds the lock of its number; the rows have the rest. The row of a
+//! dead worker is ignored. A hand-over is a row: its giver inserts it, its taker marks it as ready, and the next claim of
+//! the slot deletes it. Hand-overs fence nothing; the epoch alone does that.
 
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::PgError;
-use super::claims::{SLOT_SPACE, WORKER_SPACE};
+use super::claims::{SLOT_LOCK_CLASS, WORKER_LOCK_CLASS};
+use super::error::PgError;
+use super::from_row::from_row;
 use super::listen::FLEET_CHANNEL;
 use crate::domain::fleet::{Handover, Member};
 use crate::domain::ids::Slot;
 
-/// What can be seen of the fleet.
+/// The fleet as the tables and locks show it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fleet {
-    /// Those who are alive, whoever looks among them, by number.
+pub struct FleetView {
+    /// The workers that are alive, the caller included, ordered by number.
     pub members: Vec<Member>,
-    /// Hand-overs whose giver still has the slot by the epoch, or had it last.
+    /// Hand-overs whose epoch is still that of the slot.
     pub handovers: Vec<Handover>,
-    /// Rows of workers that are dead.
+    /// The numbers of dead workers that still have a row.
     pub dead: Vec<i32>,
 }
 
-/// Looks at the fleet. One round trip for the workers, and one for the hand-overs.
+/// A row of `fleet.members`.
+struct MemberRow {
+    number: i32,
+    sessions: i32,
+    sessions_max: i32,
+    draining: bool,
+    age_secs: f64,
+    is_alive: bool,
+}
+
+from_row!(MemberRow {
+    number,
+    sessions,
+    sessions_max,
+    draining,
+    age_secs,
+    is_alive
+});
+
+/// A row of `fleet.handovers`.
+struct HandoverRow {
+    slot: i32,
+    epoch: i64,
+    giver: i32,
+    taker: i32,
+    sessions: i32,
+    ready: bool,
+    age_secs: f64,
+}
+
+from_row!(HandoverRow {
+    slot,
+    epoch,
+    giver,
+    taker,
+    sessions,
+    ready,
+    age_secs
+});
+
+/// Reads the fleet. It takes one round trip for the workers, and one for the hand-overs.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn look(conn: &mut PgConnection) -> Result<Fleet, PgError> {
-    // A shared lock that ends with the statement: those who look do not disturb one another, and a
-    // living worker holds its own exclusively.
-    let rows: Vec<(i32, i32, i32, bool, f64, bool)> = sqlx::query_as(
+/// When Postgres does not reply as it should.
+pub async fn load(conn: &mut PgConnection) -> Result<FleetView, PgError> {
+    // The shared lock ends with the statement, so that readers do not disturb one another. A living worker holds its
+    // own lock exclusively.
+    let rows: Vec<MemberRow> = sqlx::query_as(
         "-- fleet.members
         select number, sessions, sessions_max, draining,
-            extract(epoch from clock_timestamp() - joined_at)::float8,
-            not pg_try_advisory_xact_lock_shared($1, number)
+            extract(epoch from clock_timestamp() - joined_at)::float8 as age_secs,
+            not pg_try_advisory_xact_lock_shared($1, number) as is_alive
         from bridge.workers order by number",
     )
-    .bind(WORKER_SPACE)
+    .bind(WORKER_LOCK_CLASS)
     .fetch_all(&mut *conn)
     .await?;
-    let mut fleet = Fleet::default();
-    for (number, sessions, sessions_max, draining, age, alive) in rows {
-        if !alive {
-            fleet.dead.push(number);
+    let mut fleet = FleetView::default();
+    for row in rows {
+        if !row.is_alive {
+            fleet.dead.push(row.number);
             continue;
         }
         fleet.members.push(Member {
-            number,
-            sessions: count(sessions),
-            sessions_max: count(sessions_max),
-            draining,
-            age: Duration::from_secs_f64(age.max(0.0)),
+            number: row.number,
+            sessions: to_usize(row.sessions),
+            sessions_max: to_usize(row.sessions_max),
+            draining: row.draining,
+            age: Duration::from_secs_f64(row.age_secs.max(0.0)),
         });
     }
-    let rows: Vec<(i32, i64, i32, i32, i32, bool, f64)> = sqlx::query_as(
+    let rows: Vec<HandoverRow> = sqlx::query_as(
         "-- fleet.handovers
         select h.slot, h.epoch, h.giver, h.taker, h.sessions, h.ready,
-            extract(epoch from clock_timestamp() - h.offered_at)::float8
+            extract(epoch from clock_timestamp() - h.offered_at)::float8 as age_secs
         from bridge.handovers h
         join bridge.slots s on s.slot = h.slot and s.epoch = h.epoch
         order by h.slot",
@@ -68,26 +109,24 @@ pub async fn look(conn: &mut PgConnection) -> Result<Fleet, PgError> {
     .await?;
     fleet.handovers = rows
         .into_iter()
-        .map(
-            |(slot, epoch, giver, taker, sessions, ready, age)| Handover {
-                slot: Slot(slot),
-                epoch,
-                giver,
-                taker,
-                sessions: count(sessions),
-                ready,
-                age: Duration::from_secs_f64(age.max(0.0)),
-            },
-        )
+        .map(|row| Handover {
+            slot: Slot(row.slot),
+            epoch: row.epoch,
+            giver: row.giver,
+            taker: row.taker,
+            sessions: to_usize(row.sessions),
+            ready: row.ready,
+            age: Duration::from_secs_f64(row.age_secs.max(0.0)),
+        })
         .collect();
     Ok(fleet)
 }
 
-/// Says how many sessions a worker has, how many it takes, and whether it is on its way out.
+/// Stores how many sessions a worker has, how many it takes at most, and whether it is draining.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn report(
+/// When Postgres does not reply as it should.
+pub async fn update_member(
     conn: &mut PgConnection,
     number: i32,
     sessions: usize,
@@ -95,35 +134,36 @@ pub async fn report(
     draining: bool,
 ) -> Result<(), PgError> {
     sqlx::query(
-        "-- fleet.report
+        "-- fleet.update_member
         update bridge.workers set sessions = $2, sessions_max = $3, draining = $4,
             updated_at = clock_timestamp() where number = $1",
     )
     .bind(number)
-    .bind(amount(sessions))
-    .bind(amount(sessions_max))
+    .bind(to_i32(sessions))
+    .bind(to_i32(sessions_max))
     .bind(draining)
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Deletes the rows of dead workers, unless one of them is not dead after all.
+/// Deletes the rows of dead workers, except of those that turn out to be alive, and the hand-overs that lead to nobody or
+/// have an old epoch.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn bury(conn: &mut PgConnection, dead: &[i32]) -> Result<(), PgError> {
+/// When Postgres does not reply as it should.
+pub async fn delete_dead_members(conn: &mut PgConnection, dead: &[i32]) -> Result<(), PgError> {
     sqlx::query(
-        "-- fleet.bury
+        "-- fleet.delete_dead_members
         delete from bridge.workers
         where number = any ($2) and pg_try_advisory_xact_lock_shared($1, number)",
     )
-    .bind(WORKER_SPACE)
+    .bind(WORKER_LOCK_CLASS)
     .bind(dead)
     .execute(&mut *conn)
     .await?;
     sqlx::query(
-        "-- fleet.bury_handovers
+        "-- fleet.delete_dead_handovers
         delete from bridge.handovers h
         where not exists (
             select from bridge.slots s where s.slot = h.slot and s.epoch = h.epoch
@@ -134,42 +174,51 @@ pub async fn bury(conn: &mut PgConnection, dead: &[i32]) -> Result<(), PgError> 
     Ok(())
 }
 
-/// Those of the slots that nobody holds now. Somebody else may be faster all the same.
+/// Returns those of the slots that nobody holds now. Another worker may claim them first all the same.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn free(conn: &mut PgConnection, slots: &[Slot]) -> Result<Vec<Slot>, PgError> {
+/// When Postgres does not reply as it should.
+pub async fn free_slots(conn: &mut PgConnection, slots: &[Slot]) -> Result<Vec<Slot>, PgError> {
     let slots: Vec<i32> = slots.iter().map(|slot| slot.0).collect();
     let free: Vec<i32> = sqlx::query_scalar(
-        "-- fleet.free
+        "-- fleet.free_slots
         select number from unnest($2::int[]) as number
         where pg_try_advisory_xact_lock_shared($1, number) order by number",
     )
-    .bind(SLOT_SPACE)
+    .bind(SLOT_LOCK_CLASS)
     .bind(slots)
     .fetch_all(conn)
     .await?;
     Ok(free.into_iter().map(Slot).collect())
 }
 
-/// Offers slots that the giver holds: slot, its epoch, the taker, and how many sessions.
+/// An offer of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Which slot.
+    pub slot: Slot,
+    /// The slot's epoch under the giver.
+    pub epoch: i64,
+    /// The number of the worker that should take it.
+    pub taker: i32,
+    /// How many sessions the slot has.
+    pub sessions: usize,
+}
+
+/// Offers slots that the giver holds, and notifies their takers.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn offer(
-    conn: &mut PgConnection,
-    giver: i32,
-    offers: &[(Slot, i64, i32, usize)],
-) -> Result<(), PgError> {
+/// When Postgres does not reply as it should.
+pub async fn offer(conn: &mut PgConnection, giver: i32, offers: &[Offer]) -> Result<(), PgError> {
     let mut slots = Vec::with_capacity(offers.len());
     let mut epochs = Vec::with_capacity(offers.len());
     let mut takers = Vec::with_capacity(offers.len());
     let mut sessions = Vec::with_capacity(offers.len());
-    for (slot, epoch, taker, count) in offers {
-        slots.push(slot.0);
-        epochs.push(*epoch);
-        takers.push(*taker);
-        sessions.push(amount(*count));
+    for offer in offers {
+        slots.push(offer.slot.0);
+        epochs.push(offer.epoch);
+        takers.push(offer.taker);
+        sessions.push(to_i32(offer.sessions));
     }
     sqlx::query(
         "-- fleet.offer
@@ -196,14 +245,18 @@ pub async fn offer(
     Ok(())
 }
 
-/// The taker is ready for these.
+/// Marks the hand-overs of these slots as ready, and notifies their givers.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn ready(conn: &mut PgConnection, taker: i32, slots: &[Slot]) -> Result<(), PgError> {
+/// When Postgres does not reply as it should.
+pub async fn mark_ready(
+    conn: &mut PgConnection,
+    taker: i32,
+    slots: &[Slot],
+) -> Result<(), PgError> {
     let slots: Vec<i32> = slots.iter().map(|slot| slot.0).collect();
     sqlx::query(
-        "-- fleet.ready
+        "-- fleet.mark_ready
         with ready as (
             update bridge.handovers set ready = true
             where taker = $1 and slot = any ($2) and not ready returning giver
@@ -218,10 +271,10 @@ pub async fn ready(conn: &mut PgConnection, taker: i32, slots: &[Slot]) -> Resul
     Ok(())
 }
 
-/// One of the two thinks better of these.
+/// Deletes the hand-overs of these slots, whose giver or taker the member is, and notifies the other side.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
+/// When Postgres does not reply as it should.
 pub async fn withdraw(conn: &mut PgConnection, member: i32, slots: &[Slot]) -> Result<(), PgError> {
     let slots: Vec<i32> = slots.iter().map(|slot| slot.0).collect();
     sqlx::query(
@@ -241,10 +294,10 @@ pub async fn withdraw(conn: &mut PgConnection, member: i32, slots: &[Slot]) -> R
     Ok(())
 }
 
-fn count(number: i32) -> usize {
+fn to_usize(number: i32) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
 
-fn amount(number: usize) -> i32 {
+fn to_i32(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }

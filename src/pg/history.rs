@@ -1,39 +1,39 @@
-//! How far back a session's deals are known, and what was known of its account when it was last followed.
+//! Up to when all deals of a session are stored, and what its row says of its account from the last time it was streamed.
 
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
 
-use super::PgError;
+use super::error::PgError;
 use crate::domain::decimal::Decimal;
 use crate::domain::fence::HistoryMark;
 use crate::domain::ids::{PositionId, SessionKey};
 use crate::domain::ledger::{Known, Positions};
 
-/// What the tables know of a session before it begins.
+/// What the tables know of a session before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Baseline {
     /// Which session.
     pub key: SessionKey,
-    /// Every deal executed up to then is stored.
+    /// Every deal executed up to this time is stored; `None` if no mark was ever set.
     pub through: Option<OffsetDateTime>,
-    /// The account as its row says.
+    /// The account's balance version and positions, by its row in the cache.
     pub known: Known,
 }
 
 /// What became of a batch of marks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MarkReport {
-    /// Written, or the session was marked beyond them.
+    /// Marks that were written, or that are not later than the session's.
     pub marked: u64,
-    /// Left to the slot's new owner.
+    /// Marks whose slot has another epoch: refused.
     pub fenced: u64,
 }
 
-/// What is known of these sessions; an answer for each.
+/// Returns what is known of these sessions, in their order.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
+/// When Postgres does not reply as it should.
 pub async fn baselines(
     conn: &mut PgConnection,
     keys: &[SessionKey],
@@ -71,7 +71,7 @@ fn baseline(key: &SessionKey, row: &PgRow) -> Result<Baseline, PgError> {
     let is_filled: bool = row.try_get("is_filled")?;
     let ids: Vec<Option<String>> = row.try_get("position_ids")?;
     let volumes: Vec<Option<String>> = row.try_get("volumes")?;
-    // Written by a worker, read by a worker: what is not understood is left out.
+    // Workers write and read the positions; what cannot be parsed is left out.
     let positions: Positions = ids
         .into_iter()
         .zip(volumes)
@@ -90,7 +90,7 @@ fn baseline(key: &SessionKey, row: &PgRow) -> Result<Baseline, PgError> {
     })
 }
 
-/// A number as JSON and Postgres print it, without needless digits.
+/// Parses a number as JSON and Postgres print it, without trailing zeros.
 fn decimal(text: &str) -> Option<Decimal> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let scale = u8::try_from(part.len()).ok()?;
@@ -98,10 +98,10 @@ fn decimal(text: &str) -> Option<Decimal> {
     (scale <= Decimal::SCALE_MAX).then(|| Decimal::new(units, scale).trim(0))
 }
 
-/// Notes up to when all deals are stored. A mark never goes back.
+/// Stores up to when all deals are stored. A mark never moves back.
 ///
 /// # Errors
-/// When Postgres does not answer as it should; the same batch may be written again.
+/// When Postgres does not reply as it should; the same batch may be written again.
 pub async fn mark(conn: &mut PgConnection, marks: &[HistoryMark]) -> Result<MarkReport, PgError> {
     let column = |of: fn(&HistoryMark) -> i64| -> Vec<i64> { marks.iter().map(of).collect() };
     let users: Vec<&str> = marks

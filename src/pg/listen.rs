@@ -1,42 +1,42 @@
-//! Hints that a slot's sessions or credentials changed.
+//! Notifications that the sessions or credentials of a slot, or the hand-overs of a worker, changed.
 //!
-//! A hint says where to look and nothing else. Those sent while nobody listens are lost, so whoever
-//! connects looks at everything once, and now and then again.
+//! A notification only says what to read again. Those sent while nobody listens are lost, so a worker reads everything
+//! when it connects, and again from time to time.
 
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use super::PgError;
 use super::connect::{CONNECT_TIMEOUT, PgConfig, within};
+use super::error::PgError;
 use crate::domain::ids::Slot;
 
-/// The channel of the hints about slots; the payload is the slot's number.
-pub const CHANNEL: &str = "bridge_sessions";
+/// The channel of the notifications about slots; the payload is the slot's number.
+pub const SLOT_CHANNEL: &str = "bridge_sessions";
 
-/// The channel of the hints about hand-overs; the payload is the number of the worker that should look.
+/// The channel of the notifications about hand-overs; the payload is the number of the worker that they concern.
 pub const FLEET_CHANNEL: &str = "bridge_fleet";
 
-/// Where to look.
+/// What to read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
-    /// At this slot's sessions.
+pub enum Notification {
+    /// The sessions of this slot.
     Slot(Slot),
-    /// At the hand-overs, if one is the worker of that number.
+    /// The hand-overs, for the worker of this number.
     Fleet(i32),
 }
 
-/// A connection on which nothing was said for this long is asked whether it is alive.
+/// A connection without a notification for this long is pinged.
 const QUIET: Duration = Duration::from_secs(20);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that listens. It needs a session of its own, as the claims do.
+/// A connection that listens. Like that of the claims, it must not be shared.
 #[derive(Debug)]
-pub struct Hints {
+pub struct NotificationListener {
     listener: PgListener,
 }
 
-impl Hints {
+impl NotificationListener {
     /// Connects and listens.
     ///
     /// # Errors
@@ -51,37 +51,38 @@ impl Hints {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         within(config.reply_timeout(), async {
-            Ok(listener.listen_all([CHANNEL, FLEET_CHANNEL]).await?)
+            Ok(listener.listen_all([SLOT_CHANNEL, FLEET_CHANNEL]).await?)
         })
         .await?;
         Ok(Self { listener })
     }
 
-    /// Waits for the next hint.
+    /// Waits for the next notification.
     ///
     /// # Errors
-    /// The connection is lost, and perhaps hints with it: connect anew, then look at everything.
+    /// The connection is lost, and perhaps notifications with it: connect again, then read everything.
     ///
     /// # Cancel safety
-    /// Given up while it waits, it loses no hint.
-    pub async fn next(&mut self) -> Result<Hint, PgError> {
+    /// Dropped while it waits, it loses no notification.
+    pub async fn next(&mut self) -> Result<Notification, PgError> {
         loop {
+            // Not `within`: a quiet connection is no failure.
             match tokio::time::timeout(QUIET, self.listener.try_recv()).await {
-                Ok(Ok(Some(hint))) => {
-                    // What is not a number was not sent by the bridge.
-                    if let Ok(number) = hint.payload().parse() {
-                        return Ok(if hint.channel() == FLEET_CHANNEL {
-                            Hint::Fleet(number)
+                Ok(Ok(Some(notification))) => {
+                    // The bridge sends nothing but numbers.
+                    if let Ok(number) = notification.payload().parse() {
+                        return Ok(if notification.channel() == FLEET_CHANNEL {
+                            Notification::Fleet(number)
                         } else {
-                            Hint::Slot(Slot(number))
+                            Notification::Slot(Slot(number))
                         });
                     }
                 }
                 Ok(Ok(None)) => return Err(PgError::Unavailable(sqlx::Error::PoolClosed)),
                 Ok(Err(err)) => return Err(err.into()),
                 Err(_) => {
-                    within(PROBE_TIMEOUT, async {
-                        sqlx::raw_sql("-- listen.probe\nselect 1")
+                    within(PING_TIMEOUT, async {
+                        sqlx::raw_sql("-- listen.ping\nselect 1")
                             .execute(&mut self.listener)
                             .await?;
                         Ok(())

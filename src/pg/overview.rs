@@ -1,17 +1,17 @@
-//! What operators look at: every session, its owner, and what its row says.
+//! What operators see: every session, its owner, and what its row in the cache says.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgConnection;
 
-use super::PgError;
-use super::claims::SLOT_SPACE;
+use super::claims::SLOT_LOCK_CLASS;
+use super::error::PgError;
+use super::from_row::from_row;
 
-/// A session as it stands in the tables.
+/// A session as the tables have it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Overview {
+pub struct SessionOverview {
     /// Whose.
     pub user_id: String,
     /// Which account; `None` while the user's primary account is not known.
@@ -19,31 +19,48 @@ pub struct Overview {
     pub account_id: Option<i64>,
     /// What the latest command wants.
     pub desired: String,
-    /// What its owner makes of it.
+    /// The status that its owner wrote.
     pub status: String,
-    /// Why it is not live.
+    /// Why it is not live, fit to show a user.
     pub last_error: Option<String>,
-    /// Failures in a row.
+    /// Consecutive failures.
     pub attempts: i32,
-    /// The worker that holds the slot's lock at this moment.
+    /// The worker that holds the slot's lock now.
     pub worker_id: Option<String>,
-    /// Which environment, once that is known.
+    /// Whether it is an account of the demo environment, once that is known.
     pub is_demo: Option<bool>,
     /// Whether the row follows the stream.
     pub is_connected: bool,
-    /// Since the row was written.
+    /// The age of the row, in seconds.
     pub age_seconds: Option<f64>,
-    /// Of all amounts.
+    /// The currency of all amounts.
     pub currency: Option<String>,
-    /// At the account's precision.
+    /// The balance, with the account's digits.
     #[serde(serialize_with = "amount")]
     pub balance: Option<String>,
-    /// Likewise.
+    /// The equity, with the account's digits.
     #[serde(serialize_with = "amount")]
     pub equity: Option<String>,
-    /// Open positions.
+    /// How many positions are open.
     pub positions: i32,
 }
+
+from_row!(SessionOverview {
+    user_id,
+    account_id,
+    desired,
+    status,
+    last_error,
+    attempts,
+    worker_id,
+    is_demo,
+    is_connected,
+    age_seconds,
+    currency,
+    balance,
+    equity,
+    positions,
+});
 
 /// A 64-bit id is a string in JSON.
 #[expect(clippy::ref_option, reason = "what serde calls")]
@@ -60,25 +77,25 @@ fn amount<S: Serializer>(amount: &Option<String>, serializer: S) -> Result<S::Ok
     number.serialize(serializer)
 }
 
-/// Every session, or those of one user, by user and account.
+/// Returns every session, or those of one user, ordered by user and account.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
+/// When Postgres does not reply as it should.
 pub async fn sessions(
     conn: &mut PgConnection,
     user: Option<&str>,
-) -> Result<Vec<Overview>, PgError> {
-    sqlx::query(
+) -> Result<Vec<SessionOverview>, PgError> {
+    Ok(sqlx::query_as(
         "-- overview.sessions
         with held as (
             select objid::bigint as slot from pg_locks
             where locktype = 'advisory' and classid = $1::bigint::oid and objsubid = 2 and granted
                 and database = (select oid from pg_database where datname = current_database())
         )
-        select s.user_id, s.account_id, s.desired, s.status, s.last_error, s.attempts,
+        select s.user_id, nullif(s.account_id, 0) as account_id, s.desired, s.status, s.last_error, s.attempts,
             case when h.slot is not null then o.worker_id end as worker_id,
             c.is_demo, coalesce(c.is_connected, false) as is_connected,
-            extract(epoch from clock_timestamp() - c.updated_at)::float8 as age,
+            extract(epoch from clock_timestamp() - c.updated_at)::float8 as age_seconds,
             c.currency, c.balance::text as balance, c.equity::text as equity,
             coalesce(c.position_count, 0) as positions
         from bridge.sessions s
@@ -89,31 +106,8 @@ pub async fn sessions(
         where $2::text is null or s.user_id = $2
         order by s.user_id, s.account_id",
     )
-    .bind(i64::from(SLOT_SPACE))
+    .bind(i64::from(SLOT_LOCK_CLASS))
     .bind(user)
     .fetch_all(conn)
-    .await?
-    .iter()
-    .map(overview)
-    .collect()
-}
-
-fn overview(row: &PgRow) -> Result<Overview, PgError> {
-    let account: i64 = row.try_get("account_id")?;
-    Ok(Overview {
-        user_id: row.try_get("user_id")?,
-        account_id: (account != 0).then_some(account),
-        desired: row.try_get("desired")?,
-        status: row.try_get("status")?,
-        last_error: row.try_get("last_error")?,
-        attempts: row.try_get("attempts")?,
-        worker_id: row.try_get("worker_id")?,
-        is_demo: row.try_get("is_demo")?,
-        is_connected: row.try_get("is_connected")?,
-        age_seconds: row.try_get("age")?,
-        currency: row.try_get("currency")?,
-        balance: row.try_get("balance")?,
-        equity: row.try_get("equity")?,
-        positions: row.try_get("positions")?,
-    })
+    .await?)
 }

@@ -1,26 +1,25 @@
-//! Asks a database, without changing anything, whether a worker could work on it, and says in an
-//! operator's words why not.
+//! Checks, without changing anything, whether a worker could use a database, and tells an operator why not.
 
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _};
 use time::OffsetDateTime;
 
-use super::PgError;
 use super::claims::capacity;
-use super::connect::{PgConfig, open, within};
-use super::schema::SchemaError;
+use super::connect::{PgConfig, close_within, open, within};
+use super::error::{PgError, SchemaError};
+use super::from_row::from_row;
 use crate::failure::network::NetworkFault;
 use crate::failure::{Diagnosis, with_causes};
 
-/// One statement of a probe. The server of a check may be in any state.
+/// The longest wait for one statement of a check.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Commands are ordered by the app's clock and tokens end by ours: more than this shows.
+/// The largest difference of the clocks that is tolerated, in seconds. Commands are ordered by the app's clock, and tokens
+/// end by ours.
 pub const SKEW_SECS_MAX: f64 = 5.0;
 
-/// What a worker does to which table.
+/// The rights that a worker needs, by table.
 const RIGHTS: [(&str, &str); 11] = [
     ("bridge._sqlx_migrations", "select"),
     ("bridge.slots", "select,update"),
@@ -35,31 +34,44 @@ const RIGHTS: [(&str, &str); 11] = [
     ("public.ctrader_deals", "select,insert,update"),
 ];
 
-/// A connection to ask with.
+/// A connection to a database that is being checked.
 #[derive(Debug)]
-pub struct Probe {
+pub struct DatabaseProbe {
     conn: PgConnection,
-    place: String,
+    endpoint: String,
 }
 
-/// How this machine's clock stands to the server's.
+/// A row of `probe.server`.
+struct ServerRow {
+    version: String,
+    username: String,
+    database: String,
+}
+
+from_row!(ServerRow {
+    version,
+    username,
+    database
+});
+
+/// How far this machine's clock differs from the server's.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Skew {
+pub struct ClockSkew {
     /// How far this machine is ahead, seconds.
     pub ahead_secs: f64,
-    /// How far that may be wrong.
+    /// The error of the measurement, seconds.
     pub error_secs: f64,
 }
 
-impl Skew {
-    /// Whether it is more than the measurement may be wrong, and more than does not matter.
+impl ClockSkew {
+    /// Whether the difference is larger than [`SKEW_SECS_MAX`] and the error of the measurement explain.
     #[must_use]
     pub fn is_wrong(self) -> bool {
         self.ahead_secs.abs() > SKEW_SECS_MAX + self.error_secs
     }
 }
 
-impl Probe {
+impl DatabaseProbe {
     /// Connects.
     ///
     /// # Errors
@@ -67,47 +79,50 @@ impl Probe {
     pub async fn connect(config: &PgConfig) -> Result<Self, PgError> {
         Ok(Self {
             conn: open(config).await?,
-            place: place(config),
+            endpoint: endpoint(config),
         })
     }
 
-    /// What it is connected to, in a few words.
+    /// Returns the server's version, endpoint, database and user as one line.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
+    /// When Postgres does not reply as it should.
     pub async fn server(&mut self) -> Result<String, PgError> {
-        let place = self.place.clone();
-        self.ask(async |conn| {
-            let row = sqlx::query(
+        let endpoint = self.endpoint.clone();
+        self.run(async |conn| {
+            let ServerRow {
+                version,
+                username,
+                database,
+            } = sqlx::query_as(
                 "-- probe.server
-                select current_setting('server_version'), current_user::text, current_database()::text",
+                select current_setting('server_version') as version, current_user::text as username,
+                    current_database()::text as database",
             )
             .fetch_one(conn)
             .await?;
-            let (version, user, database): (String, String, String) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let version = version.split(' ').next().unwrap_or_default();
-            Ok(format!("{version} at {place}, {database} as {user}"))
+            Ok(format!("{version} at {endpoint}, {database} as {username}"))
         })
         .await
     }
 
-    /// Which version of the schema it has.
+    /// Returns the version of the schema.
     ///
     /// # Errors
-    /// When that is none to work with.
+    /// When this release cannot work with the schema.
     pub async fn schema(&mut self) -> Result<i64, PgError> {
-        self.ask(async |conn| super::schema::check(conn).await)
+        self.run(async |conn| super::schema::check(conn).await)
             .await
     }
 
-    /// What a worker must be allowed and is not, a clause each.
+    /// Returns the rights that a worker needs and does not have, one clause each.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
+    /// When Postgres does not reply as it should.
     pub async fn missing_rights(&mut self) -> Result<Vec<String>, PgError> {
         let (tables, rights): (Vec<&str>, Vec<&str>) = RIGHTS.into_iter().unzip();
-        self.ask(async |conn| {
+        self.run(async |conn| {
             let read_only: bool = sqlx::query_scalar(
                 "-- probe.read_only
                 select current_setting('transaction_read_only')::bool",
@@ -150,12 +165,12 @@ impl Probe {
         .await
     }
 
-    /// Locks that the server's one table has room for, and how many it holds now.
+    /// Returns how many locks the server has room for, and how many are held now.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
+    /// When Postgres does not reply as it should.
     pub async fn locks(&mut self) -> Result<(i64, i64), PgError> {
-        self.ask(async |conn| {
+        self.run(async |conn| {
             let room = capacity(conn).await?.locks();
             let held = sqlx::query_scalar("-- probe.locks\nselect count(*) from pg_locks")
                 .fetch_one(conn)
@@ -165,33 +180,32 @@ impl Probe {
         .await
     }
 
-    /// How this machine's clock stands to the server's.
+    /// Measures how far this machine's clock differs from the server's.
     ///
     /// # Errors
-    /// When Postgres does not answer as it should.
-    pub async fn skew(&mut self) -> Result<Skew, PgError> {
-        self.ask(skew).await
+    /// When Postgres does not reply as it should.
+    pub async fn clock_skew(&mut self) -> Result<ClockSkew, PgError> {
+        self.run(clock_skew).await
     }
 
-    /// Says farewell.
+    /// Closes the connection.
     pub async fn close(self) {
-        // Whether it is heard changes nothing.
-        let _ = tokio::time::timeout(REPLY_TIMEOUT, self.conn.close()).await;
+        close_within(REPLY_TIMEOUT, self.conn).await;
     }
 
-    async fn ask<T>(
+    async fn run<T>(
         &mut self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PgError>,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PgError>,
     ) -> Result<T, PgError> {
-        within(REPLY_TIMEOUT, question(&mut self.conn)).await
+        within(REPLY_TIMEOUT, query(&mut self.conn)).await
     }
 }
 
-/// How this machine's clock stands to the server's.
+/// Measures how far this machine's clock differs from the server's.
 ///
 /// # Errors
-/// When Postgres does not answer as it should.
-pub async fn skew(conn: &mut PgConnection) -> Result<Skew, PgError> {
+/// When Postgres does not reply as it should.
+pub async fn clock_skew(conn: &mut PgConnection) -> Result<ClockSkew, PgError> {
     let began = Instant::now();
     let theirs: f64 = sqlx::query_scalar(
         "-- probe.clock
@@ -201,14 +215,14 @@ pub async fn skew(conn: &mut PgConnection) -> Result<Skew, PgError> {
     .await?;
     let ours = OffsetDateTime::now_utc() - OffsetDateTime::UNIX_EPOCH;
     let error_secs = began.elapsed().as_secs_f64() / 2.0;
-    Ok(Skew {
+    Ok(ClockSkew {
         ahead_secs: ours.as_seconds_f64() - error_secs - theirs,
         error_secs,
     })
 }
 
 /// Host and port, which are no secret.
-fn place(config: &PgConfig) -> String {
+fn endpoint(config: &PgConfig) -> String {
     config.options().map_or_else(
         |_| "the server".to_owned(),
         |options| format!("{}:{}", options.get_host(), options.get_port()),
@@ -218,26 +232,26 @@ fn place(config: &PgConfig) -> String {
 /// Why a database cannot be used, and what to do about it.
 #[must_use]
 pub fn diagnose(error: &PgError, config: &PgConfig) -> Diagnosis {
-    let place = place(config);
+    let endpoint = endpoint(config);
     match error {
-        PgError::Schema(schema) => of_schema(*schema),
+        PgError::Schema(schema) => diagnose_schema(*schema),
         PgError::Pooler(pooler) => Diagnosis::new(
-            format!("{place} is a transaction pooler ({})", pooler.evidence),
+            format!("{endpoint} is a transaction pooler ({})", pooler.evidence),
             "use the direct connection or the session pooler in DATABASE_URL (on Supabase port 5432, not 6543)",
         ),
-        PgError::TimedOut(_) => NetworkFault::Silent.diagnosis(&place, "DATABASE_URL", ""),
+        PgError::TimedOut(_) => NetworkFault::Silent.diagnosis(&endpoint, "DATABASE_URL", ""),
         PgError::Unavailable(cause) | PgError::Refused(cause) | PgError::Internal(cause) => {
-            of_client(cause, &place).unwrap_or_else(|| unknown(error))
+            diagnose_client_error(cause, &endpoint).unwrap_or_else(|| undiagnosed(error))
         }
-        PgError::LockLost | PgError::Foreign { .. } => unknown(error),
+        PgError::LockLost | PgError::UnexpectedValue { .. } => undiagnosed(error),
     }
 }
 
-fn unknown(error: &PgError) -> Diagnosis {
+fn undiagnosed(error: &PgError) -> Diagnosis {
     Diagnosis::new(with_causes(error), "see what the server's own log says")
 }
 
-fn of_schema(error: SchemaError) -> Diagnosis {
+fn diagnose_schema(error: SchemaError) -> Diagnosis {
     let migrate = "run `mahspeccy-bridge migrate`";
     match error {
         SchemaError::Missing { needs } => Diagnosis::new(
@@ -271,11 +285,11 @@ fn of_schema(error: SchemaError) -> Diagnosis {
 const WRONG_PASSWORD: &str =
     "correct user and password in DATABASE_URL (in a URL @ is %40, : is %3A, / is %2F)";
 
-fn of_client(error: &sqlx::Error, place: &str) -> Option<Diagnosis> {
-    if let sqlx::Error::Database(answer) = error {
-        // The server's words name roles and databases, and never a password.
-        let said = answer.message();
-        let fix = match answer.code().as_deref().unwrap_or_default() {
+fn diagnose_client_error(error: &sqlx::Error, endpoint: &str) -> Option<Diagnosis> {
+    if let sqlx::Error::Database(reply) = error {
+        // The server's message names roles and databases, and never a password.
+        let message = reply.message();
+        let fix = match reply.code().as_deref().unwrap_or_default() {
             "28P01" => WRONG_PASSWORD,
             "28000" => {
                 "correct the user in DATABASE_URL, or let it in (pg_hba.conf, network restrictions)"
@@ -288,9 +302,9 @@ fn of_client(error: &sqlx::Error, place: &str) -> Option<Diagnosis> {
                 "connect as the role that ran `migrate` (on Supabase postgres), or grant it this"
             }
             "57P03" => "wait: the server is starting or stopping",
-            // pgbouncer's code says nothing.
-            _ if said.contains("password authentication failed") => WRONG_PASSWORD,
-            _ if said
+            // The code of pgbouncer's errors is always the same.
+            _ if message.contains("password authentication failed") => WRONG_PASSWORD,
+            _ if message
                 .to_ascii_lowercase()
                 .contains("tenant or user not found") =>
             {
@@ -298,21 +312,21 @@ fn of_client(error: &sqlx::Error, place: &str) -> Option<Diagnosis> {
             }
             _ => return None,
         };
-        return Some(Diagnosis::new(format!("{place} says: {said}"), fix));
+        return Some(Diagnosis::new(format!("{endpoint} says: {message}"), fix));
     }
     if matches!(error, sqlx::Error::Protocol(_)) {
         return Some(Diagnosis::new(
-            format!("what listens at {place} does not speak Postgres"),
+            format!("what listens at {endpoint} does not speak Postgres"),
             "correct host and port in DATABASE_URL",
         ));
     }
     let trust = "name its root in DATABASE_URL with sslrootcert=FILE";
     if let Some(fault) = NetworkFault::of(error) {
-        return Some(fault.diagnosis(place, "DATABASE_URL", trust));
+        return Some(fault.diagnosis(endpoint, "DATABASE_URL", trust));
     }
     matches!(error, sqlx::Error::Tls(_)).then(|| {
         Diagnosis::new(
-            format!("no TLS with {place}: {error}"),
+            format!("no TLS with {endpoint}: {error}"),
             "correct sslmode in DATABASE_URL",
         )
     })

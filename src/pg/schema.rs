@@ -1,4 +1,4 @@
-//! The schema: applies the migrations, and tells whether a database has the one this release needs.
+//! The schema: applies the migrations, and checks whether a database has the version that this release needs.
 //!
 //! sqlx's table of applied migrations lives in `bridge`: Supabase's API exposes `public`.
 
@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _, SqlStr};
+use sqlx::{Connection as _, SqlStr};
 
-use super::PgError;
 use super::connect::{PgConfig, open, set};
+use super::error::{PgError, SchemaError};
+use super::from_row::from_row;
 
 /// Names with the texts of their files.
 macro_rules! files {
@@ -37,9 +38,12 @@ const FILES: [(&str, &str); 6] = files![
 pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
     table_name: Cow::Borrowed("bridge._sqlx_migrations"),
     create_schemas: Cow::Borrowed(&[Cow::Borrowed("bridge")]),
-    // A later release may have migrated already; `check` says whether this one can work with it.
+    // A later release may have migrated already; `check` decides whether this one can work with it.
     ignore_missing: true,
-    migrations: FILES.map(|(name, sql)| migration(name, sql)).to_vec().into(),
+    migrations: FILES
+        .map(|(name, sql)| migration(name, sql))
+        .to_vec()
+        .into(),
     ..Migrator::DEFAULT
 });
 
@@ -61,74 +65,34 @@ const SERVER_VERSION_MIN: u32 = 150_000;
 /// Another migration is waited for no longer than this.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why the schema will not do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaError {
-    /// Nothing was ever applied.
-    #[error(
-        "the database has no bridge schema; this release needs version {needs}: run `mahspeccy-bridge migrate`"
-    )]
-    Missing {
-        /// What this release needs.
-        needs: i64,
-    },
-    /// Migrations of this release are missing.
-    #[error(
-        "the database has bridge schema version {found}; this release needs version {needs}: run `mahspeccy-bridge migrate`"
-    )]
-    Older {
-        /// What this release needs.
-        needs: i64,
-        /// The last version before the first that is missing, 0 for none.
-        found: i64,
-    },
-    /// A later release has taken away what this one uses.
-    #[error(
-        "the database has bridge schema version {found}, for releases that know version {floor} or later; this release needs version {needs}"
-    )]
-    Newer {
-        /// What this release needs.
-        needs: i64,
-        /// What the database has.
-        found: i64,
-        /// The lowest version that a release must know.
-        floor: i64,
-    },
-    /// A migration was edited after it was applied.
-    #[error("migration {version} of the database differs from this release's")]
-    Changed {
-        /// Which one.
-        version: i64,
-    },
-    /// A migration stopped half-way.
-    #[error("migration {version} of the database was not finished")]
-    Unfinished {
-        /// Which one.
-        version: i64,
-    },
-    /// The server lacks what the migrations use.
-    #[error("the server is Postgres {found}; the bridge needs 15 or later")]
-    Server {
-        /// Its major version.
-        found: u32,
-    },
+/// A row of `bridge._sqlx_migrations`.
+struct AppliedMigration {
+    version: i64,
+    success: bool,
+    checksum: Vec<u8>,
 }
 
-/// The schema version this release needs.
+from_row!(AppliedMigration {
+    version,
+    success,
+    checksum
+});
+
+/// The schema version that this release needs.
 #[must_use]
 pub fn version_needed() -> i64 {
     MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0)
 }
 
-/// Applies what is missing, and answers the version the database has then. Of several at once, one
-/// works and the others wait.
+/// Applies the migrations that are missing, and returns the version that the database has then. If several run at once,
+/// one works and the others wait.
 ///
 /// # Errors
-/// When a migration fails, another one takes too long, or the result is not a schema to work with.
+/// When a migration fails, somebody else's takes too long, or this release cannot work with the result.
 pub async fn migrate(config: &PgConfig) -> Result<i64, PgError> {
     let mut conn = open(config).await?;
     check_server(&conn)?;
-    // For the wait for another migration; each file has a limit of its own for its locks.
+    // This limits the wait for another migration; each file has a limit of its own for its locks.
     set(&mut conn, &[("lock_timeout", MIGRATION_LOCK_TIMEOUT)]).await?;
     MIGRATIONS.run_direct(None, &mut conn, false).await?;
     let version = check(&mut conn).await?;
@@ -136,14 +100,13 @@ pub async fn migrate(config: &PgConfig) -> Result<i64, PgError> {
     Ok(version)
 }
 
-/// Tells whether this release can work on the schema, and answers the version it found.
+/// Checks that this release can work with the schema, and returns the version.
 ///
-/// A later version passes unless it says that it does not suit this release: migrations are safe to run
-/// beside the previous release, and a worker that is started again in the middle of a deployment, or
-/// rolled back after one, has to work.
+/// A later version passes unless its floor excludes this release: migrations are safe to run beside the previous release,
+/// and a worker that is restarted in the middle of a deployment, or rolled back after one, has to work.
 ///
 /// # Errors
-/// [`PgError::Schema`] says what is wrong.
+/// [`PgError::Schema`] when this release cannot work with the schema.
 pub async fn check(conn: &mut PgConnection) -> Result<i64, PgError> {
     check_server(conn)?;
     let needs = version_needed();
@@ -156,20 +119,19 @@ pub async fn check(conn: &mut PgConnection) -> Result<i64, PgError> {
     if !exists {
         return Err(SchemaError::Missing { needs }.into());
     }
-    let mut applied = BTreeMap::new();
-    for row in sqlx::query(
+    let rows: Vec<AppliedMigration> = sqlx::query_as(
         "-- schema.applied
         select version, success, checksum from bridge._sqlx_migrations",
     )
     .fetch_all(&mut *conn)
-    .await?
-    {
-        let (version, success, checksum): (i64, bool, Vec<u8>) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        if !success {
+    .await?;
+    let mut applied = BTreeMap::new();
+    for row in rows {
+        if !row.success {
+            let version = row.version;
             return Err(SchemaError::Unfinished { version }.into());
         }
-        applied.insert(version, checksum);
+        applied.insert(row.version, row.checksum);
     }
     let Some(found) = applied.keys().max().copied() else {
         return Err(SchemaError::Missing { needs }.into());
@@ -194,7 +156,7 @@ pub async fn check(conn: &mut PgConnection) -> Result<i64, PgError> {
     Ok(found)
 }
 
-/// Whether all of this release's migrations are there, as they are here.
+/// Checks that all migrations of this release are applied, and unchanged.
 fn compare(applied: &BTreeMap<i64, Vec<u8>>) -> Result<(), SchemaError> {
     let mut found = 0;
     for migration in MIGRATIONS.iter() {
@@ -214,7 +176,7 @@ fn compare(applied: &BTreeMap<i64, Vec<u8>>) -> Result<(), SchemaError> {
 }
 
 fn check_server(conn: &PgConnection) -> Result<(), SchemaError> {
-    // A pooler may not tell; then the migrations find out.
+    // A pooler may not report it; then the migrations fail.
     match conn.server_version_num() {
         Some(found) if found < SERVER_VERSION_MIN => Err(SchemaError::Server {
             found: found / 10_000,

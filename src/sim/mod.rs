@@ -47,65 +47,33 @@
 //! seed and the same calls give the same bytes; prices are raw (1/100000), volumes 1/100 unit, money
 //! in the account's smallest unit.
 
-mod account_spec;
-mod accounts;
-mod auth;
 mod broker;
-mod build;
-mod by_hand;
-mod cash;
-mod charts;
-mod closing;
-mod conn;
-mod dispatch;
-mod envelope;
-mod faults;
-mod fills;
-mod history;
-mod inspect;
-mod ledger;
-mod limits;
-mod market;
-mod money;
-mod num;
-mod order_spec;
-mod orders;
-pub mod presets;
-mod protection;
+mod script;
 pub mod server;
-mod spec;
-mod spots;
-mod statics;
+mod state;
 #[cfg(test)]
 mod tests;
-mod tokens;
-mod trade;
+mod world;
 
-pub use account_spec::{AccountSpec, PositionSpec};
-pub use broker::{Broker, Close, ConnId, MAX_FRAME, Output, Seen, Settings, Stats};
-pub use build::{Builder, CLIENT_ID, CLIENT_SECRET};
-pub use envelope::{Refusal, Route};
-pub use faults::{Rotation, Unauthorised};
-pub use inspect::{AccountTruth, ConnView, PositionTruth};
-pub use ledger::{Entry, What};
-pub use limits::Limits;
-pub use num::{RAW_PER_UNIT, raw};
-pub use order_spec::{OrderKind, OrderSpec};
-pub use orders::Placed;
-pub use protection::OrderChange;
-pub use spec::{
+pub use script::inspect::ConnectionInfo;
+pub use state::broker::Broker;
+pub use state::connection::{Close, ConnId, Output};
+pub use state::envelope::MAX_FRAME;
+pub use state::faults::{TokenRefreshEffect, UnauthorisedReply};
+pub use state::journal::{JournalEntry, JournalEvent};
+pub use state::order::PlacedOrder;
+pub use state::refusal::{Refusal, RefusalMessage};
+pub use state::request::RequestRecord;
+pub use state::stats::Stats;
+pub use state::tokens::ACCESS_TOKEN_LIFETIME;
+pub use state::truth::{AccountTruth, PositionTruth};
+pub use world::account_spec::{AccountSpec, PositionSpec};
+pub use world::builder::{Builder, CLIENT_ID, CLIENT_SECRET, Simulator};
+pub use world::order_spec::{OrderAmendment, OrderKind, OrderSpec};
+pub use world::presets;
+pub use world::price::{RAW_PER_UNIT, raw};
+pub use world::settings::{Limits, Settings};
+pub use world::spec::{
     AccountKind, AssetSpec, BrokerSpec, Commission, Environment, LeverageSpec, MarginType, Side,
     SymbolSpec,
 };
-pub use tokens::LIFETIME;
-
-/// The way in: [`Simulator::builder`].
-#[derive(Clone, Copy, Debug)]
-pub struct Simulator;
-
-impl Simulator {
-    /// A world to be.
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-}

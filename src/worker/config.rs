@@ -11,6 +11,9 @@ use crate::pg::connect::PgConfig;
 use crate::token_cipher::TokenCipher;
 use crate::ws::dial::TlsError;
 
+/// How long a dependency may be away when the worker starts.
+pub(in crate::worker) const START_DEADLINE: Duration = Duration::from_secs(30);
+
 /// What a worker needs to know.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {

@@ -1,5 +1,5 @@
-//! Opening a socket: name, TCP, TLS and upgrade, all within one deadline, since an endpoint under
-//! maintenance may accept TCP and then never finish the handshake.
+//! Opens a socket: name resolution, TCP, TLS and WebSocket upgrade, all within one deadline, since an endpoint
+//! under maintenance may accept TCP and then never finish the handshake.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,46 +13,46 @@ use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 use super::Socket;
 use crate::ctrader::frame::MESSAGE_BYTES_MAX;
 
-/// Name, TCP, TLS and upgrade together.
+/// For name resolution, TCP, TLS and upgrade together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a socket reads at once: a record of TLS, which holds hundreds of spots. The library's 128 KiB
-/// would cost more memory than all else a connection has.
+/// The read buffer of a socket: one TLS record, which holds hundreds of quotes. The library's default of 128 KiB
+/// would take more memory than the rest of a connection.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Why no socket was opened.
+/// Why a socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// It took too long.
+    /// The deadline passed.
     #[error("no answer within {} s", DIAL_TIMEOUT.as_secs())]
     TimedOut,
-    /// It failed.
+    /// A step failed.
     #[error("connecting failed")]
     Failed(#[source] Box<Error>),
 }
 
-/// Why there is no TLS.
+/// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A certificate of the extra file cannot be a root.
+    /// An extra certificate cannot be used as a root.
     #[error("an extra root certificate is unusable")]
     Root(#[source] rustls::Error),
-    /// The provider refuses its own defaults.
+    /// The provider does not support the default protocol versions.
     #[error("the TLS provider is unusable")]
     Provider(#[source] rustls::Error),
 }
 
-/// Opens sockets that trust the public roots and some extra ones.
+/// Opens sockets. It trusts the public roots and some extra ones.
 #[derive(Clone)]
 pub struct Dialer {
     tls: Arc<ClientConfig>,
 }
 
 impl Dialer {
-    /// A dialer that also trusts `extra_roots`.
+    /// Returns a dialer that also trusts `extra_roots`.
     ///
     /// # Errors
-    /// When one of them is no usable root.
+    /// When one of them cannot be used as a root.
     pub fn new(
         extra_roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, TlsError> {
@@ -81,7 +81,7 @@ impl Dialer {
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let connector = Some(Connector::Rustls(Arc::clone(&self.tls)));
-        // Small frames that must not wait for one another: no Nagle.
+        // `true` disables Nagle's algorithm: small frames must not wait for one another.
         let dialing = connect_async_tls_with_config(url, Some(config), true, connector);
         match tokio::time::timeout(DIAL_TIMEOUT, dialing).await {
             Ok(Ok((stream, _response))) => Ok(Socket { stream }),

@@ -1,10 +1,10 @@
 //! The WebSocket that carries the protocol: one binary message is one `ProtoMessage`.
 //!
-//! Knows sockets and nothing of what is said over them; `worker::link` drives a
+//! This module knows sockets and nothing of the messages on them: `worker::link` drives a
 //! [`crate::ctrader::connection::Connection`] with it.
 
+pub mod diagnose;
 pub mod dial;
-pub mod fault;
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-/// How long the other end may refuse to take what we send before the socket counts as dead.
+/// How long a write may be blocked before the socket counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came in.
+/// What a socket received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
     /// A binary message.
     Message(Bytes),
-    /// An answer to a ping.
+    /// The reply to a ping.
     Pong,
-    /// Something that only shows that the other end lives.
+    /// A frame that only shows that the other end is alive.
     Other,
 }
 
-/// Why a socket is over.
+/// Why a socket ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The other end closed it.
@@ -37,10 +37,10 @@ pub enum SocketError {
         /// The WebSocket close code, if one was given.
         code: Option<u16>,
     },
-    /// It broke.
+    /// A read or write failed.
     #[error("the socket broke")]
     Broken(#[source] Box<Error>),
-    /// Nothing could be sent for too long.
+    /// A write was blocked for too long.
     #[error("the socket takes nothing any more")]
     Stuck,
 }
@@ -62,13 +62,13 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The next thing that comes in.
+    /// Waits for the next message.
     ///
     /// # Errors
-    /// When the socket is over.
+    /// When the socket has ended.
     ///
     /// # Cancel safety
-    /// Cancel safe: a message is lost at no await.
+    /// Cancel safe: no message is lost.
     pub async fn receive(&mut self) -> Result<Incoming, SocketError> {
         match self.stream.next().await {
             Some(message) => incoming(message?),
@@ -76,10 +76,10 @@ impl Socket {
         }
     }
 
-    /// What has already come in, without waiting; `None` when nothing has.
+    /// Returns the next message if one has arrived already; never waits.
     ///
     /// # Errors
-    /// When the socket is over.
+    /// When the socket has ended.
     pub fn receive_ready(&mut self) -> Result<Option<Incoming>, SocketError> {
         match self.stream.next().now_or_never() {
             None => Ok(None),
@@ -91,7 +91,7 @@ impl Socket {
     /// Queues a binary message; [`Socket::flush`] sends it.
     ///
     /// # Errors
-    /// When the socket is over or takes nothing any more.
+    /// When the socket has ended or a write is blocked for too long.
     pub async fn feed(&mut self, message: Bytes) -> Result<(), SocketError> {
         self.queue(Message::Binary(message)).await
     }
@@ -99,7 +99,7 @@ impl Socket {
     /// Queues a ping.
     ///
     /// # Errors
-    /// When the socket is over or takes nothing any more.
+    /// When the socket has ended or a write is blocked for too long.
     pub async fn feed_ping(&mut self) -> Result<(), SocketError> {
         self.queue(Message::Ping(Bytes::new())).await
     }
@@ -107,15 +107,15 @@ impl Socket {
     /// Sends what is queued.
     ///
     /// # Errors
-    /// When the socket is over or takes nothing any more.
+    /// When the socket has ended or a write is blocked for too long.
     pub async fn flush(&mut self) -> Result<(), SocketError> {
         let flushed = tokio::time::timeout(WRITE_TIMEOUT, self.stream.flush()).await;
         Ok(flushed.map_err(|_| SocketError::Stuck)??)
     }
 
-    /// Says goodbye, if the other end still listens.
+    /// Sends a close frame, if the other end still reads.
     pub async fn close(mut self) {
-        // Whether it heard us changes nothing: the socket is dropped either way.
+        // The socket is dropped whether or not the frame could be sent.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.stream.close(None)).await;
     }
 

@@ -6,73 +6,77 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mahspeccy_bridge::amqp::ConnectionState;
-use mahspeccy_bridge::amqp::consumer::{Outcome, PREFETCH};
+use mahspeccy_bridge::amqp::consumer::PREFETCH;
+use mahspeccy_bridge::amqp::handler::CommandOutcome;
 use mahspeccy_bridge::amqp::topology::{COMMANDS_QUEUE, DEAD_QUEUE};
 use mahspeccy_bridge::domain::command::CommandKind;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::amqp_rig::{DEADLINE, Mode, Rig, commands, depth, nothing_left, send};
+use crate::amqp_support::{DEADLINE, Mode, TestConsumer, commands, depth, nothing_left, send};
 use crate::support::rabbitmq::TestVhost;
 use crate::support::wait::eventually;
 
 #[tokio::test]
 async fn commands_are_applied_once_and_acknowledged() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
     let commands = commands(200);
     send(&vhost, &commands).await;
-    rig.all_applied(&commands).await;
-    assert_eq!(rig.applied.lock().expect("applied").len(), 200);
-    let counts = rig.handle.counts();
+    consumer.all_applied(&commands).await;
+    assert_eq!(consumer.applied.lock().expect("applied").len(), 200);
+    let counts = consumer.handle.counts();
     for kind in [CommandKind::Start, CommandKind::Stop] {
-        assert_eq!(counts.get(&(Some(kind), Outcome::Applied)), Some(&100));
+        assert_eq!(
+            counts.get(&(Some(kind), CommandOutcome::Applied)),
+            Some(&100)
+        );
     }
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
 #[tokio::test]
 async fn a_command_is_not_acknowledged_before_its_handler_ends() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
-    rig.mode.send_replace(Mode::Hang);
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
+    consumer.mode.send_replace(Mode::Hang);
     let commands = commands(100);
     send(&vhost, &commands).await;
-    rig.called(usize::from(PREFETCH)).await;
+    consumer.called(usize::from(PREFETCH)).await;
     // All it may hold is in the handler, the rest waits.
     depth(&vhost, COMMANDS_QUEUE, 100 - u32::from(PREFETCH)).await;
-    assert!(rig.applied().is_empty());
+    assert!(consumer.applied().is_empty());
     // The connection goes while they are handled: they come again, to this consumer.
     vhost.close_all_connections().await;
-    rig.disconnected().await;
-    rig.mode.send_replace(Mode::Apply);
-    rig.all_applied(&commands).await;
+    consumer.disconnected().await;
+    consumer.mode.send_replace(Mode::Apply);
+    consumer.all_applied(&commands).await;
     // A lost connection may leave a command twice: the second is taken too before the stop.
     nothing_left(&vhost).await;
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
 #[tokio::test]
 async fn consumption_goes_on_after_the_broker_closed_the_connection_again_and_again() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
+    let consumer = TestConsumer::start(vhost.url());
     let mut all = Vec::new();
     for _ in 0..4 {
-        rig.connected().await;
+        consumer.connected().await;
         let more = commands(20);
         send(&vhost, &more).await;
         vhost.close_all_connections().await;
-        rig.disconnected().await;
+        consumer.disconnected().await;
         all.extend(more);
     }
-    rig.all_applied(&all).await;
+    consumer.all_applied(&all).await;
     // A lost connection may leave a command twice: the second is taken too before the stop.
     nothing_left(&vhost).await;
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
@@ -80,64 +84,64 @@ async fn consumption_goes_on_after_the_broker_closed_the_connection_again_and_ag
 #[tokio::test]
 async fn commands_survive_an_outage_of_the_database_whatever_happens_to_the_connection() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
-    rig.mode.send_replace(Mode::FailLater);
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
+    consumer.mode.send_replace(Mode::FailLater);
     let commands = commands(50);
     send(&vhost, &commands).await;
     for _ in 0..8 {
-        rig.connected().await;
-        let calls = *rig.calls.borrow();
-        rig.called(calls + 40).await;
+        consumer.connected().await;
+        let calls = *consumer.calls.borrow();
+        consumer.called(calls + 40).await;
         vhost.close_all_connections().await;
-        rig.disconnected().await;
+        consumer.disconnected().await;
     }
-    assert!(rig.applied().is_empty());
+    assert!(consumer.applied().is_empty());
     assert_eq!(vhost.queue_depth(DEAD_QUEUE).await, Some(0));
-    rig.mode.send_replace(Mode::Apply);
-    rig.all_applied(&commands).await;
+    consumer.mode.send_replace(Mode::Apply);
+    consumer.all_applied(&commands).await;
     // A lost connection may leave a command twice: the second is taken too before the stop.
     nothing_left(&vhost).await;
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
 #[tokio::test]
 async fn held_commands_are_tried_with_growing_pauses_and_no_more_are_taken() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
-    rig.mode.send_replace(Mode::FailLater);
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
+    consumer.mode.send_replace(Mode::FailLater);
     let commands = commands(200);
     send(&vhost, &commands).await;
-    rig.called(200).await;
+    consumer.called(200).await;
     // Twice the prefetch is the most that is held.
     let held_max = 2 * u32::from(PREFETCH);
     let waiting = vhost.queue_depth(COMMANDS_QUEUE).await.expect("declared");
     assert!(waiting >= 200 - held_max, "{waiting} of 200 wait");
-    rig.mode.send_replace(Mode::Apply);
-    rig.all_applied(&commands).await;
-    let applied = rig.applied.lock().expect("applied").len();
+    consumer.mode.send_replace(Mode::Apply);
+    consumer.all_applied(&commands).await;
+    let applied = consumer.applied.lock().expect("applied").len();
     assert_eq!(applied, 200, "none came back");
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
 #[tokio::test]
 async fn a_paused_consumer_leaves_commands_to_others_and_keeps_none() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
     // Paused in the middle of a stream of deliveries.
     let before = commands(300);
     let sending = send(&vhost, &before);
     let pausing = async {
-        rig.called(50).await;
-        rig.handle.pause();
+        consumer.called(50).await;
+        consumer.handle.pause();
     };
     tokio::join!(sending, pausing);
     eventually("all to be applied or waiting", DEADLINE, async || {
-        let applied = rig.applied().len();
+        let applied = consumer.applied().len();
         let waiting = vhost.queue_depth(COMMANDS_QUEUE).await.expect("declared");
         let sum = applied + usize::try_from(waiting).expect("few");
         if sum == 300 {
@@ -147,11 +151,14 @@ async fn a_paused_consumer_leaves_commands_to_others_and_keeps_none() {
         }
     })
     .await;
-    assert_eq!(*rig.handle.state().borrow(), ConnectionState::Connected);
+    assert_eq!(
+        *consumer.handle.state().borrow(),
+        ConnectionState::Connected
+    );
 
     let more = commands(10);
     send(&vhost, &more).await;
-    let other = Rig::start(vhost.url());
+    let other = TestConsumer::start(vhost.url());
     other.all_applied(&more).await;
     other.stop().await;
 
@@ -160,28 +167,28 @@ async fn a_paused_consumer_leaves_commands_to_others_and_keeps_none() {
     depth(&vhost, COMMANDS_QUEUE, 10).await;
     // It stays paused over a reconnection.
     vhost.close_all_connections().await;
-    rig.disconnected().await;
-    rig.connected().await;
+    consumer.disconnected().await;
+    consumer.connected().await;
     depth(&vhost, COMMANDS_QUEUE, 10).await;
-    rig.handle.resume();
-    rig.all_applied(&last).await;
-    rig.stop().await;
+    consumer.handle.resume();
+    consumer.all_applied(&last).await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
 #[tokio::test]
 async fn stopping_brings_what_is_in_flight_to_its_end() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
-    rig.mode.send_replace(Mode::Hang);
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
+    consumer.mode.send_replace(Mode::Hang);
     let commands = commands(100);
     send(&vhost, &commands).await;
-    rig.called(usize::from(PREFETCH)).await;
-    rig.begin_stop();
-    rig.mode.send_replace(Mode::Apply);
-    let applied = Arc::clone(&rig.applied);
-    rig.stop().await;
+    consumer.called(usize::from(PREFETCH)).await;
+    consumer.begin_stop();
+    consumer.mode.send_replace(Mode::Apply);
+    let applied = Arc::clone(&consumer.applied);
+    consumer.stop().await;
     let applied = applied.lock().expect("applied").len();
     assert_eq!(applied, usize::from(PREFETCH));
     let left = vhost.get_all(COMMANDS_QUEUE).await;
@@ -197,14 +204,14 @@ async fn stopping_in_an_outage_gives_the_commands_back_as_new() {
     let vhost = TestVhost::create().await;
     let sent = commands(20);
     for round in 0..8 {
-        let rig = Rig::start(vhost.url());
-        rig.mode.send_replace(Mode::FailLater);
-        rig.connected().await;
+        let consumer = TestConsumer::start(vhost.url());
+        consumer.mode.send_replace(Mode::FailLater);
+        consumer.connected().await;
         if round == 0 {
             send(&vhost, &sent).await;
         }
-        rig.called(20).await;
-        rig.stop().await;
+        consumer.called(20).await;
+        consumer.stop().await;
         depth(&vhost, COMMANDS_QUEUE, 20).await;
     }
     for message in vhost.get_all(COMMANDS_QUEUE).await {
@@ -222,8 +229,8 @@ async fn stopping_in_an_outage_gives_the_commands_back_as_new() {
 #[tokio::test]
 async fn a_deleted_queue_is_declared_anew() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
     vhost
         .channel()
         .queue_delete(
@@ -232,13 +239,13 @@ async fn a_deleted_queue_is_declared_anew() {
         )
         .await
         .expect("deleted");
-    let reason = rig.disconnected().await;
+    let reason = consumer.disconnected().await;
     assert_eq!(reason, "the broker cancelled the consumer");
-    rig.connected().await;
+    consumer.connected().await;
     let commands = commands(5);
     send(&vhost, &commands).await;
-    rig.all_applied(&commands).await;
-    rig.stop().await;
+    consumer.all_applied(&commands).await;
+    consumer.stop().await;
 }
 
 /// A relay in front of the broker that can go silent, as a broken network does.
@@ -286,12 +293,12 @@ async fn a_network_that_goes_silent_is_noticed_and_left() {
     through.set_port(Some(relay.port)).expect("a port");
     through.set_query(Some("heartbeat=1"));
 
-    let rig = Rig::start(through.as_str());
-    rig.connected().await;
+    let consumer = TestConsumer::start(through.as_str());
+    consumer.connected().await;
     relay.open.store(false, Ordering::SeqCst);
     relay.frozen.cancel();
-    tokio::time::timeout(Duration::from_secs(20), rig.disconnected())
+    tokio::time::timeout(Duration::from_secs(20), consumer.disconnected())
         .await
         .expect("noticed by the missing heartbeat");
-    rig.stop().await;
+    consumer.stop().await;
 }

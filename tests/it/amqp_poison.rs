@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use mahspeccy_bridge::amqp::topology::{COMMANDS_EXCHANGE, DEAD_QUEUE};
 
-use crate::amqp_rig::{Mode, Rig, commands, depth, nothing_left, send};
+use crate::amqp_support::{Mode, TestConsumer, commands, depth, nothing_left, send};
 use crate::support::rabbitmq::TestVhost;
 use crate::support::services;
 
@@ -79,8 +79,8 @@ fn poison() -> Vec<(Vec<u8>, &'static str)> {
 #[tokio::test]
 async fn every_poison_is_dead_lettered_once_as_it_was_and_good_commands_pass_by_it() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
 
     let commands = commands(20);
     let mut expected: HashMap<String, (Vec<u8>, &str)> = HashMap::new();
@@ -101,11 +101,14 @@ async fn every_poison_is_dead_lettered_once_as_it_was_and_good_commands_pass_by_
     }
     send(&vhost, &commands[expected.len()..]).await;
 
-    rig.all_applied(&commands).await;
+    consumer.all_applied(&commands).await;
     let count = u32::try_from(expected.len()).expect("few");
     depth(&vhost, DEAD_QUEUE, count).await;
-    assert_eq!(rig.applied.lock().expect("applied").len(), commands.len());
-    rig.stop().await;
+    assert_eq!(
+        consumer.applied.lock().expect("applied").len(),
+        commands.len()
+    );
+    consumer.stop().await;
 
     for message in vhost.get_all(DEAD_QUEUE).await {
         let properties = &message.properties;
@@ -144,8 +147,8 @@ async fn every_poison_is_dead_lettered_once_as_it_was_and_good_commands_pass_by_
 #[tokio::test]
 async fn properties_that_would_refuse_or_lose_a_dead_letter_do_not() {
     let vhost = TestVhost::create().await;
-    let rig = Rig::start(vhost.url());
-    rig.connected().await;
+    let consumer = TestConsumer::start(vhost.url());
+    consumer.connected().await;
     // The broker checks this against the publisher, which the consumer is not.
     let user = services::amqp_url().username().to_owned();
     let properties = BasicProperties::default()
@@ -162,7 +165,7 @@ async fn properties_that_would_refuse_or_lose_a_dead_letter_do_not() {
     assert_eq!(message.header("x-bridge-original-user-id"), Some(user));
     assert_eq!(*message.properties.expiration(), None);
     assert_eq!(*message.properties.delivery_mode(), Some(2));
-    rig.stop().await;
+    consumer.stop().await;
     nothing_left(&vhost).await;
 }
 
@@ -173,18 +176,18 @@ async fn a_command_that_can_never_be_applied_is_dead_lettered_with_the_handlers_
         (Mode::Panic, "the handler panicked"),
     ] {
         let vhost = TestVhost::create().await;
-        let rig = Rig::start(vhost.url());
-        rig.connected().await;
-        rig.mode.send_replace(mode);
+        let consumer = TestConsumer::start(vhost.url());
+        consumer.connected().await;
+        consumer.mode.send_replace(mode);
         let commands = commands(3);
         send(&vhost, &commands).await;
         depth(&vhost, DEAD_QUEUE, 3).await;
-        rig.mode.send_replace(Mode::Apply);
-        let more = crate::amqp_rig::commands(3);
+        consumer.mode.send_replace(Mode::Apply);
+        let more = crate::amqp_support::commands(3);
         send(&vhost, &more).await;
-        rig.all_applied(&more).await;
-        assert_eq!(*rig.calls.borrow(), 6, "each is tried once");
-        rig.stop().await;
+        consumer.all_applied(&more).await;
+        assert_eq!(*consumer.calls.borrow(), 6, "each is tried once");
+        consumer.stop().await;
         for message in vhost.get_all(DEAD_QUEUE).await {
             assert_eq!(message.header("x-bridge-reason").as_deref(), Some(reason));
         }

@@ -7,7 +7,7 @@ use mahspeccy_bridge::domain::command::Command;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::amqp_rig::{DEADLINE, Rig, commands, settings};
+use crate::amqp_support::{DEADLINE, TestConsumer, commands, settings};
 use crate::support::rabbitmq::TestVhost;
 
 #[tokio::test]
@@ -70,15 +70,15 @@ async fn errors_say_what_is_wrong_and_never_the_password() {
         assert!(!text.contains("hunter2"), "{text}");
     }
 
-    let rig = Rig::start(&format!("amqp://{}:hunter2@{host}", vhost.name()));
-    let mut state = rig.handle.state();
+    let consumer = TestConsumer::start(&format!("amqp://{}:hunter2@{host}", vhost.name()));
+    let mut state = consumer.handle.state();
     state.changed().await.expect("it tries");
-    let reason = rig.disconnected().await;
+    let reason = consumer.disconnected().await;
     assert!(
         reason.contains("ACCESS_REFUSED") && !reason.contains("hunter2"),
         "{reason}"
     );
-    rig.stop().await;
+    consumer.stop().await;
 }
 
 #[tokio::test]

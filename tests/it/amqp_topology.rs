@@ -6,7 +6,7 @@ use lapin::{BasicProperties, ExchangeKind};
 use mahspeccy_bridge::amqp::{AmqpError, ConnectionState, publisher, topology};
 use serde_json::json;
 
-use crate::amqp_rig::{DEADLINE, Rig, commands, management, settings};
+use crate::amqp_support::{DEADLINE, TestConsumer, commands, management, settings};
 use crate::support::rabbitmq::TestVhost;
 use crate::support::wait::eventually;
 
@@ -73,8 +73,8 @@ async fn a_queue_with_other_arguments_is_an_error_that_names_it() {
         "{text}"
     );
 
-    let rig = Rig::start(vhost.url());
-    let state = rig.handle.state();
+    let consumer = TestConsumer::start(vhost.url());
+    let state = consumer.handle.state();
     eventually(
         "the consumer to say why",
         DEADLINE,
@@ -86,7 +86,7 @@ async fn a_queue_with_other_arguments_is_an_error_that_names_it() {
         },
     )
     .await;
-    rig.stop().await;
+    consumer.stop().await;
 }
 
 #[tokio::test]

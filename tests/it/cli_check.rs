@@ -74,7 +74,7 @@ impl Report {
         assert_eq!(self.code, Some(69), "{}", self.text);
         let (verdict, said) = self.line(what);
         assert_eq!(verdict, "FAIL", "{}", self.text);
-        let (says_cause, says_fix) = said.split_once(". To mend it: ").expect("two clauses");
+        let (says_cause, says_fix) = said.split_once(". To fix it: ").expect("two clauses");
         assert!(says_cause.contains(cause), "{said}");
         assert!(says_fix.contains(fix), "{said}");
         for other in LINES.iter().filter(|line| **line != what) {

@@ -2,10 +2,12 @@
 
 use std::process::Stdio;
 
+use anstream::adapter::strip_str;
 use mahspeccy_bridge::sim::{AccountSpec, Builder, Simulator};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
+use unicode_width::UnicodeWidthStr;
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -116,6 +118,111 @@ async fn sessions_are_shown_with_owner_state_age_and_figures() {
     let (_, text) = status(&fleet, &["seen@example.org", "--json"]).await;
     let json: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(json[0]["workerId"], Value::Null, "{text}");
+}
+
+/// Runs a command in a terminal of so many columns and prints what the terminal receives.
+const IN_TERMINAL: &str = "\
+import fcntl, os, pty, struct, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 24, int(sys.argv[1]), 0, 0))
+    os.execv(sys.argv[2], sys.argv[2:])
+while True:
+    try:
+        data = os.read(terminal, 65536)
+    except OSError:
+        break
+    if not data:
+        break
+    sys.stdout.buffer.write(data)
+";
+
+/// What a terminal of so many columns receives, with its styles.
+async fn in_terminal(fleet: &Fleet, columns: u16, variables: &[(&str, &str)]) -> String {
+    let call = fleet.call(&["status"]);
+    let call = call.as_std();
+    let mut python = tokio::process::Command::new("python3");
+    python
+        .args(["-c", IN_TERMINAL, &columns.to_string()])
+        .arg(call.get_program())
+        .args(call.get_args())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("TERM", "xterm-256color");
+    for (name, value) in call.get_envs() {
+        if let Some(value) = value {
+            python.env(name, value);
+        }
+    }
+    if let Some(directory) = call.get_current_dir() {
+        python.current_dir(directory);
+    }
+    python.envs(variables.iter().copied());
+    let output = python.output().await.expect("Python runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[tokio::test]
+async fn no_line_is_wider_than_a_terminal_of_80_columns() {
+    let fleet = Fleet::new(world()).await;
+    let reason = "市場休止 🛑 the broker has closed the account until further notice, ask support";
+    for (user, account, why) in [
+        (
+            "a-user-with-a-long-name@mail.example.org",
+            1001_i64,
+            Some(reason),
+        ),
+        ("山田太郎", 1002, None),
+    ] {
+        sqlx::query(
+            "insert into bridge.sessions
+                (user_id, account_id, desired, command_id, command_issued_at, status, last_error)
+             values ($1, $2, 'running', gen_random_uuid(), now(), 'failed', $3)",
+        )
+        .bind(user)
+        .bind(account)
+        .bind(why)
+        .execute(fleet.db.pool())
+        .await
+        .expect("stored");
+    }
+
+    // Elsewhere nothing is left out.
+    let (_, piped) = status(&fleet, &[]).await;
+    assert!(
+        piped.contains(reason) && piped.contains("POSITIONS"),
+        "{piped}"
+    );
+    assert!(!piped.contains('\x1b'), "{piped:?}");
+
+    for columns in [80, 60, 120] {
+        let shown = in_terminal(&fleet, columns, &[]).await;
+        assert!(shown.contains("\x1b[38;5;1mfailed\x1b["), "{shown:?}");
+        let plain = in_terminal(&fleet, columns, &[("NO_COLOR", "1")]).await;
+        assert!(!plain.contains('\x1b'), "{plain:?}");
+        assert_eq!(strip_str(&shown).to_string(), plain);
+        let lines: Vec<&str> = plain.lines().collect();
+        assert_eq!(lines.len(), 4, "{plain}");
+        for line in &lines {
+            assert!(line.width() <= usize::from(columns), "{columns}: {plain}");
+        }
+        for part in ["USER", "STATUS", "WHY", "市場休止", "山田太郎", "…"] {
+            assert!(plain.contains(part), "{part} in {plain}");
+        }
+        // The reason begins where its column does, in cells of the terminal.
+        let start = |line: &str, text: &str| line.find(text).map(|at| line[..at].width());
+        assert_eq!(
+            start(lines[0], "STATUS"),
+            start(lines[1], "failed"),
+            "{plain}"
+        );
+        assert_eq!(
+            start(lines[0], "STATUS"),
+            start(lines[2], "failed"),
+            "{plain}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ async fn a_link_that_breaks_again_and_again_is_true_after_the_last_time() {
         if round % 2 == 0 {
             fleet.sim.kill_sockets();
         } else {
-            fleet.sim.with(Broker::say_bye);
+            fleet.sim.with(Broker::close_all_with_bye);
         }
         fleet.sim.with(|broker| broker.deposit(1001, 100));
         fleet

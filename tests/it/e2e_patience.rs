@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mahspeccy_bridge::sim::{AccountSpec, Route, Simulator};
+use mahspeccy_bridge::sim::{AccountSpec, RefusalMessage, Simulator};
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -20,10 +20,10 @@ fn world() -> mahspeccy_bridge::sim::Builder {
 #[tokio::test]
 async fn a_maintenance_is_waited_for_and_its_end_is_known_in_either_unit() {
     // Milliseconds in the one message, seconds in the other.
-    for route in [Route::CommonError, Route::OaError] {
+    for message in [RefusalMessage::CommonError, RefusalMessage::OaError] {
         let mut fleet = Fleet::new(world()).await;
         fleet.sim.with(|broker| {
-            broker.maintenance_as(route);
+            broker.maintenance_sent_as(message);
             broker.maintenance(Some(Duration::from_secs(6)));
         });
         let worker = fleet.worker().await;

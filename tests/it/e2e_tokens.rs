@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mahspeccy_bridge::sim::{AccountSpec, Builder, Rotation, Simulator};
+use mahspeccy_bridge::sim::{AccountSpec, Builder, Simulator, TokenRefreshEffect};
 
 use super::support::fleet::{DEADLINE, Fleet};
 use super::support::wait::eventually;
@@ -142,12 +142,12 @@ async fn ten_renewals_in_a_row_leave_every_account_with_a_pair_that_works() {
             _ => {
                 // Both of what cTrader may do to the sessions of the old token, in turn.
                 let how = if round % 2 == 0 {
-                    Rotation::Silent
+                    TokenRefreshEffect::KeepsSessions
                 } else {
-                    Rotation::Invalidates
+                    TokenRefreshEffect::EndsSessions
                 };
                 fleet.sim.with(|broker| {
-                    broker.rotation_as(how);
+                    broker.set_token_refresh_effect(how);
                     broker.expired_as_invalid(round % 3 == 0);
                 });
                 expire(&fleet);

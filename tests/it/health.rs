@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mahspeccy_bridge::http::{Beat, Health, HealthServer, HealthSnapshot};
+use mahspeccy_bridge::http::{Health, HealthServer, HealthSnapshot, LoopHeartbeat};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -134,7 +134,7 @@ async fn status_and_readiness_follow_the_snapshot() {
 #[tokio::test]
 async fn a_stalled_loop_is_named_and_one_that_goes_on_is_not() {
     let server = Server::start(None).await;
-    let beat = |age: u64| Beat {
+    let beat = |age: u64| LoopHeartbeat {
         at: Instant::now()
             .checked_sub(Duration::from_secs(age))
             .expect("the machine is up for longer"),

@@ -13,7 +13,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mahspeccy_bridge::sim::{Broker, Entry};
+use mahspeccy_bridge::sim::{Broker, JournalEntry};
 
 use crate::support::pair::{Chance, Pair, Weather, seeds};
 use reference::Start;
@@ -78,14 +78,14 @@ impl History {
         let mut chance = Chance::new(seed);
         let world = World::new(&mut chance);
         let mut pair = Pair::seeded(seed, world.builder());
-        pair.broker.keep_ledger();
+        pair.broker.keep_journal();
         pair.link.weather = trouble.weather;
         let settings = pair.broker.settings_mut();
         settings.trader_updates = chance.per_mille(300);
         settings.unsigned_withdrawals = chance.per_mille(300);
         settings.partial_stop_out = chance.per_mille(500);
-        settings.hand_gap = Duration::from_millis(chance.pick(&[0, 0, 15, 300]));
-        settings.part_gap = Duration::from_millis(chance.pick(&[0, 0, 40]));
+        settings.manual_fill_delay = Duration::from_millis(chance.pick(&[0, 0, 15, 300]));
+        settings.partial_fill_delay = Duration::from_millis(chance.pick(&[0, 0, 40]));
         let start = world.start(&pair);
         pair.open(ACCOUNT, TOKEN);
         Self {
@@ -191,7 +191,7 @@ impl History {
 
     fn compare(&mut self) {
         let row = self.pair.row(ACCOUNT).expect("the account is live");
-        let happened: &[Entry] = self.pair.broker.ledger();
+        let happened: &[JournalEntry] = self.pair.broker.journal();
         let expected = self.start.after(happened);
         let shown = figures::of_row(&row, self.start.digits);
         assert_eq!(
@@ -209,7 +209,12 @@ impl History {
 
     /// The row is the simulator's own truth too, and every deal was told once.
     fn end(mut self) {
-        if self.start.after(self.pair.broker.ledger()).equity.is_some() {
+        if self
+            .start
+            .after(self.pair.broker.journal())
+            .equity
+            .is_some()
+        {
             self.pair.assert_truth(ACCOUNT);
         }
         assert!(self.pair.failure().is_none(), "{:?}", self.pair.failure());

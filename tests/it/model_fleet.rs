@@ -36,7 +36,9 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use acts::{Flaw, Fleet, HEALS, HELD, IN_ORDER, MADE, ONE_HOLDER, ONE_WRITER, STOPPED, Trouble};
+use acts::{
+    Flaw, FleetModel, HEALS, HELD, IN_ORDER, MADE, ONE_HOLDER, ONE_WRITER, STOPPED, Trouble,
+};
 use healing::Followed;
 use state::State;
 
@@ -67,8 +69,8 @@ const PAIRS: &[Trouble] = &[
     Trouble::Age,
 ];
 
-fn fleet(begin: State, troubles: &'static [Trouble], busy_max: usize) -> Fleet {
-    Fleet {
+fn fleet(begin: State, troubles: &'static [Trouble], busy_max: usize) -> FleetModel {
+    FleetModel {
         begin,
         troubles,
         busy_max,
@@ -80,7 +82,7 @@ fn fleet(begin: State, troubles: &'static [Trouble], busy_max: usize) -> Fleet {
 }
 
 /// Checks everything there is, and says how much that was. `sights`: it must have got to see them all.
-fn check(what: &str, fleet: Fleet, sights: bool) {
+fn check(what: &str, fleet: FleetModel, sights: bool) {
     let began = Instant::now();
     let checker = fleet.checker().spawn_bfs().join();
     eprintln!(
@@ -105,7 +107,7 @@ fn check(what: &str, fleet: Fleet, sights: bool) {
 
 /// Checks a fleet with a flaw: this property must not hold.
 fn finds(flaw: Flaw, troubles: &'static [Trouble], disturbances: u8, property: &'static str) {
-    let fleet = Fleet {
+    let fleet = FleetModel {
         flaw,
         follows: property == HEALS,
         ..fleet(State::alone(disturbances), troubles, 2)
@@ -188,7 +190,7 @@ fn found_a_late_claim_is_locked_and_forgotten() {
     finds(Flaw::ServesLate, &[Trouble::Cut], 1, HEALS);
 }
 
-/// A release that failed by itself was not tried again: `table::free` does not show the slot even to the worker
+/// A release that failed by itself was not tried again: `table::free_slots` does not show the slot even to the worker
 /// that has its lock, so nobody asked for it. It stayed locked and was not run.
 #[test]
 fn found_a_release_that_fails_is_forgotten() {

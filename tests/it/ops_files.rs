@@ -440,12 +440,12 @@ fn what_the_runbook_quotes_is_said() {
     for (file, words) in [
         ("src/domain/command.rs", "is not JSON"),
         ("src/domain/command.rs", "is neither start nor stop"),
-        ("src/amqp/dead.rs", "the broker gave up"),
+        ("src/amqp/dead_letters.rs", "the broker gave up"),
         ("src/ctrader/error.rs", "refuses this application"),
         ("src/ctrader/error.rs", "connect cTrader again"),
-        ("src/worker/tokens.rs", "cannot be decrypted"),
-        ("src/worker/tokens.rs", "has no key"),
-        ("src/worker/coordinator/agree.rs", "session begins"),
+        ("src/token_cipher.rs", "cannot be decrypted"),
+        ("src/token_cipher.rs", "has no key"),
+        ("src/worker/ownership/reconcile.rs", "session begins"),
         ("src/worker/link/events.rs", "session live"),
         ("src/worker/link/events.rs", "session down"),
         (

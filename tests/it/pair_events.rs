@@ -2,8 +2,8 @@
 
 use mahspeccy_bridge::domain::ids::PositionId;
 use mahspeccy_bridge::sim::{
-    AccountSpec, Broker, Builder, OrderChange, OrderSpec, Placed, PositionSpec, Refusal, Side,
-    Simulator, raw,
+    AccountSpec, Broker, Builder, OrderAmendment, OrderSpec, PlacedOrder, PositionSpec, Refusal,
+    Side, Simulator, raw,
 };
 
 use crate::support::pair::Pair;
@@ -46,7 +46,7 @@ fn a_market_order_opens_then_gets_its_levels() {
     let order = OrderSpec::market("GBPUSD", Side::Sell, 300_000)
         .relative(Some(200), Some(500))
         .label("mine", "a comment");
-    let placed: Placed = step(&mut pair, |broker| broker.place_order(ACCOUNT, &order));
+    let placed: PlacedOrder = step(&mut pair, |broker| broker.place_order(ACCOUNT, &order));
     let held = only_position(&mut pair);
     assert_eq!(held.position_id.0, placed.position);
     assert_eq!(
@@ -148,11 +148,11 @@ fn a_pending_order_is_placed_amended_and_cancelled() {
         Some("149.500".to_owned())
     );
     assert_eq!(shown.position_id, Some(PositionId(placed.position)));
-    let change = OrderChange {
+    let change = OrderAmendment {
         limit: Some(raw("149.7")),
         volume: Some(300_000),
         expiration_ms: Some(1_760_000_000_000),
-        ..OrderChange::default()
+        ..OrderAmendment::default()
     };
     step(&mut pair, |broker| {
         broker.amend_order(ACCOUNT, placed.order, change)
@@ -203,9 +203,9 @@ fn a_cancelled_order_on_an_open_position_leaves_the_position() {
     let mut pair = live(eurusd());
     let order = OrderSpec::limit("EURUSD", Side::Buy, 200_000, raw("1.05")).on(501);
     let placed = step(&mut pair, |broker| broker.place_order(ACCOUNT, &order));
-    let change = OrderChange {
+    let change = OrderAmendment {
         limit: Some(raw("1.04")),
-        ..OrderChange::default()
+        ..OrderAmendment::default()
     };
     step(&mut pair, |broker| {
         broker.amend_order(ACCOUNT, placed.order, change)

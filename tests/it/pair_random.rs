@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mahspeccy_bridge::sim::presets::ALPHA;
 use mahspeccy_bridge::sim::{
-    AccountSpec, Broker, OrderChange, OrderSpec, PositionSpec, Side, Simulator, raw,
+    AccountSpec, Broker, OrderAmendment, OrderSpec, PositionSpec, Side, Simulator, raw,
 };
 
 use crate::support::pair::{Chance, Pair, Weather, seeds};
@@ -116,9 +116,9 @@ fn anything(broker: &mut Broker, account: i64, chance: &mut Chance) {
         10 => drop(broker.amend_order(
             account,
             pending,
-            OrderChange {
+            OrderAmendment {
                 volume: Some(volume),
-                ..OrderChange::default()
+                ..OrderAmendment::default()
             },
         )),
         11 => drop(broker.cancel_order(account, pending)),

@@ -10,8 +10,8 @@ use mahspeccy_bridge::sim::presets::{
     ALPHA, WORKED_ACCOUNT as ACCOUNT, WORKED_TOKEN, worked_account,
 };
 use mahspeccy_bridge::sim::{
-    AccountSpec, Broker, Builder, Limits, PositionSpec, Refusal, Route, Side, Simulator,
-    Unauthorised, raw,
+    AccountSpec, Broker, Builder, Limits, PositionSpec, Refusal, RefusalMessage, Side, Simulator,
+    UnauthorisedReply, raw,
 };
 
 use crate::support::pair::Pair;
@@ -62,7 +62,7 @@ fn a_blocked_request_waits_and_then_succeeds() {
         for refusal in [
             Refusal::new("BLOCKED_PAYLOAD_TYPE").retry_after(4),
             Refusal::new("REQUEST_FREQUENCY_EXCEEDED"),
-            Refusal::new("BLOCKED_PAYLOAD_TYPE").route(Route::CommonError),
+            Refusal::new("BLOCKED_PAYLOAD_TYPE").sent_as(RefusalMessage::CommonError),
         ] {
             let mut pair = Pair::new(world());
             pair.broker.refuse(Some(kind), 2, refusal);
@@ -159,9 +159,9 @@ fn a_refused_account_is_down_with_the_reason_and_its_neighbour_goes_live() {
         ("SOMETHING_NEW", Disposition::BackOff),
     ] {
         for kind in [2102, 2121, 2124, 2112, 2127] {
-            for route in [Route::OaError, Route::CommonError] {
+            for message in [RefusalMessage::OaError, RefusalMessage::CommonError] {
                 let mut pair = Pair::new(world());
-                let refusal = Refusal::new(code).route(route);
+                let refusal = Refusal::new(code).sent_as(message);
                 pair.broker.refuse_account(ACCOUNT, Some(kind), 1, refusal);
                 pair.open(ACCOUNT, WORKED_TOKEN);
                 pair.open(NEIGHBOUR, "neighbour");
@@ -225,9 +225,9 @@ fn an_account_that_somebody_else_authorised_here_is_not_trusted() {
 
 #[test]
 fn a_request_for_an_account_that_is_not_authorised_says_so() {
-    for variant in [Unauthorised::Code, Unauthorised::Text] {
+    for variant in [UnauthorisedReply::Code, UnauthorisedReply::Text] {
         let mut pair = Pair::new(world());
-        pair.broker.unauthorised_as(variant);
+        pair.broker.set_unauthorised_reply(variant);
         pair.open(ACCOUNT, WORKED_TOKEN);
         pair.drive_until("the snapshot's request", Duration::from_secs(3), |pair| {
             pair.sent_of(2121) > 0
@@ -346,7 +346,10 @@ fn maintenance_is_told_with_its_end() {
 
 #[test]
 fn a_socket_that_closes_can_be_followed_by_another() {
-    for end in [Broker::say_bye as fn(&mut Broker), Broker::reset_all] {
+    for end in [
+        Broker::close_all_with_bye as fn(&mut Broker),
+        Broker::reset_all,
+    ] {
         let mut pair = both_live();
         pair.hand(end);
         pair.settle();

@@ -36,7 +36,7 @@ fn a_heartbeat_leaves_after_ten_seconds_of_own_silence_and_not_before() {
             gaps.iter().all(|gap| *gap == Duration::from_secs(10)),
             "{gaps:?}"
         );
-        assert_eq!(pair.broker.stats().idle_cutoffs, 0);
+        assert_eq!(pair.broker.stats().idle_timeouts, 0);
         assert!(pair.connected && pair.doubts().is_empty());
         pair.assert_truth(ACCOUNT);
     }

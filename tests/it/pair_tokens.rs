@@ -7,7 +7,7 @@ use mahspeccy_bridge::ctrader::connection::{Down, Event, Refreshed};
 use mahspeccy_bridge::domain::ids::AccountId;
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::sim::presets::{WORKED_ACCOUNT as ACCOUNT, WORKED_TOKEN, worked_example};
-use mahspeccy_bridge::sim::{Refusal, Rotation};
+use mahspeccy_bridge::sim::{Refusal, TokenRefreshEffect};
 
 use crate::support::pair::Pair;
 
@@ -113,10 +113,10 @@ fn a_refresh_that_came_too_often_is_sent_again_and_other_refusals_are_told() {
 }
 
 /// Rotates the grant elsewhere and hands the new access token over.
-fn rotate(pair: &mut Pair, how: Rotation) -> String {
+fn rotate(pair: &mut Pair, how: TokenRefreshEffect) -> String {
     let (access, _) = pair
         .hand(|broker| {
-            broker.rotation_as(how);
+            broker.set_token_refresh_effect(how);
             broker.refresh_elsewhere(REFRESH_TOKEN)
         })
         .expect("it works once");
@@ -132,7 +132,7 @@ fn a_session_that_outlives_its_token_is_authorised_by_the_next_one() {
     pair.go_live(ACCOUNT, WORKED_TOKEN);
     pair.run(Duration::from_secs(3));
     let (auths, snapshots) = (pair.sent_of(2102), pair.sent_of(2124));
-    rotate(&mut pair, Rotation::Silent);
+    rotate(&mut pair, TokenRefreshEffect::KeepsSessions);
     pair.run(Duration::from_secs(9));
     assert_eq!(
         pair.sent_of(2102),
@@ -152,7 +152,7 @@ fn a_session_that_outlives_its_token_is_authorised_by_the_next_one() {
 fn a_session_that_ends_with_its_token_is_not_authorised_behind_its_back() {
     let mut pair = Pair::new(worked_example());
     pair.go_live(ACCOUNT, WORKED_TOKEN);
-    let access = rotate(&mut pair, Rotation::Invalidates);
+    let access = rotate(&mut pair, TokenRefreshEffect::EndsSessions);
     pair.settle();
     assert_eq!(pair.downs(ACCOUNT), [Down::TokenInvalidated]);
     pair.run(Duration::from_secs(12));

@@ -7,7 +7,7 @@ use mahspeccy_bridge::domain::ids::SessionKey;
 use mahspeccy_bridge::domain::row::{AccountRow, RowContent, SessionState};
 use mahspeccy_bridge::domain::status::Status;
 use mahspeccy_bridge::pg::cache::{CHUNK_ROWS, write};
-use mahspeccy_bridge::pg::connect::{Database, Lease};
+use mahspeccy_bridge::pg::connect::{Database, PooledConnection};
 use sqlx::Row as _;
 use time::OffsetDateTime;
 
@@ -261,7 +261,7 @@ async fn a_row_that_postgres_rejects_does_not_hold_the_others_up() {
 async fn a_connection_that_is_lost_fails_what_is_left_and_is_not_used_again() {
     let (database, keys) = many(CHUNK_ROWS + 1).await;
     let connections = Database::new(&config(&database), 1).expect("a pool");
-    let mut lease = connections.lease().await.expect("a lease");
+    let mut lease = connections.acquire().await.expect("a lease");
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
         .fetch_one(&mut *lease)
         .await
@@ -278,15 +278,15 @@ async fn a_connection_that_is_lost_fails_what_is_left_and_is_not_used_again() {
     };
     assert!(failure.error.is_transient());
     assert_eq!(failure.keys.len(), keys.len());
-    lease.settle(Ok(report)).expect("a report");
+    lease.release(Ok(report)).expect("a report");
 
-    let mut lease = connections.lease().await.expect("a lease");
+    let mut lease = connections.acquire().await.expect("a lease");
     let report = write(&mut lease, &writes, "a").await;
     assert_eq!(counts(&report), (keys.len() as u64, 0, 0, 0, 0));
 }
 
 /// All updates so far, and those of them that stayed on their page.
-async fn updates(lease: &mut Lease) -> (i64, i64) {
+async fn updates(lease: &mut PooledConnection) -> (i64, i64) {
     // Counters of a backend are shown at its own pace, or when told to.
     sqlx::raw_sql("select pg_stat_force_next_flush()")
         .execute(&mut **lease)

@@ -187,7 +187,7 @@ async fn a_lost_connection_is_lost_for_good() {
 }
 
 #[tokio::test]
-async fn a_call_given_up_in_the_middle_leaves_the_claims_in_doubt() {
+async fn a_call_that_is_dropped_poisons_the_connection() {
     let database = migrated().await;
     let mut a = connect(&database).await;
     let mut tx = database.pool().begin().await.expect("a transaction");
@@ -262,10 +262,10 @@ async fn permits_are_as_many_as_the_limit() {
     let database = migrated().await;
     let (mut a, mut b) = (connect(&database).await, connect(&database).await);
     a.acquire("a", &[Slot(1), Slot(2)]).await.expect("claims");
-    assert_eq!(a.take_permit(3).await.expect("an answer"), Some(1));
-    assert_eq!(b.take_permit(3).await.expect("an answer"), Some(2));
-    assert_eq!(a.take_permit(3).await.expect("an answer"), Some(3));
-    assert_eq!(b.take_permit(3).await.expect("an answer"), None);
-    a.return_permit(1).await.expect("a return");
-    assert_eq!(b.take_permit(3).await.expect("an answer"), Some(1));
+    assert_eq!(a.acquire_permit(3).await.expect("an answer"), Some(1));
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), Some(2));
+    assert_eq!(a.acquire_permit(3).await.expect("an answer"), Some(3));
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), None);
+    a.release_permit(1).await.expect("a return");
+    assert_eq!(b.acquire_permit(3).await.expect("an answer"), Some(1));
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, UserId};
 use mahspeccy_bridge::domain::status::{Desired, Status};
 use mahspeccy_bridge::pg::commands::{Applied, CommandRow, apply};
-use mahspeccy_bridge::pg::listen::{Hint, Hints};
-use mahspeccy_bridge::pg::sessions::{active_slots, load, resolve_primary};
+use mahspeccy_bridge::pg::listen::{Notification, NotificationListener};
+use mahspeccy_bridge::pg::placeholders::resolve_primary;
+use mahspeccy_bridge::pg::sessions::{active_slots, load};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -91,14 +92,14 @@ async fn set_status(database: &TestDatabase, account: i64, status: &str) {
 #[tokio::test]
 async fn a_command_sets_the_desired_state_once() {
     let database = migrated().await;
-    let mut hints = Hints::connect(&config(&database))
+    let mut hints = NotificationListener::connect(&config(&database))
         .await
         .expect("a listener");
     let begin = start(Some(5), 10);
     assert_eq!(applied(&database, &begin).await, now(&[5]));
     assert_eq!(
         soon("a hint", hints.next()).await.expect("a hint"),
-        Hint::Slot(user(USER).slot())
+        Notification::Slot(user(USER).slot())
     );
     assert_eq!(applied(&database, &begin).await, Applied::Duplicate);
     assert_eq!(applied(&database, &start(Some(5), 9)).await, Applied::Stale);

@@ -14,9 +14,9 @@ use crate::support::pgbouncer::{PgBouncer, PoolMode};
 use crate::support::postgres::TestDatabase;
 
 async fn work(database: &Database) -> Result<usize, PgError> {
-    let mut lease = database.lease().await?;
+    let mut lease = database.acquire().await?;
     let slots = within(Duration::from_secs(1), active_slots(&mut lease)).await;
-    lease.settle(slots).map(|slots| slots.len())
+    lease.release(slots).map(|slots| slots.len())
 }
 
 #[tokio::test]
@@ -46,11 +46,11 @@ async fn the_settings_of_a_connection_hold() {
         ..config(&database)
     };
     let pool = Database::new(&config, 1).expect("a pool");
-    let mut lease = pool.lease().await.expect("a lease");
+    let mut lease = pool.acquire().await.expect("a lease");
     let slow = sqlx::query("select pg_sleep(5)").execute(&mut *lease).await;
-    let slow = lease.settle(slow.map_err(PgError::from));
+    let slow = lease.release(slow.map_err(PgError::from));
     assert!(matches!(slow, Err(PgError::Unavailable(_))), "{slow:?}");
-    let mut lease = pool.lease().await.expect("a lease");
+    let mut lease = pool.acquire().await.expect("a lease");
     let (idle, name): (String, String) = sqlx::query_as(
         "select current_setting('idle_in_transaction_session_timeout'), current_setting('application_name')",
     )

@@ -1,8 +1,8 @@
 //! Decimals reach Postgres digit for digit, as `numeric` and inside `jsonb`.
 
 use mahspeccy_bridge::domain::decimal::Decimal;
-use mahspeccy_bridge::domain::row::ToJson as _;
 use mahspeccy_bridge::pg::numeric::Numeric;
+use mahspeccy_bridge::pg::row_json::ToJson as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

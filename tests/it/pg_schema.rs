@@ -3,10 +3,10 @@
 
 use mahspeccy_bridge::domain::ids::UserId;
 use mahspeccy_bridge::domain::secret::Secret;
-use mahspeccy_bridge::pg::PgError;
 use mahspeccy_bridge::pg::connect::PgConfig;
-use mahspeccy_bridge::pg::listen::{Hint, Hints};
-use mahspeccy_bridge::pg::schema::{MIGRATIONS, SchemaError, check, migrate, version_needed};
+use mahspeccy_bridge::pg::error::{PgError, SchemaError};
+use mahspeccy_bridge::pg::listen::{Notification, NotificationListener};
+use mahspeccy_bridge::pg::schema::{MIGRATIONS, check, migrate, version_needed};
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 
@@ -421,7 +421,7 @@ async fn a_user_has_one_primary_account_at_most() {
 #[tokio::test]
 async fn a_change_of_credentials_is_stamped_and_hinted() {
     let database = migrated().await;
-    let mut hints = Hints::connect(&config(&database))
+    let mut hints = NotificationListener::connect(&config(&database))
         .await
         .expect("a listener");
     let slot = |user: &str| UserId::new(user).expect("a user").slot();
@@ -448,7 +448,7 @@ async fn a_change_of_credentials_is_stamped_and_hinted() {
             let hint = tokio::time::timeout(std::time::Duration::from_secs(10), hints.next()).await;
             assert_eq!(
                 hint.expect("in time").expect("a hint"),
-                Hint::Slot(slot(user)),
+                Notification::Slot(slot(user)),
                 "{sql}"
             );
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, Slot, UserId};
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::pg::claims::LockConnection;
-use mahspeccy_bridge::pg::connect::{Database, Lease, PgConfig};
+use mahspeccy_bridge::pg::connect::{Database, PgConfig, PooledConnection};
 use sqlx::postgres::PgPool;
 
 use crate::support::postgres::TestDatabase;
@@ -71,7 +71,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// A connection as the worker has them.
-pub(crate) async fn lease(database: &TestDatabase) -> Lease {
+pub(crate) async fn lease(database: &TestDatabase) -> PooledConnection {
     let pool = Database::new(&config(database), 1).expect("a pool");
-    pool.lease().await.expect("a lease")
+    pool.acquire().await.expect("a lease")
 }

@@ -1,8 +1,12 @@
 //! What the code must not grow into, held by a test: who may depend on whom, how long a file may
 //! become, that each file says what it is, and that the documents name every variable.
 
+mod imports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use imports::Imports;
 
 /// Which of our modules a layer may name, besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -37,7 +41,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["amqp", "config", "ctrader", "domain", "failure", "pg", "ws"],
+        &[
+            "amqp",
+            "config",
+            "ctrader",
+            "domain",
+            "failure",
+            "pg",
+            "shutdown",
+            "telemetry",
+            "worker",
+            "ws",
+        ],
     ),
     // Of the other end's code it may use the generated messages alone: no mistake is shared.
     ("sim", &["ctrader"]),
@@ -62,8 +77,60 @@ const BANNED: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Which of the rooms of `worker` a room may import from, besides itself. A file beside the rooms is one by
+/// its name. `handles` is the ground floor, and only `lifecycle` knows all.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("mod", &["lifecycle", "config", "health"]),
+    (
+        "lifecycle",
+        &[
+            "config",
+            "ownership",
+            "credentials",
+            "link",
+            "health",
+            "writing",
+            "handles",
+        ],
+    ),
+    ("ownership", &["health", "writing", "handles"]),
+    ("credentials", &["handles"]),
+    ("link", &["health", "writing", "handles"]),
+    ("health", &["config", "writing", "handles"]),
+    ("writing", &["handles"]),
+    ("handles", &[]),
+    ("config", &[]),
+];
+
+/// TEMPORARY, must become empty: imports between rooms that are being undone.
+const ROOM_IMPORTS_LEFT: &[(&str, &str)] = &[
+    ("credentials", "link"),
+    ("handles", "link"),
+    ("link", "credentials"),
+    ("link", "ownership"),
+    ("ownership", "credentials"),
+    ("ownership", "link"),
+];
+
+/// TEMPORARY, must become empty: folders (or files) whose circles are being opened. A circle is let pass if
+/// all its files lie in one of these.
+const CIRCLES_LEFT: &[&str] = &[
+    "src/amqp/",
+    "src/ctrader/",
+    "src/domain/",
+    "src/pg/",
+    "src/sim/",
+    "src/worker/",
+];
+
+/// TEMPORARY, must become empty: files that are too long and are being split.
+const LONG_FILES_LEFT: &[&str] = &["src/worker/lifecycle/mod.rs"];
+
 /// Lines of a file, beyond which it has more than one subject.
-const LINES_MAX: usize = 520;
+const LINES_MAX: usize = 500;
+
+/// The median of the lines of the files of `worker`, tests included, stays below this.
+const WORKER_MEDIAN_BELOW: usize = 150;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -145,6 +212,86 @@ fn every_layer_names_only_those_below_it() {
     }
 }
 
+/// A path as reports name it: from the root, with `/`.
+fn relative(path: &Path) -> String {
+    let inside = path.strip_prefix(root()).expect("of this package");
+    inside.to_string_lossy().replace('\\', "/")
+}
+
+/// Every import between two files of `src`; tests are no part of it, nor is what is generated.
+fn imports() -> Imports {
+    let files = rust_files(&root().join("src")).into_iter();
+    let files = files.map(|path| (relative(&path), path));
+    let code = files.filter(|(name, _)| !name.ends_with("/tests.rs") && !name.contains("/tests/"));
+    let texts = code.map(|(name, path)| (name, std::fs::read_to_string(path).expect("text")));
+    Imports::of(&texts.collect())
+}
+
+#[test]
+fn no_circle_of_imports_is_left_in_src() {
+    let imports = imports();
+    let mut used = BTreeSet::new();
+    let mut found = String::new();
+    for circle in imports.circles() {
+        let left = CIRCLES_LEFT
+            .iter()
+            .find(|left| circle.iter().all(|file| file.starts_with(**left)));
+        match left {
+            Some(left) => drop(used.insert(*left)),
+            None => found += &imports.describe(&circle),
+        }
+    }
+    assert!(found.is_empty(), "{found}");
+    for left in CIRCLES_LEFT {
+        assert!(used.contains(left), "{left} has no circle: take it off");
+    }
+}
+
+#[test]
+fn every_room_of_the_worker_imports_only_from_those_below_it() {
+    let room = |file: &str| {
+        let inside = file.strip_prefix("src/worker/")?;
+        let name = inside.split('/').next().expect("a name");
+        Some(name.trim_end_matches(".rs").to_owned())
+    };
+    let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    let mut left = BTreeSet::new();
+    for (from, to, line) in imports().edges() {
+        let (Some(from_room), Some(to_room)) = (room(from), room(to)) else {
+            continue;
+        };
+        let may = allowed
+            .get(from_room.as_str())
+            .unwrap_or_else(|| panic!("{from} stands in no room"));
+        if from_room == to_room || may.contains(&to_room.as_str()) {
+            continue;
+        }
+        let pair = (from_room.as_str(), to_room.as_str());
+        match ROOM_IMPORTS_LEFT.iter().find(|left| **left == pair) {
+            Some(pair) => drop(left.insert(*pair)),
+            None => wrong.push(format!("{from}:{line} must not import {to}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (from, to) in ROOM_IMPORTS_LEFT {
+        let is_left = left.contains(&(*from, *to));
+        assert!(is_left, "{from} imports nothing of {to}: take it off");
+    }
+}
+
+#[test]
+fn the_files_of_the_worker_are_short() {
+    let files = rust_files(&root().join("src/worker"));
+    let mut lines: Vec<usize> = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).expect("text").lines().count())
+        .collect();
+    lines.sort_unstable();
+    let median = lines[lines.len() / 2];
+    assert!(median < WORKER_MEDIAN_BELOW, "the median is {median} lines");
+}
+
 #[test]
 fn every_file_says_what_it_is_and_has_one_subject() {
     for folder in ["src", "tests", "examples"] {
@@ -160,7 +307,13 @@ fn every_file_says_what_it_is_and_has_one_subject() {
                 path.display()
             );
             let lines = text.lines().count();
-            assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
+            let left = LONG_FILES_LEFT.contains(&relative(&path).as_str());
+            assert_eq!(
+                lines > LINES_MAX,
+                left,
+                "{} has {lines} lines",
+                path.display()
+            );
         }
     }
 }

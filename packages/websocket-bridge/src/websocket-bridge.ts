@@ -1,120 +1,26 @@
-// The browser's side of the bridge: starts and stops streams through the edge function, and watches the
-// user's rows, over Supabase Realtime while that works and by asking while it does not.
+// The browser's side of the bridge: it starts and stops streams through the edge function, and watches the
+// user's rows. Rows come over Supabase Realtime; while there is no Realtime subscription, they are polled.
 //
-// It has no dependency: of Supabase's client it uses what `SupabaseLike` says.
+// The module has no dependency: `SupabaseLike` is the part of Supabase's client that it uses.
 
-/** A position of a row. Ids of 64 bits are strings, times RFC 3339; what is not set is null. */
-export interface CachePosition {
-  positionId: string;
-  symbol: string | null;
-  symbolId: string;
-  side: "BUY" | "SELL";
-  volume: number;
-  lots: number | null;
-  entryPrice: number | null;
-  currentPrice: number | null;
-  stopLoss: number | null;
-  takeProfit: number | null;
-  swap: number | null;
-  commission: number | null;
-  grossProfit: number | null;
-  netProfit: number | null;
-  usedMargin: number | null;
-  openedAt: string | null;
-  label: string | null;
-  comment: string | null;
-}
+import type {
+  CacheRow,
+  Connected,
+  ConsentBegun,
+  Disconnected,
+  DisconnectRequest,
+  Failed,
+  Started,
+  Stopped,
+  StreamRequest,
+  WebSocketStatus,
+} from "./api.ts";
 
-/** A pending order of a row. */
-export interface CacheOrder {
-  orderId: string;
-  positionId: string | null;
-  symbol: string | null;
-  symbolId: string;
-  side: "BUY" | "SELL";
-  type: string;
-  volume: number;
-  lots: number | null;
-  limitPrice: number | null;
-  stopPrice: number | null;
-  stopLoss: number | null;
-  takeProfit: number | null;
-  expiresAt: string | null;
-  createdAt: string | null;
-  label: string | null;
-  comment: string | null;
-}
+export type * from "./api.ts";
 
-export type CacheStatus = "pending" | "connecting" | "live" | "reconnecting" | "failed" | "stopped";
-
-/** A row of `public.ctrader_cache`: an account as it is now. Amounts are in units of `currency`. */
-export interface CacheRow {
-  user_key: string;
-  /** cTrader's `ctidTraderAccountId`; 0 while the primary account is not known. */
-  account_id: number;
-  trader_login: number | null;
-  is_demo: boolean;
-  /** The row follows the live stream, if it is also being written: see `WatchState.stale`. */
-  is_connected: boolean;
-  status: CacheStatus;
-  /** Fit to show. */
-  last_error: string | null;
-  currency: string | null;
-  balance: number | null;
-  equity: number | null;
-  unrealized_gross: number | null;
-  unrealized_net: number | null;
-  used_margin: number | null;
-  free_margin: number | null;
-  bonus: number | null;
-  margin_level: number | null;
-  position_count: number;
-  order_count: number;
-  positions: CachePosition[];
-  orders: CacheOrder[];
-  balance_version: number | null;
-  event_at: string | null;
-  updated_at: string;
-  epoch: number;
-  seq: number;
-}
-
-export interface Started {
-  success: true;
-  message: string;
-  accountId: string;
-  isDemo: boolean;
-}
-
-export interface Stopped {
-  success: true;
-  message: string;
-  wasConnected: boolean;
-}
-
-export interface WebSocketStatus {
-  connected: boolean;
-  accountId: string | null;
-  lastUpdate: string | null;
-  balance: number | null;
-  equity: number | null;
-  positions: number;
-}
-
-export interface Connected {
-  success: true;
-  message: string;
-  accounts: { accountId: string; isDemo: boolean; traderLogin: string | null; isPrimary: boolean }[];
-}
-
-export interface Disconnected {
-  success: true;
-  message: string;
-  accounts: number;
-}
-
-/** What the edge function refused, and why; `status` is 0 when it could not be reached. */
+/** The function refused the request, or could not be reached: then `status` is 0. */
 export class BridgeError extends Error {
+  /** The HTTP status. */
   readonly status: number;
 
   constructor(status: number, message: string) {
@@ -124,7 +30,10 @@ export class BridgeError extends Error {
   }
 }
 
-/** What is used of a Supabase client. Its own types are another's with each release, and too deep to match. */
+/**
+ * The part of a Supabase client that this module uses. The client's own types change with each release, and
+ * are too deep to match structurally.
+ */
 export interface SupabaseLike {
   // deno-lint-ignore no-explicit-any
   from(table: string): any;
@@ -139,27 +48,27 @@ export interface ChannelLike {
 }
 
 export interface BridgeOptions {
-  /** The project: `https://REF.supabase.co`. */
+  /** The project's URL: `https://REF.supabase.co`. */
   url: string;
   /** The project's anonymous or publishable key. */
   apiKey: string;
   supabase: SupabaseLike;
-  /** The signed-in user's token, now. */
+  /** Returns the signed-in user's current token. */
   accessToken: () => Promise<string | null | undefined>;
-  /** How often rows are asked for while Realtime does not work; 2000. */
+  /** Milliseconds between two polls while there is no Realtime subscription; 2000. */
   pollMs?: number;
-  /** After how long without a newer row a connected one is stale; 10000. The bridge writes every 2000. */
+  /** Milliseconds without a newer row until a connected row is stale; 10000. The bridge writes every 2000. */
   staleMs?: number;
-  /** For tests. */
+  /** A replacement of `fetch`, for tests. */
   fetch?: typeof fetch;
 }
 
 export interface WatchState {
   /** How rows come at the moment. */
   via: "realtime" | "polling";
-  /** Rows were expected and did not come: what is shown may be old. */
+  /** Rows were expected and did not come: what is shown may be out of date. */
   stale: boolean;
-  /** Why rows could not be read the last time, or null. */
+  /** Why the last attempt to read rows failed, or null if it succeeded. */
   error: string | null;
 }
 
@@ -173,28 +82,37 @@ export interface CacheWatch {
   stop(): Promise<void>;
 }
 
+/** Every method that returns a promise rejects with a `BridgeError`. */
 export interface WebSocketBridge {
-  /** Starts streaming the user's account, the primary one if none is named. */
+  /** Starts the stream of the named account, or of the user's primary one. */
   startWebSocket(userId: string, accountId?: string): Promise<Started>;
-  /** Stops one account, or all. */
+  /** Stops the stream of the named account, or of every account of the user. */
   stopWebSocket(userId: string, accountId?: string): Promise<Stopped>;
+  /** Reads the state of the named account, or of the user's primary one, once. */
   getWebSocketStatus(userId: string, accountId?: string): Promise<WebSocketStatus>;
-  /** Calls `onRow` with each newer row of the user's until it is stopped. */
+  /** Calls `onRow` with each newer row of the user until it is stopped. */
   watchCache(userId: string, onRow: (row: CacheRow) => void, options?: WatchOptions): CacheWatch;
-  /** Answers the page of cTrader's to send the user to, and remembers which consent that is. */
+  /** Returns the URL of cTrader's consent page for this user, and keeps the consent's state in this tab. */
   beginConnecting(userId: string): Promise<string>;
-  /** On the page that cTrader sends the user back to: hands the code on. `address` is that page's. */
+  /**
+   * Stores the accounts that the user gave access to. To be called on the page that cTrader redirects to;
+   * `address` is that page's URL, by default the current one.
+   */
   finishConnecting(address?: string): Promise<Connected>;
-  /** Stops everything of the user's and forgets their grants. */
+  /** Stops every stream of the user and deletes their grants. */
   disconnect(userId: string): Promise<Disconnected>;
 }
 
 const POLL_MS = 2000;
 const STALE_MS = 10_000;
-const STATE_KEY = "websocket-bridge.consent";
+const CONSENT_STATE_KEY = "websocket-bridge.consent";
 
 export function createWebSocketBridge(options: BridgeOptions): WebSocketBridge {
-  const call = async (method: "GET" | "POST", path: string, body?: Record<string, unknown>) => {
+  async function call<Body>(
+    method: "GET" | "POST",
+    path: string,
+    request?: StreamRequest | DisconnectRequest,
+  ): Promise<Body> {
     const token = await options.accessToken();
     if (!token) throw new BridgeError(401, "sign in first");
     let response: Response;
@@ -206,19 +124,20 @@ export function createWebSocketBridge(options: BridgeOptions): WebSocketBridge {
           headers: {
             authorization: `Bearer ${token}`,
             apikey: options.apiKey,
-            ...(body === undefined ? {} : { "content-type": "application/json" }),
+            ...(request === undefined ? {} : { "content-type": "application/json" }),
           },
-          body: body === undefined ? undefined : JSON.stringify(body),
+          body: request === undefined ? undefined : JSON.stringify(request),
         },
       );
     } catch {
       throw new BridgeError(0, "the bridge cannot be reached");
     }
-    const answer = await response.json().catch(() => undefined);
-    if (response.ok && answer !== undefined) return answer;
-    throw new BridgeError(response.status, answer?.error ?? `the bridge answered ${response.status}`);
-  };
-  const query = (values: Record<string, string | undefined>) => {
+    const body: Body | Partial<Failed> | undefined = await response.json().catch(() => undefined);
+    if (response.ok && body !== undefined) return body as Body;
+    const { error } = (body ?? {}) as Partial<Failed>;
+    throw new BridgeError(response.status, error ?? `the bridge answered ${response.status}`);
+  }
+  const queryString = (values: Record<string, string | undefined>) => {
     const given = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
     return given.length === 0 ? "" : `?${new URLSearchParams(given)}`;
   };
@@ -226,57 +145,62 @@ export function createWebSocketBridge(options: BridgeOptions): WebSocketBridge {
     startWebSocket: (userId, accountId) => call("POST", "/api/start-websocket", { userId, accountId }),
     stopWebSocket: (userId, accountId) => call("POST", "/api/stop-websocket", { userId, accountId }),
     getWebSocketStatus: (userId, accountId) =>
-      call("GET", `/api/websocket-status/${encodeURIComponent(userId)}${query({ accountId })}`),
-    watchCache: (userId, onRow, watchOptions) => new Watch(options, userId, onRow, watchOptions?.onState),
+      call("GET", `/api/websocket-status/${encodeURIComponent(userId)}${queryString({ accountId })}`),
+    watchCache: (userId, onRow, watchOptions) =>
+      new CacheWatcher(options, userId, onRow, watchOptions?.onState),
     beginConnecting: async (userId) => {
-      const { url, state } = await call("GET", `/api/ctrader/connect${query({ userId })}`);
-      sessionStorage.setItem(STATE_KEY, state);
+      const { url, state } = await call<ConsentBegun>(
+        "GET",
+        `/api/ctrader/connect${queryString({ userId })}`,
+      );
+      sessionStorage.setItem(CONSENT_STATE_KEY, state);
       return url;
     },
     finishConnecting: async (address) => {
-      const given = new URL(address ?? location.href).searchParams;
-      // cTrader does not always give the state back. One that was not begun in this tab is none.
-      const state = given.get("state") ?? sessionStorage.getItem(STATE_KEY) ?? undefined;
-      sessionStorage.removeItem(STATE_KEY);
-      if (given.has("error")) throw new BridgeError(400, "the consent was not given");
+      const parameters = new URL(address ?? location.href).searchParams;
+      // cTrader does not always return the state. Then only a consent that this tab began can be finished.
+      const state = parameters.get("state") ?? sessionStorage.getItem(CONSENT_STATE_KEY) ?? undefined;
+      sessionStorage.removeItem(CONSENT_STATE_KEY);
+      if (parameters.has("error")) throw new BridgeError(400, "the consent was not given");
       return await call(
         "GET",
-        `/api/ctrader/callback${query({ code: given.get("code") ?? undefined, state })}`,
+        `/api/ctrader/callback${queryString({ code: parameters.get("code") ?? undefined, state })}`,
       );
     },
     disconnect: (userId) => call("POST", "/api/ctrader/disconnect", { userId }),
   };
 }
 
-/** What public tables carry instead of a user's id. */
+/** Returns what public tables have in place of a user's id: its lower-case hex SHA-256. */
 export async function userKey(userId: string): Promise<string> {
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(userId));
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** What Realtime says of a change. */
-interface Change {
+/** A change of a row, as Realtime sends it. */
+interface RealtimeChange {
   eventType: "INSERT" | "UPDATE" | "DELETE";
   new: Partial<CacheRow>;
   errors: unknown;
 }
 
-class Watch implements CacheWatch {
+class CacheWatcher implements CacheWatch {
   state: WatchState = { via: "polling", stale: false, error: null };
   readonly #options: BridgeOptions;
   readonly #onRow: (row: CacheRow) => void;
   readonly #onState: ((state: WatchState) => void) | undefined;
+  /** The newest row of each account. */
   readonly #rows = new Map<number, CacheRow>();
   readonly #pollMs: number;
   readonly #staleMs: number;
-  #key = "";
+  #userKey = "";
   #channel: ChannelLike | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #reading = false;
   #stopped = false;
-  /** By this page's own clock, when the newest row was written; clocks of others may differ. */
-  #freshAt = performance.now();
-  #readAt = -Infinity;
+  /** When the newest row was written, by this page's clock: other clocks may differ. */
+  #newestRowAt = performance.now();
+  #lastReadAt = -Infinity;
 
   constructor(
     options: BridgeOptions,
@@ -289,7 +213,7 @@ class Watch implements CacheWatch {
     this.#onState = onState;
     this.#pollMs = options.pollMs ?? POLL_MS;
     this.#staleMs = options.staleMs ?? STALE_MS;
-    void this.#begin(userId);
+    void this.#start(userId);
   }
 
   async stop(): Promise<void> {
@@ -298,85 +222,86 @@ class Watch implements CacheWatch {
     if (this.#channel !== undefined) await this.#options.supabase.removeChannel(this.#channel);
   }
 
-  async #begin(userId: string): Promise<void> {
-    this.#key = await userKey(userId);
+  async #start(userId: string): Promise<void> {
+    this.#userKey = await userKey(userId);
     if (this.#stopped) return;
-    this.#timer = setInterval(() => this.#tick(), Math.min(this.#pollMs, 1000));
-    const filter = `user_key=eq.${this.#key}`;
-    this.#channel = this.#options.supabase.channel(`ctrader_cache ${this.#key} ${crypto.randomUUID()}`);
+    this.#timer = setInterval(() => this.#handleTimer(), Math.min(this.#pollMs, 1000));
+    const filter = `user_key=eq.${this.#userKey}`;
+    this.#channel = this.#options.supabase.channel(`ctrader_cache ${this.#userKey} ${crypto.randomUUID()}`);
     this.#channel.on(
       "postgres_changes",
       { event: "*", schema: "public", table: "ctrader_cache", filter },
-      (change: Change) => this.#changed(change),
+      (change: RealtimeChange) => this.#handleChange(change),
     ).subscribe((status: string) => {
       if (this.#stopped) return;
-      // Changes between the last one that was seen and now are in what is read then.
-      if (status === "SUBSCRIBED") void this.#read();
-      this.#say({ via: status === "SUBSCRIBED" ? "realtime" : "polling" });
+      // Reading now also catches the changes since the last one that was received.
+      if (status === "SUBSCRIBED") void this.#readRows();
+      this.#updateState({ via: status === "SUBSCRIBED" ? "realtime" : "polling" });
     });
-    await this.#read();
+    await this.#readRows();
   }
 
-  #tick(): void {
+  #handleTimer(): void {
     const now = performance.now();
-    // Realtime can go quiet without saying so.
-    const wait = this.state.via === "polling" ? this.#pollMs : this.#staleMs / 2;
-    const quiet = now - Math.max(this.#readAt, this.state.via === "realtime" ? this.#freshAt : -Infinity);
-    if (quiet >= wait) void this.#read();
-    this.#say({ stale: this.#stale(now) });
+    // A subscription can stop delivering without an error, so quiet ones are read from time to time.
+    const interval = this.state.via === "polling" ? this.#pollMs : this.#staleMs / 2;
+    const lastRowAt = this.state.via === "realtime" ? this.#newestRowAt : -Infinity;
+    if (now - Math.max(this.#lastReadAt, lastRowAt) >= interval) void this.#readRows();
+    this.#updateState({ stale: this.#isStale(now) });
   }
 
-  #stale(now: number): boolean {
-    const expected = [...this.#rows.values()].some((row) => row.is_connected);
-    return expected && now - this.#freshAt > this.#staleMs;
+  #isStale(now: number): boolean {
+    const rowsExpected = [...this.#rows.values()].some((row) => row.is_connected);
+    return rowsExpected && now - this.#newestRowAt > this.#staleMs;
   }
 
-  async #read(): Promise<void> {
+  async #readRows(): Promise<void> {
     if (this.#reading || this.#stopped) return;
     this.#reading = true;
-    this.#readAt = performance.now();
+    this.#lastReadAt = performance.now();
     try {
       const { data, error }: { data: CacheRow[] | null; error: { message: string } | null } = await this
-        .#options.supabase.from("ctrader_cache").select("*").eq("user_key", this.#key);
+        .#options.supabase.from("ctrader_cache").select("*").eq("user_key", this.#userKey);
       if (error !== null) throw new Error(error.message);
-      for (const row of data ?? []) this.#take(row);
-      this.#say({ error: null });
+      for (const row of data ?? []) this.#handleRow(row);
+      this.#updateState({ error: null });
     } catch (error) {
-      this.#say({ error: error instanceof Error ? error.message : String(error) });
+      this.#updateState({ error: error instanceof Error ? error.message : String(error) });
     } finally {
       this.#reading = false;
     }
   }
 
-  #changed(change: Change): void {
+  #handleChange(change: RealtimeChange): void {
     const { account_id } = change.new;
-    const known = account_id === undefined ? undefined : this.#rows.get(account_id);
-    // A row that is too large comes without its large columns, and so does a large column that did not
-    // change: what is known of it still holds then.
-    if (change.errors || (change.eventType !== "DELETE" && known === undefined)) void this.#read();
-    if (change.eventType === "DELETE" || change.errors || known === undefined) return;
+    const previous = account_id === undefined ? undefined : this.#rows.get(account_id);
+    // Realtime leaves out the large columns of a row that is too large, and large columns that did not
+    // change. Their previous values still hold then.
+    if (change.errors || (change.eventType !== "DELETE" && previous === undefined)) void this.#readRows();
+    if (change.eventType === "DELETE" || change.errors || previous === undefined) return;
     const given = Object.entries(change.new).filter(([, value]) => value !== undefined);
-    this.#take({ ...known, ...Object.fromEntries(given) });
+    this.#handleRow({ ...previous, ...Object.fromEntries(given) });
   }
 
-  /** Rows may come twice and out of order: a later one is never followed by an earlier. */
-  #take(row: CacheRow): void {
+  /** Passes a row on. Rows may come twice and out of order: one that is not newer is dropped. */
+  #handleRow(row: CacheRow): void {
     if (this.#stopped) return;
-    const known = this.#rows.get(row.account_id);
-    if (known && (row.epoch < known.epoch || (row.epoch === known.epoch && row.seq <= known.seq))) return;
+    const previous = this.#rows.get(row.account_id);
+    const isNewer = previous === undefined || row.epoch > previous.epoch ||
+      (row.epoch === previous.epoch && row.seq > previous.seq);
+    if (!isNewer) return;
     this.#rows.set(row.account_id, row);
     const now = performance.now();
-    // Of the first row it is not known when it came; from then on this page's clock alone counts.
-    const age = known === undefined ? Math.max(0, Date.now() - Date.parse(row.updated_at)) : 0;
-    this.#freshAt = known === undefined && this.#rows.size === 1
-      ? now - age
-      : Math.max(this.#freshAt, now - age);
+    // The age of an account's first row is taken from its timestamp, later ones were written just now.
+    const ageMs = previous === undefined ? Math.max(0, Date.now() - Date.parse(row.updated_at)) : 0;
+    const isFirstRow = previous === undefined && this.#rows.size === 1;
+    this.#newestRowAt = isFirstRow ? now - ageMs : Math.max(this.#newestRowAt, now - ageMs);
     this.#onRow(row);
-    this.#say({ stale: this.#stale(now) });
+    this.#updateState({ stale: this.#isStale(now) });
   }
 
-  #say(news: Partial<WatchState>): void {
-    const state = { ...this.state, ...news };
+  #updateState(changes: Partial<WatchState>): void {
+    const state = { ...this.state, ...changes };
     const { via, stale, error } = this.state;
     if (this.#stopped || (via === state.via && stale === state.stale && error === state.error)) return;
     this.state = state;
@@ -386,7 +311,7 @@ class Watch implements CacheWatch {
 
 let configured: WebSocketBridge | undefined;
 
-/** For apps with one project: afterwards the functions below work. */
+/** For apps with one project: configures the functions below. */
 export function configureWebSocketBridge(options: BridgeOptions): WebSocketBridge {
   return configured = createWebSocketBridge(options);
 }
@@ -396,8 +321,9 @@ function bridge(): WebSocketBridge {
   return configured;
 }
 
-export const startWebSocket: WebSocketBridge["startWebSocket"] = (...of) => bridge().startWebSocket(...of);
-export const stopWebSocket: WebSocketBridge["stopWebSocket"] = (...of) => bridge().stopWebSocket(...of);
-export const getWebSocketStatus: WebSocketBridge["getWebSocketStatus"] = (...of) =>
-  bridge().getWebSocketStatus(...of);
-export const watchCache: WebSocketBridge["watchCache"] = (...of) => bridge().watchCache(...of);
+export const startWebSocket: WebSocketBridge["startWebSocket"] = (...args) =>
+  bridge().startWebSocket(...args);
+export const stopWebSocket: WebSocketBridge["stopWebSocket"] = (...args) => bridge().stopWebSocket(...args);
+export const getWebSocketStatus: WebSocketBridge["getWebSocketStatus"] = (...args) =>
+  bridge().getWebSocketStatus(...args);
+export const watchCache: WebSocketBridge["watchCache"] = (...args) => bridge().watchCache(...args);

@@ -1,9 +1,9 @@
-// The browser module with Supabase's own client: against the real function and a Realtime that is fed by
-// logical replication and decides by the tables' row-level security.
+// The browser module with Supabase's own client, against the real function and a fake Realtime that gets its
+// changes by logical replication and applies the tables' row-level security.
 
 import assert from "node:assert/strict";
 import { createClient } from "@supabase/supabase-js";
-import { standIn } from "../../../examples/dashboard/stand_in.ts";
+import { startFakeSupabase } from "../../../examples/dashboard/fake_supabase.ts";
 import { eventually } from "../../../supabase/functions/tests/support/services.ts";
 import {
   JWT_SECRET,
@@ -32,7 +32,7 @@ const STALE_MS = 600;
 async function ready(world: World, who = LANCE, staleMs = STALE_MS) {
   await world.topology();
   const bridge = await world.serve();
-  const server = await standIn({
+  const server = await startFakeSupabase({
     databaseUrl: world.databaseUrl,
     jwtSecret: JWT_SECRET,
     apiKey: await sign({ role: "anon" }, { alg: "HS256" }),
@@ -64,10 +64,10 @@ function watch(world: World, options: Parameters<typeof createWebSocketBridge>[0
   return { rows, states, watching };
 }
 
-test("a row that is there comes at once, each change over Realtime, and nobody else's", async (world) => {
-  // So long that nothing is read while Realtime works: what comes, came over it.
+test("an existing row comes at once, each change over Realtime, and no row of another user", async (world) => {
+  // Rows become stale so late that nothing is polled while Realtime works: every row comes over Realtime.
   const { server, options } = await ready(world, LANCE, 600_000);
-  assert.ok(server.realtime, "the server of the tests logs logically");
+  assert.ok(server.realtime, "the tests' server has wal_level = logical");
   await world.row(LANCE.email, 1, { equity: 1 });
   const { rows, watching } = watch(world, options, LANCE.email);
   await eventually("the first row", () => rows.length > 0);
@@ -85,36 +85,36 @@ test("a row that is there comes at once, each change over Realtime, and nobody e
   assert.deepEqual(order, [...new Set(order)].sort((a, b) => a - b), "each once, and in order");
 });
 
-test("whoever watches somebody else sees nothing, over Realtime or by asking", async (world) => {
+test("whoever watches another user sees nothing, over Realtime or by polling", async (world) => {
   const { server, options } = await ready(world, OTHER);
   await world.row(LANCE.email, 1);
   const { rows, watching } = watch(world, options, LANCE.email);
   const { rows: own } = watch(world, options, OTHER.email);
-  await eventually("both channels", () => server.realtime?.joined === 2);
+  await eventually("both channels", () => server.realtime?.channelCount === 2);
   assert.equal(watching.state.via, "realtime");
   for (let n = 0; n < 3; n++) await world.row(LANCE.email, 1, { equity: n });
-  // Its own row is written after the others: once it is seen, theirs have been decided.
+  // This row is written after the others: once it has arrived, the others have been filtered.
   await world.row(OTHER.email, 2, { equity: 5 });
   await eventually("one's own row", () => own.at(-1)?.equity === 5);
   assert.deepEqual(rows, []);
 });
 
-test("while Realtime is away rows are asked for, and it is used again once it is back", async (world) => {
+test("while Realtime is down rows are polled, and it is used again once it is back", async (world) => {
   const { server, options } = await ready(world);
   await world.row(LANCE.email, 1);
   const { rows, watching } = watch(world, options, LANCE.email);
   await eventually("Realtime", () => watching.state.via === "realtime");
-  server.realtime?.refuse(true);
+  server.realtime?.setDown(true);
   await eventually("polling", () => watching.state.via === "polling");
   await world.row(LANCE.email, 1, { equity: 42 });
   await eventually("the change", () => rows.at(-1)?.equity === 42);
-  server.realtime?.refuse(false);
+  server.realtime?.setDown(false);
   await eventually("Realtime again", () => watching.state.via === "realtime");
   await world.row(LANCE.email, 1, { equity: 43 });
   await eventually("the next change", () => rows.at(-1)?.equity === 43);
 });
 
-test("a connected row that is not written any more is stale, until it is", async (world) => {
+test("a connected row that is not written any more is stale, until it is written again", async (world) => {
   const { options } = await ready(world);
   await world.row(LANCE.email, 1);
   const { rows, watching, states } = watch(world, options, LANCE.email);
@@ -129,7 +129,7 @@ test("a connected row that is not written any more is stale, until it is", async
   assert.ok(states.slice(seen).every((state) => !state.stale), "what does not stream does not become stale");
 });
 
-test("what cannot be read is said, and so is that it can be again", async (world) => {
+test("a failed read is reported in the state, and so is the recovery", async (world) => {
   const { options } = await ready(world);
   const { watching } = watch(world, options, LANCE.email);
   await world.sql`revoke select on public.ctrader_cache from authenticated`;
@@ -138,7 +138,7 @@ test("what cannot be read is said, and so is that it can be again", async (world
   await eventually("no error", () => watching.state.error === null);
 });
 
-test("the functions start, stop and ask, and say what was refused", async (world) => {
+test("the functions start, stop and read the status, and reject with the refusal", async (world) => {
   assert.throws(() => watchCache("x", () => {}), BridgeError);
   const { options } = await ready(world);
   configureWebSocketBridge(options);
@@ -157,14 +157,14 @@ test("the functions start, stop and ask, and say what was refused", async (world
 });
 
 Deno.test("a consent is finished with the state that came back, or else the one that was begun here", async () => {
-  const asked: string[] = [];
+  const requested: string[] = [];
   const bridge = createWebSocketBridge({
     url: "https://project.example.org/",
     apiKey: "key",
     supabase: {} as never,
     accessToken: () => Promise.resolve("token"),
     fetch: (url) => {
-      asked.push(String(url));
+      requested.push(String(url));
       return Promise.resolve(Response.json({ url: "https://consent.example.org/", state: "begun" }));
     },
   });
@@ -173,7 +173,7 @@ Deno.test("a consent is finished with the state that came back, or else the one 
   await bridge.finishConnecting("https://app.example.org/connected?code=c%2F1");
   await bridge.beginConnecting("u");
   await bridge.finishConnecting("https://app.example.org/connected?code=2&state=returned");
-  assert.deepEqual(asked, [
+  assert.deepEqual(requested, [
     `${base}/connect?userId=lance%40example.org`,
     `${base}/callback?code=c%2F1&state=begun`,
     `${base}/connect?userId=u`,
@@ -184,5 +184,5 @@ Deno.test("a consent is finished with the state that came back, or else the one 
     BridgeError,
   );
   await bridge.finishConnecting("https://app.example.org/connected?code=3");
-  assert.equal(asked.at(-1), `${base}/callback?code=3`, "a state is kept for one attempt");
+  assert.equal(requested.at(-1), `${base}/callback?code=3`, "a state is kept for one attempt");
 });

@@ -1,52 +1,60 @@
-//! cTrader: name, TCP, TLS, WebSocket, and whether it takes the application.
+//! cTrader: name resolution, TCP, TLS, WebSocket, and the authorisation of the application.
 
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use url::Url;
 
-use super::Line;
+use super::report::Check;
 use crate::config::CtraderSettings;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
 use crate::ctrader::error::Refusal;
 use crate::failure::{Diagnosis, with_causes};
+use crate::ws::diagnose::diagnose;
 use crate::ws::dial::Dialer;
-use crate::ws::fault::diagnose;
 use crate::ws::{Incoming, Socket, SocketError};
 
-/// From the first packet to the answer.
+/// From the first packet to the authorisation.
 const AUTHORISED_WITHIN: Duration = Duration::from_secs(20);
 
-pub(super) async fn line(
-    what: &'static str,
+pub(super) async fn check(
+    name: &'static str,
     variable: &'static str,
     url: &Url,
     settings: &CtraderSettings,
-) -> Line {
-    let place = place(url);
-    match tokio::time::timeout(AUTHORISED_WITHIN, reach(variable, url, &place, settings)).await {
-        Ok(Ok(took)) => Line::good(
-            what,
-            format!("{place}, application authorised in {} ms", took.as_millis()),
+) -> Check {
+    let endpoint = endpoint(url);
+    match tokio::time::timeout(
+        AUTHORISED_WITHIN,
+        connect(variable, url, &endpoint, settings),
+    )
+    .await
+    {
+        Ok(Ok(took)) => Check::passed(
+            name,
+            format!(
+                "{endpoint}, application authorised in {} ms",
+                took.as_millis()
+            ),
         ),
-        Ok(Err(diagnosis)) => Line::bad(what, diagnosis),
-        Err(_) => Line::bad(
-            what,
+        Ok(Err(diagnosis)) => Check::failed(name, diagnosis),
+        Err(_) => Check::failed(
+            name,
             Diagnosis::new(
-                format!("{place} takes the connection and answers nothing"),
+                format!("{endpoint} accepts the connection and does not reply"),
                 format!("wait and try again; if it stays so, correct {variable}"),
             ),
         ),
     }
 }
 
-async fn reach(
+async fn connect(
     variable: &'static str,
     url: &Url,
-    place: &str,
+    endpoint: &str,
     settings: &CtraderSettings,
 ) -> Result<Duration, Diagnosis> {
-    let began = Instant::now();
+    let started = Instant::now();
     let dialer = Dialer::new(settings.extra_roots.clone()).map_err(|error| {
         Diagnosis::new(
             with_causes(&error),
@@ -56,7 +64,7 @@ async fn reach(
     let mut socket = dialer
         .dial(url.as_str())
         .await
-        .map_err(|error| diagnose(&error, place, variable))?;
+        .map_err(|error| diagnose(&error, endpoint, variable))?;
     let config = ConnectionConfig {
         client_id: settings.client_id.clone(),
         client_secret: settings.client_secret.clone(),
@@ -64,20 +72,20 @@ async fn reach(
         history_rate: settings.history_rate,
     };
     let wall_ms = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let mut connection = Connection::new(&config, rand::random(), began, wall_ms);
+    let mut connection = Connection::new(&config, rand::random(), started, wall_ms);
     let authorised = authorise(&mut connection, &mut socket).await;
     socket.close().await;
     match authorised {
-        Ok(Ok(())) => Ok(began.elapsed()),
-        Ok(Err(error)) => Err(refused(&error, place)),
+        Ok(Ok(())) => Ok(started.elapsed()),
+        Ok(Err(error)) => Err(diagnose_refusal(&error, endpoint)),
         Err(error) => Err(Diagnosis::new(
-            format!("{place}: {}", with_causes(&error)),
+            format!("{endpoint}: {}", with_causes(&error)),
             format!("correct {variable}, or try again: cTrader may be under maintenance"),
         )),
     }
 }
 
-/// Until the application is authorised, or refused.
+/// Drives the connection until the application is authorised or refused.
 async fn authorise(
     connection: &mut Connection,
     socket: &mut Socket,
@@ -98,19 +106,19 @@ async fn authorise(
                 return Ok(Err(error));
             }
         }
-        let due = connection.poll_timeout().unwrap_or_else(Instant::now);
+        let deadline = connection.poll_timeout().unwrap_or_else(Instant::now);
         tokio::select! {
             incoming = socket.receive() => match incoming? {
                 Incoming::Message(bytes) => connection.handle_message(bytes, Instant::now()),
                 Incoming::Pong => connection.handle_pong(Instant::now()),
                 Incoming::Other => connection.handle_other(Instant::now()),
             },
-            () = tokio::time::sleep_until(due.into()) => connection.handle_timeout(Instant::now()),
+            () = tokio::time::sleep_until(deadline.into()) => connection.handle_timeout(Instant::now()),
         }
     }
 }
 
-fn refused(error: &ConnectionError, place: &str) -> Diagnosis {
+fn diagnose_refusal(error: &ConnectionError, endpoint: &str) -> Diagnosis {
     match error {
         ConnectionError::ApplicationRefused(Refusal { code, .. }) => {
             let fix = match code.as_str() {
@@ -123,19 +131,19 @@ fn refused(error: &ConnectionError, place: &str) -> Diagnosis {
                 }
                 _ => "look the code up in the Open API's documentation",
             };
-            Diagnosis::new(format!("{place} refuses the application: {code}"), fix)
+            Diagnosis::new(format!("{endpoint} refuses the application: {code}"), fix)
         }
         ConnectionError::Disconnected { .. }
         | ConnectionError::Unanswered
         | ConnectionError::Silent
         | ConnectionError::Malformed => Diagnosis::new(
-            format!("{place}: {error}"),
+            format!("{endpoint}: {error}"),
             "try again; if it stays so, correct the host's variable",
         ),
     }
 }
 
-fn place(url: &Url) -> String {
+fn endpoint(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
         Some(port) => format!("{host}:{port}"),

@@ -1,82 +1,83 @@
-//! Postgres: reachable, directly or by a session pooler, with schema, rights, room for locks, and the
-//! same idea of the time.
+//! Postgres: reachable directly or through a session pooler, with the schema, permissions, room for locks,
+//! and a clock that agrees with ours.
 
-use super::Line;
+use super::report::Check;
 use crate::domain::secret::Secret;
 use crate::failure::Diagnosis;
 use crate::pg::PgError;
 use crate::pg::connect::PgConfig;
 use crate::pg::pooler;
-use crate::pg::probe::{Probe, Skew, diagnose};
+use crate::pg::probe::{ClockSkew, DatabaseProbe, diagnose};
 
-/// Locks that must be free: one a slot, and what a few hundred statements at once may take.
+/// Locks that must be free: one for each slot, and those of a few hundred concurrent statements.
 const LOCKS_NEEDED: i64 = 1_024 + 512;
 
-/// What comes after the connection, in order.
-const AFTER: [&str; 5] = ["pooler", "schema", "rights", "locks", "clock"];
+/// The checks that need the connection, in order.
+const DEPENDENT_CHECKS: [&str; 5] = ["pooler", "schema", "rights", "locks", "clock"];
 
-pub(super) async fn lines(url: Secret) -> Vec<Line> {
+pub(super) async fn checks(url: Secret) -> Vec<Check> {
     let config = PgConfig::new(url, "mahspeccy-bridge check");
-    let bad = |what, error: &PgError| Line::bad(what, diagnose(error, &config));
-    let mut probe = match Probe::connect(&config).await {
+    let failed = |name, error: &PgError| Check::failed(name, diagnose(error, &config));
+    let mut probe = match DatabaseProbe::connect(&config).await {
         Ok(probe) => probe,
         Err(error) => {
-            let skipped = AFTER.map(|what| Line::skipped(what, "Postgres cannot be asked"));
-            return std::iter::once(bad("Postgres", &error))
+            let skipped =
+                DEPENDENT_CHECKS.map(|name| Check::skipped(name, "Postgres cannot be asked"));
+            return std::iter::once(failed("Postgres", &error))
                 .chain(skipped)
                 .collect();
         }
     };
-    let mut lines = vec![match probe.server().await {
-        Ok(server) => Line::good("Postgres", server),
-        Err(error) => bad("Postgres", &error),
+    let mut checks = vec![match probe.server().await {
+        Ok(server) => Check::passed("Postgres", server),
+        Err(error) => failed("Postgres", &error),
     }];
     if let Err(error) = pooler::detect(&config).await {
-        lines.push(bad("pooler", &error));
-        let [_, after @ ..] = AFTER;
-        lines.extend(after.map(|what| Line::skipped(what, "not through this pooler")));
+        checks.push(failed("pooler", &error));
+        let [_, after @ ..] = DEPENDENT_CHECKS;
+        checks.extend(after.map(|name| Check::skipped(name, "not through this pooler")));
         probe.close().await;
-        return lines;
+        return checks;
     }
-    lines.push(Line::good(
+    checks.push(Check::passed(
         "pooler",
         "none, or one that keeps a session together",
     ));
     let schema = probe.schema().await;
     let usable = schema.is_ok();
-    lines.push(match schema {
-        Ok(version) => Line::good("schema", format!("version {version}")),
-        Err(error) => bad("schema", &error),
+    checks.push(match schema {
+        Ok(version) => Check::passed("schema", format!("version {version}")),
+        Err(error) => failed("schema", &error),
     });
-    lines.push(if usable {
+    checks.push(if usable {
         match probe.missing_rights().await {
             Ok(missing) => rights(&missing),
-            Err(error) => bad("rights", &error),
+            Err(error) => failed("rights", &error),
         }
     } else {
-        Line::skipped("rights", "the schema is not there")
+        Check::skipped("rights", "the schema is not there")
     });
-    lines.push(match probe.locks().await {
+    checks.push(match probe.locks().await {
         Ok((room, held)) => locks(room, held),
-        Err(error) => bad("locks", &error),
+        Err(error) => failed("locks", &error),
     });
-    lines.push(match probe.skew().await {
+    checks.push(match probe.clock_skew().await {
         Ok(skew) => clock(skew),
-        Err(error) => bad("clock", &error),
+        Err(error) => failed("clock", &error),
     });
     probe.close().await;
-    lines
+    checks
 }
 
-fn rights(missing: &[String]) -> Line {
+fn rights(missing: &[String]) -> Check {
     match missing {
-        [] => Line::good("rights", "all that a worker needs"),
+        [] => Check::passed("rights", "all that a worker needs"),
         [first, others @ ..] => {
             let more = match others.len() {
                 0 => String::new(),
                 count => format!(", and {count} more"),
             };
-            Line::bad(
+            Check::failed(
                 "rights",
                 Diagnosis::new(
                     format!("this role {first}{more}"),
@@ -87,11 +88,11 @@ fn rights(missing: &[String]) -> Line {
     }
 }
 
-fn locks(room: i64, held: i64) -> Line {
+fn locks(room: i64, held: i64) -> Check {
     if room - held >= LOCKS_NEEDED {
-        return Line::good("locks", format!("room for {room}, {held} in use"));
+        return Check::passed("locks", format!("room for {room}, {held} in use"));
     }
-    Line::bad(
+    Check::failed(
         "locks",
         Diagnosis::new(
             format!("room for {room} locks, {held} in use; {LOCKS_NEEDED} must be free"),
@@ -100,7 +101,7 @@ fn locks(room: i64, held: i64) -> Line {
     )
 }
 
-fn clock(skew: Skew) -> Line {
+fn clock(skew: ClockSkew) -> Check {
     let ahead_secs = skew.ahead_secs;
     let side = if ahead_secs < 0.0 {
         "behind"
@@ -109,9 +110,9 @@ fn clock(skew: Skew) -> Line {
     };
     let text = format!("{:.1} s {side} Postgres", ahead_secs.abs());
     if !skew.is_wrong() {
-        return Line::good("clock", text);
+        return Check::passed("clock", text);
     }
-    Line::bad(
+    Check::failed(
         "clock",
         Diagnosis::new(
             format!("this machine's clock is {text}'s"),
@@ -122,25 +123,31 @@ fn clock(skew: Skew) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Found;
+    use super::super::report::CheckOutcome;
     use super::*;
 
     #[test]
-    fn a_clock_is_wrong_beyond_what_the_measurement_may_be() {
-        let line = |ahead_secs, error_secs| {
-            clock(Skew {
+    fn a_clock_is_wrong_beyond_the_error_of_the_measurement() {
+        let check = |ahead_secs, error_secs| {
+            clock(ClockSkew {
                 ahead_secs,
                 error_secs,
             })
         };
-        assert!(matches!(line(-4.9, 0.0).found, Found::Good(_)));
-        assert!(matches!(line(6.0, 2.0).found, Found::Good(_)));
-        assert!(matches!(line(-3_600.0, 0.1).found, Found::Bad(_)));
+        assert!(matches!(check(-4.9, 0.0).outcome, CheckOutcome::Passed(_)));
+        assert!(matches!(check(6.0, 2.0).outcome, CheckOutcome::Passed(_)));
+        assert!(matches!(
+            check(-3_600.0, 0.1).outcome,
+            CheckOutcome::Failed(_)
+        ));
     }
 
     #[test]
     fn room_for_locks_is_what_is_left() {
-        assert!(matches!(locks(6_400, 20).found, Found::Good(_)));
-        assert!(matches!(locks(6_400, 6_000).found, Found::Bad(_)));
+        assert!(matches!(locks(6_400, 20).outcome, CheckOutcome::Passed(_)));
+        assert!(matches!(
+            locks(6_400, 6_000).outcome,
+            CheckOutcome::Failed(_)
+        ));
     }
 }

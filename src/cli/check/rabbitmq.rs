@@ -1,24 +1,24 @@
-//! RabbitMQ: reachable, and it lets us do what workers do.
+//! RabbitMQ: reachable, with the permissions that a worker needs.
 
-use super::Line;
+use super::report::Check;
 use crate::amqp::AmqpSettings;
-use crate::amqp::probe::{Probe, diagnose};
+use crate::amqp::probe::{BrokerProbe, diagnose};
 
-pub(super) async fn lines(settings: &AmqpSettings) -> Vec<Line> {
-    let probe = match Probe::connect(settings).await {
+pub(super) async fn checks(settings: &AmqpSettings) -> Vec<Check> {
+    let probe = match BrokerProbe::connect(settings).await {
         Ok(probe) => probe,
         Err(error) => {
             return vec![
-                Line::bad("RabbitMQ", diagnose(&error, settings)),
-                Line::skipped("queues", "RabbitMQ cannot be asked"),
+                Check::failed("RabbitMQ", diagnose(&error, settings)),
+                Check::skipped("queues", "RabbitMQ cannot be asked"),
             ];
         }
     };
-    let queues = match probe.rights().await {
-        Ok(()) => Line::good("queues", "declared; publishing and reading are allowed"),
-        Err(error) => Line::bad("queues", diagnose(&error, settings)),
+    let queues = match probe.check_rights().await {
+        Ok(()) => Check::passed("queues", "declared; publishing and reading are allowed"),
+        Err(error) => Check::failed("queues", diagnose(&error, settings)),
     };
-    let place = probe.place().to_owned();
+    let endpoint = probe.endpoint().to_owned();
     probe.close().await;
-    vec![Line::good("RabbitMQ", place), queues]
+    vec![Check::passed("RabbitMQ", endpoint), queues]
 }

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Connection, Event};
+use super::event::Event;
+use super::state::Connection;
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::frame::Frame;
 use crate::ctrader::request::{Ask, Purpose, Request};

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Connection, ConnectionError, Down, Event, Pending, Refreshed, RequestEnd};
+use super::event::{ConnectionError, Down, Event, Refreshed};
+use super::state::{Connection, Pending};
+use super::stats::RequestEnd;
 use crate::ctrader::error::{Disposition, Refusal};
 use crate::ctrader::request::{Ask, Need, Purpose, Request};
 use crate::ctrader::session::{Phase, Session, history_pause};

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Connection, ConnectionError, Down, Event, Pending, RequestEnd};
+use super::event::{ConnectionError, Down, Event};
+use super::state::{Connection, Pending};
+use super::stats::RequestEnd;
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::{self, ERROR_RES, Frame, HEARTBEAT_EVENT};

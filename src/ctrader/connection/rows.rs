@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use time::OffsetDateTime;
 
-use super::Connection;
+use super::state::Connection;
 use crate::ctrader::session::Session;
 use crate::domain::ids::AccountId;
 use crate::domain::row::AccountRow;

@@ -1,12 +1,17 @@
 //! What is due next, and what may be sent now.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::event::Transmit;
+use super::state::{Connection, Pending};
 use super::stats::RequestEnd;
-use super::{Connection, Pending, REQUEST_DEADLINE, Transmit, has_deadline};
 use crate::ctrader::frame::{self, HEARTBEAT_EVENT};
+use crate::ctrader::request::{Purpose, Request};
+
+/// How long an answer may take, from the moment its request is sent.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Connection {
     /// When [`Connection::handle_timeout`] is due.
@@ -57,4 +62,9 @@ impl Connection {
             self.transmits.push_back(Transmit::Ping);
         }
     }
+}
+
+/// A refresh token's answer counts however late it comes: it is the only word of the new pair.
+const fn has_deadline(request: &Request) -> bool {
+    !matches!(request.purpose, Purpose::Refresh { .. })
 }

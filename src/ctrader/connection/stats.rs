@@ -1,6 +1,5 @@
 //! What a connection counts: plain integers, taken away by the driver once a read.
 
-use super::Connection;
 use crate::ctrader::wire::ProtoOaPayloadType as Type;
 
 /// What becomes of requests.
@@ -80,13 +79,6 @@ fn some<const N: usize>(
         .into_iter()
         .zip(counts)
         .filter(|(_, count)| *count > 0)
-}
-
-impl Connection {
-    /// What was counted since the last time.
-    pub fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
-    }
 }
 
 #[cfg(test)]

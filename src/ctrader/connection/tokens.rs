@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Connection, Event, Refreshed, TokenPair};
+use super::event::{Event, Refreshed, TokenPair};
+use super::state::Connection;
 use crate::ctrader::error::Refusal;
 use crate::ctrader::frame::Frame;
 use crate::ctrader::request::{Purpose, Request, accounts_of_token, refresh};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Phase, Session};
+use super::state::{Phase, Session};
 use crate::ctrader::catalog::{Catalog, Known};
 use crate::ctrader::convert;
 use crate::ctrader::request::{Ask, Request, of_account};

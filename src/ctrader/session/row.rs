@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::Session;
+use super::state::Session;
 use crate::ctrader::convert::{display_price, lots, time_ms};
 use crate::domain::decimal::Decimal;
 use crate::domain::equity::{self, PositionValue};

@@ -7,14 +7,15 @@
 use litemap::LiteMap;
 use std::time::{Duration, Instant};
 
-use super::{LAG_MAX, Phase, Session, open_positions, read_snapshot};
+use super::events::LAG_MAX;
+use super::snapshot::{open_positions, read_snapshot};
+use super::state::{Phase, Session};
 use crate::ctrader::convert::{self, Malformed};
 use crate::ctrader::request::{Ask, Request};
 use crate::ctrader::wire::{ProtoOaGetPositionUnrealizedPnLRes, ProtoOaReconcileRes};
 use crate::domain::decimal::Decimal;
 use crate::domain::equity::{self, StandIns};
 use crate::domain::ids::PositionId;
-use crate::domain::ledger::Positions;
 use crate::domain::secret::Secret;
 
 /// A second snapshot is asked for that long after the first, and again while events keep crossing it.
@@ -65,57 +66,6 @@ pub struct Audit {
     pub positions: usize,
     /// Whether one differs by more than rounding and conversion explain.
     pub is_excessive: bool,
-}
-
-/// What is planned and what is on its way.
-#[derive(Debug, Default)]
-pub(in crate::ctrader) struct Checks {
-    verify_at: Option<Instant>,
-    verifying: bool,
-    verifications: u32,
-    /// When the snapshot that is on its way was asked for.
-    pub(super) snapshot_sent_at: Option<Instant>,
-    audit_at: Option<Instant>,
-    /// When the server is asked for its figures, should ours still be missing.
-    stand_in_at: Option<Instant>,
-    auditing: bool,
-    /// Our net P&L when the server was asked for its own.
-    audited: LiteMap<PositionId, Decimal>,
-    /// What was open then.
-    audited_open: Positions,
-    /// When what stands in is too old to go on doing so.
-    stand_ins_until: Option<Instant>,
-    pub(in crate::ctrader) stand_ins: StandIns,
-    reauthorise_at: Option<Instant>,
-}
-
-impl Checks {
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let own = [self.verify_at, self.reauthorise_at];
-        own.into_iter()
-            .chain([self.audit_at, self.stand_in_at, self.stand_ins_until])
-            .flatten()
-            .min()
-    }
-
-    pub(super) const fn is_verifying(&self) -> bool {
-        self.verifying
-    }
-
-    /// What the server has computed for a volume that is another one now stands in no more.
-    pub(super) fn drop_stand_in(&mut self, position: PositionId) {
-        self.stand_ins.remove(&position);
-        self.audited_open.remove(&position);
-    }
-
-    /// The account is read anew: what was planned for the old state is not for the new one.
-    pub(super) fn stop(&mut self) {
-        let reauthorise_at = self.reauthorise_at;
-        *self = Self {
-            reauthorise_at,
-            ..Self::default()
-        };
-    }
 }
 
 impl Session {

@@ -16,10 +16,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::link::{Batch, Link};
-use crate::sim::broker::{Close, ConnId, MAX_FRAME};
-use crate::sim::spec::Environment;
+use crate::sim::state::connection::{Close, ConnId};
+use crate::sim::state::envelope::MAX_FRAME;
+use crate::sim::world::spec::Environment;
+
+use super::queue::{Batch, SendQueue};
+use super::shared::SharedServer;
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -29,30 +31,30 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// A stream over a TCP socket that can be told to reset.
-trait Socket: AsyncRead + AsyncWrite + Unpin {
+trait ResettableSocket: AsyncRead + AsyncWrite + Unpin {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl Socket for BufReader<TcpStream> {
+impl ResettableSocket for BufReader<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref()
     }
 }
 
-impl Socket for BufReader<TlsStream<TcpStream>> {
+impl ResettableSocket for BufReader<TlsStream<TcpStream>> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().get_ref().0
     }
 }
 
 /// Makes the coming drop of the socket a reset. An error means that it is gone already.
-fn arm_reset(socket: &impl Socket) {
+fn reset_on_drop(socket: &impl ResettableSocket) {
     let _ = socket.tcp().set_zero_linger();
 }
 
 /// Serves one accepted socket. Ends with the socket, or when `all` is cancelled.
 pub(super) async fn serve(
-    shared: Arc<Shared>,
+    shared: Arc<SharedServer>,
     stream: TcpStream,
     environment: Environment,
     all: CancellationToken,
@@ -68,7 +70,13 @@ pub(super) async fn serve(
         return;
     }
     if first != [TLS_HANDSHAKE] {
-        return Box::pin(speak(&shared, BufReader::new(stream), environment, &all)).await;
+        return Box::pin(detect_protocol(
+            &shared,
+            BufReader::new(stream),
+            environment,
+            &all,
+        ))
+        .await;
     }
     if shared.stall_tls.load(Ordering::Relaxed) {
         all.cancelled().await;
@@ -79,19 +87,25 @@ pub(super) async fn serve(
         handshake = tokio::time::timeout(HANDSHAKE_TIME, shared.tls.accept(stream)) => handshake,
     };
     if let Ok(Ok(stream)) = handshake {
-        Box::pin(speak(&shared, BufReader::new(stream), environment, &all)).await;
+        Box::pin(detect_protocol(
+            &shared,
+            BufReader::new(stream),
+            environment,
+            &all,
+        ))
+        .await;
     }
 }
 
 /// WebSocket begins with `GET`; anything else is a length prefix.
-async fn speak<S: BufSocket>(
-    shared: &Shared,
+async fn detect_protocol<S: BufferedSocket>(
+    shared: &SharedServer,
     mut stream: S,
     environment: Environment,
     all: &CancellationToken,
 ) {
     let websocket = tokio::select! {
-        () = all.cancelled() => return arm_reset(&stream),
+        () = all.cancelled() => return reset_on_drop(&stream),
         peeked = tokio::time::timeout(HANDSHAKE_TIME, stream.fill_buf()) => match peeked {
             Ok(Ok(bytes)) => bytes.starts_with(b"G"),
             Ok(Err(_)) | Err(_) => return,
@@ -103,7 +117,7 @@ async fn speak<S: BufSocket>(
             upgraded = tokio::time::timeout(HANDSHAKE_TIME, tokio_tungstenite::accept_async(stream)) => upgraded,
         };
         if let Ok(Ok(stream)) = upgraded {
-            carry(shared, WsTransport(stream), environment, all).await;
+            serve_transport(shared, WsTransport(stream), environment, all).await;
         }
     } else {
         let transport = TcpTransport {
@@ -111,12 +125,12 @@ async fn speak<S: BufSocket>(
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
         };
-        carry(shared, transport, environment, all).await;
+        serve_transport(shared, transport, environment, all).await;
     }
 }
 
-trait BufSocket: Socket + tokio::io::AsyncBufRead {}
-impl<T: Socket + tokio::io::AsyncBufRead> BufSocket for T {}
+trait BufferedSocket: ResettableSocket + tokio::io::AsyncBufRead {}
+impl<T: ResettableSocket + tokio::io::AsyncBufRead> BufferedSocket for T {}
 
 /// One of the two ways to carry messages.
 trait Transport {
@@ -124,34 +138,39 @@ trait Transport {
     async fn receive(&mut self) -> Option<Bytes>;
     async fn send(&mut self, batch: Batch) -> io::Result<Option<Close>>;
     async fn finish(&mut self, how: Close);
-    fn arm_reset(&self);
+    fn reset_on_drop(&self);
 }
 
-async fn carry(
-    shared: &Shared,
+async fn serve_transport(
+    shared: &SharedServer,
     mut transport: impl Transport,
     environment: Environment,
     all: &CancellationToken,
 ) {
-    let (conn, link) = shared.open(environment);
+    let (conn, queue) = shared.connected(environment);
     let reset = tokio::select! {
         () = all.cancelled() => true,
-        () = link.reset.cancelled() => true,
-        () = exchange(shared, &mut transport, conn, &link) => false,
+        () = queue.reset.cancelled() => true,
+        () = exchange_messages(shared, &mut transport, conn, &queue) => false,
     };
     if reset {
-        transport.arm_reset();
+        transport.reset_on_drop();
     }
-    shared.gone(conn);
+    shared.disconnected(conn);
 }
 
 /// Both directions until an end; stands still for ever once frozen.
-async fn exchange(shared: &Shared, transport: &mut impl Transport, conn: ConnId, link: &Link) {
+async fn exchange_messages(
+    shared: &SharedServer,
+    transport: &mut impl Transport,
+    conn: ConnId,
+    queue: &SendQueue,
+) {
     loop {
         tokio::select! {
             biased;
-            () = link.frozen.cancelled() => std::future::pending().await,
-            batch = link.next() => match transport.send(batch).await {
+            () = queue.frozen.cancelled() => std::future::pending().await,
+            batch = queue.next() => match transport.send(batch).await {
                 Ok(None) => {}
                 Ok(Some(how)) => return transport.finish(how).await,
                 Err(_) => return,
@@ -166,7 +185,7 @@ async fn exchange(shared: &Shared, transport: &mut impl Transport, conn: ConnId,
 
 struct WsTransport<S>(WebSocketStream<S>);
 
-impl<S: Socket> Transport for WsTransport<S> {
+impl<S: ResettableSocket> Transport for WsTransport<S> {
     async fn receive(&mut self) -> Option<Bytes> {
         loop {
             match self.0.next().await? {
@@ -204,8 +223,8 @@ impl<S: Socket> Transport for WsTransport<S> {
         let _ = self.0.get_mut().shutdown().await;
     }
 
-    fn arm_reset(&self) {
-        arm_reset(self.0.get_ref());
+    fn reset_on_drop(&self) {
+        reset_on_drop(self.0.get_ref());
     }
 }
 
@@ -215,9 +234,9 @@ struct TcpTransport<S> {
     outbound: BytesMut,
 }
 
-impl<S: Socket> TcpTransport<S> {
+impl<S: ResettableSocket> TcpTransport<S> {
     /// A whole message of the inbound bytes. A length of nothing or too much ends the socket.
-    fn cut(&mut self) -> Result<Option<Bytes>, ()> {
+    fn next_message(&mut self) -> Result<Option<Bytes>, ()> {
         let Some(prefix) = self.inbound.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -233,10 +252,10 @@ impl<S: Socket> TcpTransport<S> {
     }
 }
 
-impl<S: Socket> Transport for TcpTransport<S> {
+impl<S: ResettableSocket> Transport for TcpTransport<S> {
     async fn receive(&mut self) -> Option<Bytes> {
         loop {
-            match self.cut() {
+            match self.next_message() {
                 Ok(Some(bytes)) => return Some(bytes),
                 Ok(None) => {}
                 Err(()) => return None,
@@ -263,7 +282,7 @@ impl<S: Socket> Transport for TcpTransport<S> {
         let _ = self.stream.shutdown().await;
     }
 
-    fn arm_reset(&self) {
-        arm_reset(&self.stream);
+    fn reset_on_drop(&self) {
+        reset_on_drop(&self.stream);
     }
 }

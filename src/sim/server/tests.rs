@@ -13,10 +13,11 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::*;
-use crate::ctrader::wire;
+use super::Handle;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use crate::sim::presets::{WORKED_ACCOUNT, WORKED_TOKEN, worked_example};
-use crate::sim::{CLIENT_ID, CLIENT_SECRET, raw};
+use crate::sim::state::payload::number;
+use crate::sim::{Broker, CLIENT_ID, CLIENT_SECRET, Close, raw};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,7 +44,10 @@ fn logins() -> [Vec<u8>; 2] {
         ctid_trader_account_id: WORKED_ACCOUNT,
         access_token: WORKED_TOKEN.to_owned(),
     };
-    [envelope(2100, &app), envelope(2102, &account)]
+    [
+        envelope(number(PayloadType::ProtoOaApplicationAuthReq), &app),
+        envelope(number(PayloadType::ProtoOaAccountAuthReq), &account),
+    ]
 }
 
 fn subscription() -> Vec<u8> {
@@ -52,7 +56,7 @@ fn subscription() -> Vec<u8> {
         symbol_id: vec![1],
         ..Default::default()
     };
-    envelope(2127, &body)
+    envelope(number(PayloadType::ProtoOaSubscribeSpotsReq), &body)
 }
 
 /// The payload type of the next message; 0 at the end of the stream.
@@ -74,7 +78,13 @@ async fn session(sim: &Handle) -> Ws {
     for login in logins() {
         ws.send(Message::binary(login)).await.expect("sent");
     }
-    assert_eq!((kind(&mut ws).await, kind(&mut ws).await), (2101, 2103));
+    assert_eq!(
+        (kind(&mut ws).await, kind(&mut ws).await),
+        (
+            number(PayloadType::ProtoOaApplicationAuthRes),
+            number(PayloadType::ProtoOaAccountAuthRes)
+        )
+    );
     ws
 }
 
@@ -85,9 +95,15 @@ async fn a_websocket_logs_in_gets_spots_and_ends_with_the_plug() {
     ws.send(Message::binary(subscription()))
         .await
         .expect("sent");
-    assert_eq!((kind(&mut ws).await, kind(&mut ws).await), (2128, 2131));
+    assert_eq!(
+        (kind(&mut ws).await, kind(&mut ws).await),
+        (
+            number(PayloadType::ProtoOaSubscribeSpotsRes),
+            number(PayloadType::ProtoOaSpotEvent)
+        )
+    );
     sim.with(|broker| broker.set_quote("EURUSD", raw("1.084"), None));
-    assert_eq!(kind(&mut ws).await, 2131);
+    assert_eq!(kind(&mut ws).await, number(PayloadType::ProtoOaSpotEvent));
     sim.unplug().await;
     assert_eq!(kind(&mut ws).await, 0);
     TcpStream::connect(sim.demo_addr())
@@ -141,7 +157,10 @@ async fn length_prefixes_over_tls_carry_the_same_messages() {
             .await
             .expect("sent");
     }
-    for expected in [2101, 2103] {
+    for expected in [
+        number(PayloadType::ProtoOaApplicationAuthRes),
+        number(PayloadType::ProtoOaAccountAuthRes),
+    ] {
         let length = timeout(PATIENCE, tls.read_u32())
             .await
             .expect("in time")
@@ -174,7 +193,10 @@ async fn a_client_that_does_not_read_is_reset_and_counted() {
     ws.send(Message::binary(subscription()))
         .await
         .expect("sent");
-    assert_eq!(kind(&mut ws).await, 2128);
+    assert_eq!(
+        kind(&mut ws).await,
+        number(PayloadType::ProtoOaSubscribeSpotsRes)
+    );
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while sim.with(|broker| broker.stats().slow_readers) == 0 {
         assert!(tokio::time::Instant::now() < deadline, "never counted");
@@ -215,7 +237,10 @@ async fn frames_are_put_together_from_pieces_and_a_bad_length_ends_the_socket() 
         socket.write_all(piece).await.expect("sent");
         tokio::task::yield_now().await;
     }
-    for kind in [2101, 2103] {
+    for kind in [
+        number(PayloadType::ProtoOaApplicationAuthRes),
+        number(PayloadType::ProtoOaAccountAuthRes),
+    ] {
         let length = socket.read_u32().await.expect("a length");
         let mut body = vec![0; usize::try_from(length).expect("short")];
         socket.read_exact(&mut body).await.expect("a body");

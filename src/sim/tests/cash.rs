@@ -16,7 +16,7 @@ fn listening(account: AccountSpec) -> Client {
 }
 
 fn flow(client: &mut Client) -> wire::ProtoOaDepositWithdraw {
-    let event: wire::ProtoOaExecutionEvent = client.body(2126);
+    let event: wire::ProtoOaExecutionEvent = client.body(PayloadType::ProtoOaExecutionEvent);
     assert_eq!(
         (event.execution_type, event.is_server_event),
         (10, Some(true))
@@ -90,11 +90,12 @@ fn a_swap_and_a_margin_change_their_position_alone() {
     let position = PositionSpec::new(501, "EURUSD", Side::Buy, 100_000, raw("1.08"));
     let mut client = listening(AccountSpec::new(7).position(position));
     client.broker.swap(7, 501, -12);
-    let event: wire::ProtoOaExecutionEvent = client.body(2126);
+    let event: wire::ProtoOaExecutionEvent = client.body(PayloadType::ProtoOaExecutionEvent);
     assert_eq!(event.execution_type, 9);
     assert_eq!(event.position.expect("a position").swap, -12);
     client.broker.change_margin(7, 501, 200_000_000);
-    let event: wire::ProtoOaMarginChangedEvent = client.body(2141);
+    let event: wire::ProtoOaMarginChangedEvent =
+        client.body(PayloadType::ProtoOaMarginChangedEvent);
     assert_eq!((event.position_id, event.used_margin), (501, 2_000));
     let truth = client.truth(7);
     assert_eq!((truth.balance_version, truth.used_margin), (1, 2_000));
@@ -104,11 +105,17 @@ fn a_swap_and_a_margin_change_their_position_alone() {
 fn a_setting_that_changes_is_told_with_the_whole_trader() {
     let mut client = listening(AccountSpec::new(7));
     client.broker.set_margin_type(7, MarginType::Net);
-    let event: wire::ProtoOaTraderUpdatedEvent = client.body(2123);
+    let event: wire::ProtoOaTraderUpdatedEvent = client.body(PayloadType::ProtoOaTraderUpdateEvent);
     assert_eq!(event.trader.total_margin_calculation_type, Some(2));
     client.broker.settings_mut().trader_updates = true;
     client.broker.deposit(7, 1);
-    assert_eq!(client.kinds(), [2126, 2123]);
+    assert_eq!(
+        client.kinds(),
+        [
+            PayloadType::ProtoOaExecutionEvent,
+            PayloadType::ProtoOaTraderUpdateEvent
+        ]
+    );
 }
 
 #[test]
@@ -119,7 +126,7 @@ fn a_threshold_calls_once_in_ten_minutes() {
         let calls = client
             .received()
             .into_iter()
-            .filter(|(kind, ..)| *kind == 2172);
+            .filter(|(kind, ..)| *kind == number(PayloadType::ProtoOaMarginCallTriggerEvent));
         calls
             .map(|(_, _, body)| {
                 let event = wire::ProtoOaMarginCallTriggerEvent::decode(body);
@@ -134,7 +141,7 @@ fn a_threshold_calls_once_in_ten_minutes() {
     assert_eq!(calls(&mut client), [62]);
     let conn = client.broker.open_connections()[0];
     let wait = |client: &mut Client| {
-        client.send(conn, 51, "", &wire::ProtoHeartbeatEvent::default());
+        client.heartbeat(conn);
         client.wait(Duration::from_secs(20));
     };
     (0..29).for_each(|_| wait(&mut client));
@@ -144,26 +151,26 @@ fn a_threshold_calls_once_in_ten_minutes() {
 }
 
 #[test]
-fn the_ledger_tells_what_was_done() {
+fn the_journal_tells_what_was_done() {
     let mut client = listening(AccountSpec::new(7));
     client.broker.deposit(7, 1);
-    assert!(client.broker.ledger().is_empty(), "nobody asked for it");
-    client.broker.keep_ledger();
+    assert!(client.broker.journal().is_empty(), "nobody asked for it");
+    client.broker.keep_journal();
     client.broker.deposit(7, -5);
     client
         .broker
         .set_quote_at(presets::ALPHA, "EURUSD", raw("1.09"), None);
-    let told: Vec<(i64, What)> = client
+    let told: Vec<(i64, JournalEvent)> = client
         .broker
-        .ledger()
+        .journal()
         .iter()
-        .map(|entry| (entry.account, entry.what.clone()))
+        .map(|entry| (entry.account, entry.event.clone()))
         .collect();
-    let quote = What::Quote {
+    let quote = JournalEvent::Quote {
         broker: presets::ALPHA.to_owned(),
         symbol: 1,
         bid: Some(raw("1.09")),
         ask: None,
     };
-    assert_eq!(told, [(7, What::Cash(-5)), (0, quote)]);
+    assert_eq!(told, [(7, JournalEvent::Cash(-5)), (0, quote)]);
 }

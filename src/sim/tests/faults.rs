@@ -14,22 +14,46 @@ fn a_reply_is_late_or_lost_and_its_effect_stays() {
     let conn = client.connect(Environment::Demo);
     client.app(conn);
     client.received();
-    client.broker.delay_reply(2173, Duration::from_secs(20));
-    client.send(conn, 2173, "r", &refresh("refresh-t"));
+    client.broker.delay_reply(
+        number(PayloadType::ProtoOaRefreshTokenReq),
+        Duration::from_secs(20),
+    );
+    client.send(
+        conn,
+        PayloadType::ProtoOaRefreshTokenReq,
+        "r",
+        &refresh("refresh-t"),
+    );
     let version = wire::ProtoOaVersionReq::default();
-    client.send(conn, 2104, "v", &version);
-    assert_eq!(client.kinds(), [2105], "other replies are in time");
+    client.send(conn, PayloadType::ProtoOaVersionReq, "v", &version);
+    assert_eq!(
+        client.kinds(),
+        [PayloadType::ProtoOaVersionRes],
+        "other replies are in time"
+    );
     client.wait(Duration::from_secs(20));
     let pair = client
         .received()
         .into_iter()
-        .find(|(kind, ..)| *kind == 2174)
+        .find(|(kind, ..)| *kind == number(PayloadType::ProtoOaRefreshTokenRes))
         .expect("a late answer");
     let pair = wire::ProtoOaRefreshTokenRes::decode(pair.2).expect("a pair");
-    client.broker.swallow_reply(Some(2173));
-    client.send(conn, 2173, "r", &refresh(&pair.refresh_token));
+    client
+        .broker
+        .swallow_reply(Some(number(PayloadType::ProtoOaRefreshTokenReq)));
+    client.send(
+        conn,
+        PayloadType::ProtoOaRefreshTokenReq,
+        "r",
+        &refresh(&pair.refresh_token),
+    );
     assert!(client.kinds().is_empty());
-    client.send(conn, 2173, "r", &refresh(&pair.refresh_token));
+    client.send(
+        conn,
+        PayloadType::ProtoOaRefreshTokenReq,
+        "r",
+        &refresh(&pair.refresh_token),
+    );
     assert_eq!(client.error(), "CH_ACCESS_TOKEN_INVALID", "it is spent");
     let (access, _) = client.broker.tokens_of(7).expect("a living pair");
     assert_ne!(access, pair.access_token);
@@ -40,9 +64,20 @@ fn replies_are_turned_round_and_events_doubled_and_lost() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
     client.broker.reorder_replies(2);
-    client.send(conn, 2121, "a", &nothing_but(7));
-    client.send(conn, 2104, "b", &wire::ProtoOaVersionReq::default());
-    assert_eq!(client.kinds(), [2105, 2122]);
+    client.send(conn, PayloadType::ProtoOaTraderReq, "a", &nothing_but(7));
+    client.send(
+        conn,
+        PayloadType::ProtoOaVersionReq,
+        "b",
+        &wire::ProtoOaVersionReq::default(),
+    );
+    assert_eq!(
+        client.kinds(),
+        [
+            PayloadType::ProtoOaVersionRes,
+            PayloadType::ProtoOaTraderRes
+        ]
+    );
     client.broker.duplicate_events(1);
     client.broker.deposit(7, 1);
     client.broker.drop_events(1);
@@ -66,7 +101,7 @@ fn a_log_out_is_accepted_and_then_the_session_ends() {
     let other = client.session(7, "t");
     client.send(
         conn,
-        2162,
+        PayloadType::ProtoOaAccountLogoutReq,
         "l",
         &wire::ProtoOaAccountLogoutReq {
             payload_type: None,
@@ -78,7 +113,17 @@ fn a_log_out_is_accepted_and_then_the_session_ends() {
         .into_iter()
         .map(|(conn, (kind, id, _))| (conn, kind, id.is_some()))
         .collect();
-    assert_eq!(got, [(conn, 2163, true), (conn, 2164, false)]);
+    assert_eq!(
+        got,
+        [
+            (conn, number(PayloadType::ProtoOaAccountLogoutRes), true),
+            (
+                conn,
+                number(PayloadType::ProtoOaAccountDisconnectEvent),
+                false
+            )
+        ]
+    );
     assert_eq!(client.broker.authorised_on(7), [other]);
     client.broker.deposit(7, 1);
     let events = client.drain();
@@ -90,11 +135,18 @@ fn a_revoked_token_and_a_blocked_application_end_what_they_opened() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
     client.broker.revoke("t");
-    assert_eq!(client.kinds(), [2147, 2164]);
+    assert_eq!(
+        client.kinds(),
+        [
+            PayloadType::ProtoOaAccountsTokenInvalidatedEvent,
+            PayloadType::ProtoOaAccountDisconnectEvent
+        ]
+    );
     client.account(conn, 7, "t");
     assert_eq!(client.error(), "CH_ACCESS_TOKEN_INVALID");
     client.broker.block_app("blocked by an administrator");
-    let event: wire::ProtoOaClientDisconnectEvent = client.body(2148);
+    let event: wire::ProtoOaClientDisconnectEvent =
+        client.body(PayloadType::ProtoOaClientDisconnectEvent);
     assert_eq!(event.reason.as_deref(), Some("blocked by an administrator"));
     assert_eq!(client.broker.open_connections(), []);
 }
@@ -103,7 +155,9 @@ fn a_revoked_token_and_a_blocked_application_end_what_they_opened() {
 fn a_silent_rotation_leaves_the_sessions_alone() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
-    client.broker.rotation_as(Rotation::Silent);
+    client
+        .broker
+        .set_token_refresh_effect(TokenRefreshEffect::KeepsSessions);
     let pair = client.broker.refresh_elsewhere("refresh-t");
     let (access, _) = pair.expect("a new pair");
     assert!(client.kinds().is_empty());
@@ -123,8 +177,14 @@ fn either_host_lists_all_accounts_of_a_token() {
             payload_type: None,
             access_token: "t".to_owned(),
         };
-        client.send(conn, 2149, "l", &body);
-        let list: wire::ProtoOaGetAccountListByAccessTokenRes = client.body(2150);
+        client.send(
+            conn,
+            PayloadType::ProtoOaGetAccountsByAccessTokenReq,
+            "l",
+            &body,
+        );
+        let list: wire::ProtoOaGetAccountListByAccessTokenRes =
+            client.body(PayloadType::ProtoOaGetAccountsByAccessTokenRes);
         let listed = list.ctid_trader_account.iter();
         let listed: Vec<_> = listed
             .map(|account| (account.ctid_trader_account_id, account.is_live))
@@ -142,15 +202,26 @@ fn a_refusal_travels_by_any_of_four_messages() {
         ctid_trader_account_id: 7,
         order_id: 5,
     };
-    for (route, kind) in [
-        (Route::OaError, 2142),
-        (Route::CommonError, 50),
-        (Route::OrderError, 2132),
-        (Route::Rejected, 2126),
+    for (message, kind) in [
+        (
+            RefusalMessage::OaError,
+            number(PayloadType::ProtoOaErrorRes),
+        ),
+        (RefusalMessage::CommonError, ERROR_RES),
+        (
+            RefusalMessage::OrderError,
+            number(PayloadType::ProtoOaOrderErrorEvent),
+        ),
+        (
+            RefusalMessage::Rejected,
+            number(PayloadType::ProtoOaExecutionEvent),
+        ),
     ] {
-        let refusal = Refusal::new("TRADING_DISABLED").route(route);
-        client.broker.refuse(Some(2108), 1, refusal);
-        client.send(conn, 2108, "mine", &order);
+        let refusal = Refusal::new("TRADING_DISABLED").sent_as(message);
+        client
+            .broker
+            .refuse(Some(number(PayloadType::ProtoOaCancelOrderReq)), 1, refusal);
+        client.send(conn, PayloadType::ProtoOaCancelOrderReq, "mine", &order);
         let received = client.received();
         assert_eq!(received.len(), 1);
         assert_eq!(
@@ -158,15 +229,15 @@ fn a_refusal_travels_by_any_of_four_messages() {
             (kind, Some("mine"))
         );
     }
-    client.send(conn, 2108, "mine", &order);
-    let error: wire::ProtoOaOrderErrorEvent = client.body(2132);
+    client.send(conn, PayloadType::ProtoOaCancelOrderReq, "mine", &order);
+    let error: wire::ProtoOaOrderErrorEvent = client.body(PayloadType::ProtoOaOrderErrorEvent);
     assert_eq!(
         (error.error_code.as_str(), error.order_id),
         ("ORDER_NOT_FOUND", Some(5))
     );
     client.broker.zero_order_error_ids(true);
-    client.send(conn, 2108, "mine", &order);
-    let error: wire::ProtoOaOrderErrorEvent = client.body(2132);
+    client.send(conn, PayloadType::ProtoOaCancelOrderReq, "mine", &order);
+    let error: wire::ProtoOaOrderErrorEvent = client.body(PayloadType::ProtoOaOrderErrorEvent);
     assert_eq!((error.order_id, error.position_id), (Some(0), Some(0)));
 }
 
@@ -175,17 +246,19 @@ fn maintenance_ends_in_seconds_by_one_message_and_in_milliseconds_by_the_other()
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
     client.broker.maintenance(Some(Duration::from_mins(1)));
-    client.send(conn, 2121, "x", &nothing_but(7));
-    let error: wire::ProtoOaErrorRes = client.body(2142);
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
+    let error: wire::ProtoOaErrorRes = client.body(PayloadType::ProtoOaErrorRes);
     assert_eq!(error.maintenance_end_timestamp, Some(1_750_000_060));
-    client.broker.maintenance_as(Route::CommonError);
-    client.send(conn, 2121, "x", &nothing_but(7));
-    let error: wire::ProtoErrorRes = client.body(50);
+    client
+        .broker
+        .maintenance_sent_as(RefusalMessage::CommonError);
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
+    let error: wire::ProtoErrorRes = client.body_of(ERROR_RES);
     assert_eq!(error.error_code, "SERVER_IS_UNDER_MAINTENANCE");
     assert_eq!(error.maintenance_end_timestamp, Some(1_750_000_060_000));
     client.broker.maintenance(None);
-    client.send(conn, 2121, "x", &nothing_but(7));
-    assert_eq!(client.kinds(), [2122]);
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
+    assert_eq!(client.kinds(), [PayloadType::ProtoOaTraderRes]);
 }
 
 #[test]
@@ -205,7 +278,7 @@ fn a_frozen_socket_hears_and_says_nothing() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
     client.broker.half_open(conn);
-    client.send(conn, 2121, "x", &nothing_but(7));
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
     client.broker.deposit(7, 1);
     client.wait(Duration::from_mins(2));
     assert_eq!(client.received(), []);
@@ -229,7 +302,9 @@ fn numbers_and_types_that_no_schema_has_can_be_sent() {
     );
     client.broker.unknown_types(Some(1));
     client.broker.deposit(7, 1);
-    assert_eq!(client.kinds(), [2_999, 2126]);
+    let numbers: Vec<u32> = client.received().iter().map(|(kind, ..)| *kind).collect();
+    let execution = number(PayloadType::ProtoOaExecutionEvent);
+    assert_eq!(numbers, [UNKNOWN, execution]);
 }
 
 #[test]
@@ -256,16 +331,20 @@ fn history_has_a_quota_and_a_breach_may_come_without_a_block() {
             ctid_trader_account_id: 7,
             ..Default::default()
         };
-        client.send(conn, 2133, "h", &body);
+        client.send(conn, PayloadType::ProtoOaDealListReq, "h", &body);
         client.kinds()
     };
     let limits = Limits {
         history_quota: Some(2),
         ..Limits::default()
     };
-    let mut client = Client::new(quiet().limits(limits).idle_cutoff(Duration::from_hours(1)));
+    let mut client = Client::new(quiet().limits(limits).idle_timeout(Duration::from_hours(1)));
     let conn = client.session(7, "t");
-    for answer in [2134, 2134, 2142] {
+    for answer in [
+        PayloadType::ProtoOaDealListRes,
+        PayloadType::ProtoOaDealListRes,
+        PayloadType::ProtoOaErrorRes,
+    ] {
         client.wait(Duration::from_secs(2));
         client.received();
         assert_eq!(history(&mut client, conn), [answer]);
@@ -274,7 +353,7 @@ fn history_has_a_quota_and_a_breach_may_come_without_a_block() {
     client.received();
     assert_eq!(
         history(&mut client, conn),
-        [2134],
+        [PayloadType::ProtoOaDealListRes],
         "the window has moved on"
     );
 
@@ -285,13 +364,16 @@ fn history_has_a_quota_and_a_breach_may_come_without_a_block() {
     };
     let mut client = Client::new(quiet().limits(limits));
     let conn = client.session(7, "t");
-    assert_eq!(history(&mut client, conn), [2134]);
+    assert_eq!(
+        history(&mut client, conn),
+        [PayloadType::ProtoOaDealListRes]
+    );
     let body = wire::ProtoOaDealListReq {
         ctid_trader_account_id: 7,
         ..Default::default()
     };
-    client.send(conn, 2133, "h", &body);
-    let error: wire::ProtoOaErrorRes = client.body(2142);
+    client.send(conn, PayloadType::ProtoOaDealListReq, "h", &body);
+    let error: wire::ProtoOaErrorRes = client.body(PayloadType::ProtoOaErrorRes);
     assert_eq!(error.error_code, "REQUEST_FREQUENCY_EXCEEDED");
     assert_eq!(error.retry_after, None);
 }

@@ -14,14 +14,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
+use super::state::payload::{ERROR_RES, HEARTBEAT_EVENT, UNKNOWN, named, number};
 use super::*;
-use crate::ctrader::wire;
+use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 
 /// A client of the sans-IO broker that remembers what it got.
 struct Client {
     broker: Broker,
     now: Instant,
 }
+
+const OA_ERROR: u32 = number(PayloadType::ProtoOaErrorRes);
+const ORDER_ERROR: u32 = number(PayloadType::ProtoOaOrderErrorEvent);
 
 /// One received message: payload type, clientMsgId, body.
 type Received = (u32, Option<String>, Bytes);
@@ -39,9 +43,19 @@ impl Client {
         self.broker.connect(environment, self.now)
     }
 
-    fn send(&mut self, conn: ConnId, kind: u32, id: &str, body: &impl Message) {
+    fn send(&mut self, conn: ConnId, kind: PayloadType, id: &str, body: &impl Message) {
+        self.send_number(conn, number(kind), id, body);
+    }
+
+    fn heartbeat(&mut self, conn: ConnId) {
+        let beat = wire::ProtoHeartbeatEvent::default();
+        self.send_number(conn, HEARTBEAT_EVENT, "", &beat);
+    }
+
+    /// Sends a message of any payload type, known or not.
+    fn send_number(&mut self, conn: ConnId, payload_type: u32, id: &str, body: &impl Message) {
         let message = wire::ProtoMessage {
-            payload_type: kind,
+            payload_type,
             payload: Some(body.encode_to_vec().into()),
             client_msg_id: Some(id.to_owned()),
         };
@@ -86,7 +100,7 @@ impl Client {
             client_id: CLIENT_ID.to_owned(),
             client_secret: CLIENT_SECRET.to_owned(),
         };
-        self.send(conn, 2100, "app", &body);
+        self.send(conn, PayloadType::ProtoOaApplicationAuthReq, "app", &body);
     }
 
     fn account(&mut self, conn: ConnId, account: i64, token: &str) {
@@ -95,7 +109,7 @@ impl Client {
             ctid_trader_account_id: account,
             access_token: token.to_owned(),
         };
-        self.send(conn, 2102, "auth", &body);
+        self.send(conn, PayloadType::ProtoOaAccountAuthReq, "auth", &body);
     }
 
     /// A demo connection with one account authorised.
@@ -103,8 +117,13 @@ impl Client {
         let conn = self.connect(Environment::Demo);
         self.app(conn);
         self.account(conn, account, token);
-        let kinds: Vec<u32> = self.received().iter().map(|received| received.0).collect();
-        assert_eq!(kinds, [2101, 2103]);
+        assert_eq!(
+            self.kinds(),
+            [
+                PayloadType::ProtoOaApplicationAuthRes,
+                PayloadType::ProtoOaAccountAuthRes
+            ]
+        );
         conn
     }
 
@@ -114,17 +133,17 @@ impl Client {
         assert_eq!(received.len(), 1, "{received:?}");
         let (kind, _, body) = received.into_iter().next().expect("one message");
         match kind {
-            2142 => {
+            OA_ERROR => {
                 wire::ProtoOaErrorRes::decode(body)
                     .expect("an error")
                     .error_code
             }
-            2132 => {
+            ORDER_ERROR => {
                 wire::ProtoOaOrderErrorEvent::decode(body)
                     .expect("an error")
                     .error_code
             }
-            50 => {
+            ERROR_RES => {
                 wire::ProtoErrorRes::decode(body)
                     .expect("an error")
                     .error_code
@@ -138,7 +157,7 @@ impl Client {
         let events = self
             .received()
             .into_iter()
-            .filter(|received| received.0 == 2126);
+            .filter(|received| received.0 == number(PayloadType::ProtoOaExecutionEvent));
         events
             .map(|(_, id, body)| {
                 (
@@ -149,17 +168,24 @@ impl Client {
             .collect()
     }
 
-    /// Payload types received.
-    fn kinds(&mut self) -> Vec<u32> {
-        self.received().iter().map(|received| received.0).collect()
+    /// Payload types received, all of the Open API.
+    fn kinds(&mut self) -> Vec<PayloadType> {
+        let received = self.received();
+        let types = received.iter().map(|received| named(received.0));
+        types.map(|kind| kind.expect("a known type")).collect()
     }
 
     /// The body of the only message received.
-    fn body<M: Message + Default>(&mut self, kind: u32) -> M {
+    fn body<M: Message + Default>(&mut self, kind: PayloadType) -> M {
+        self.body_of(number(kind))
+    }
+
+    /// The same for any payload type.
+    fn body_of<M: Message + Default>(&mut self, payload_type: u32) -> M {
         let mut received = self.received();
         assert_eq!(received.len(), 1, "{received:?}");
         let (of, _, body) = received.remove(0);
-        assert_eq!(of, kind);
+        assert_eq!(of, payload_type);
         M::decode(body).expect("a body")
     }
 

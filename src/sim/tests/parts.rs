@@ -99,8 +99,8 @@ fn a_close_in_parts_books_each_and_resizes_the_protective_order() {
 #[test]
 fn parts_come_after_each_other_and_an_order_is_pending_until_the_last() {
     let mut client = in_parts(AccountSpec::new(7).token("t"));
-    client.broker.settings_mut().part_gap = Duration::from_millis(100);
-    client.broker.settings_mut().hand_gap = Duration::from_millis(50);
+    client.broker.settings_mut().partial_fill_delay = Duration::from_millis(100);
+    client.broker.settings_mut().manual_fill_delay = Duration::from_millis(50);
     let order = OrderSpec::limit("EURUSD", Side::Buy, 600_000, raw("1.08"));
     let placed = client.broker.place_order(7, &order).expect("accepted");
     client
@@ -126,7 +126,7 @@ fn parts_come_after_each_other_and_an_order_is_pending_until_the_last() {
 #[test]
 fn what_is_left_of_an_order_does_not_revive_a_position() {
     let mut client = in_parts(AccountSpec::new(7).token("t"));
-    client.broker.settings_mut().part_gap = Duration::from_millis(100);
+    client.broker.settings_mut().partial_fill_delay = Duration::from_millis(100);
     let order = OrderSpec::market("EURUSD", Side::Buy, 300_000);
     let placed = client.broker.place_order(7, &order).expect("accepted");
     client.broker.settings_mut().fill_parts = 1;

@@ -15,7 +15,7 @@ fn spots(client: &mut Client) -> Vec<wire::ProtoOaSpotEvent> {
     let spots = client
         .received()
         .into_iter()
-        .filter(|(kind, ..)| *kind == 2131);
+        .filter(|(kind, ..)| *kind == number(PayloadType::ProtoOaSpotEvent));
     spots
         .map(|(_, _, body)| wire::ProtoOaSpotEvent::decode(body).expect("a spot"))
         .collect()
@@ -25,8 +25,18 @@ fn spots(client: &mut Client) -> Vec<wire::ProtoOaSpotEvent> {
 fn a_timestamp_comes_only_when_asked_for() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
-    client.send(conn, 2127, "s", &subscription(&[1], false));
-    client.send(conn, 2127, "s", &subscription(&[2], true));
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[1], false),
+    );
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[2], true),
+    );
     client
         .broker
         .set_quote_at(presets::ALPHA, "EURUSD", raw("1.09"), None);
@@ -59,22 +69,27 @@ fn a_timestamp_comes_only_when_asked_for() {
 fn a_subscription_that_makes_no_sense_is_refused() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
-    client.send(conn, 2127, "s", &subscription(&[999], false));
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[999], false),
+    );
     assert_eq!(client.error(), "UNKNOWN_SYMBOL");
-    client.send(conn, 2127, "s", &subscription(&[1], false));
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[1], false),
+    );
     client.received();
-    client.send(conn, 2127, "s", &subscription(&[1], false));
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[1], false),
+    );
     assert_eq!(client.error(), "ALREADY_SUBSCRIBED");
-    let bars = |symbol_id| wire::ProtoOaSubscribeLiveTrendbarReq {
-        payload_type: None,
-        ctid_trader_account_id: 7,
-        period: 1,
-        symbol_id,
-    };
-    client.send(conn, 2135, "b", &bars(2));
-    assert_eq!(client.error(), "INVALID_REQUEST", "no bars without spots");
-    client.send(conn, 2135, "b", &bars(1));
-    assert_eq!(client.kinds(), [2165]);
 }
 
 #[test]
@@ -87,10 +102,21 @@ fn a_quote_may_still_come_after_the_end() {
         ctid_trader_account_id: 7,
         symbol_id: vec![1],
     };
-    client.send(conn, 2127, "s", &subscription(&[1], false));
+    client.send(
+        conn,
+        PayloadType::ProtoOaSubscribeSpotsReq,
+        "s",
+        &subscription(&[1], false),
+    );
     client.received();
-    client.send(conn, 2129, "u", &end);
-    assert_eq!(client.kinds(), [2130, 2131]);
+    client.send(conn, PayloadType::ProtoOaUnsubscribeSpotsReq, "u", &end);
+    assert_eq!(
+        client.kinds(),
+        [
+            PayloadType::ProtoOaUnsubscribeSpotsRes,
+            PayloadType::ProtoOaSpotEvent
+        ]
+    );
     client.broker.set_quote("EURUSD", raw("1.09"), None);
     assert!(client.kinds().is_empty());
 }
@@ -100,7 +126,8 @@ fn a_symbol_that_changed_is_named_and_no_more() {
     let mut client = Client::new(quiet());
     client.session(7, "t");
     client.broker.symbol_changed(presets::ALPHA, "XAUUSD");
-    let event: wire::ProtoOaSymbolChangedEvent = client.body(2120);
+    let event: wire::ProtoOaSymbolChangedEvent =
+        client.body(PayloadType::ProtoOaSymbolChangedEvent);
     assert_eq!(event.symbol_id, [41]);
 }
 
@@ -115,8 +142,14 @@ fn chains_have_one_to_three_symbols_and_none_for_the_same_asset() {
             first_asset_id: from,
             last_asset_id: to,
         };
-        client.send(conn, 2118, "c", &body);
-        let chain: wire::ProtoOaSymbolsForConversionRes = client.body(2119);
+        client.send(
+            conn,
+            PayloadType::ProtoOaSymbolsForConversionReq,
+            "c",
+            &body,
+        );
+        let chain: wire::ProtoOaSymbolsForConversionRes =
+            client.body(PayloadType::ProtoOaSymbolsForConversionRes);
         let ids: Vec<i64> = chain.symbol.iter().map(|symbol| symbol.symbol_id).collect();
         assert_eq!(ids, symbols);
     }
@@ -126,6 +159,11 @@ fn chains_have_one_to_three_symbols_and_none_for_the_same_asset() {
         first_asset_id: 1,
         last_asset_id: 1,
     };
-    client.send(conn, 2118, "c", &same);
+    client.send(
+        conn,
+        PayloadType::ProtoOaSymbolsForConversionReq,
+        "c",
+        &same,
+    );
     assert_eq!(client.error(), "SYMBOL_NOT_FOUND");
 }

@@ -17,8 +17,8 @@ fn reconcile(client: &mut Client, conn: ConnId, protective: bool) -> wire::Proto
         ctid_trader_account_id: 7,
         return_protection_orders: Some(protective),
     };
-    client.send(conn, 2124, "r", &body);
-    client.body(2125)
+    client.send(conn, PayloadType::ProtoOaReconcileReq, "r", &body);
+    client.body(PayloadType::ProtoOaReconcileRes)
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn deals(client: &mut Client, conn: ConnId, from: i64, to: i64) -> (Vec<i64>, bo
         to_timestamp: Some(to),
         max_rows: None,
     };
-    client.send(conn, 2133, "d", &body);
-    let page: wire::ProtoOaDealListRes = client.body(2134);
+    client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
+    let page: wire::ProtoOaDealListRes = client.body(PayloadType::ProtoOaDealListRes);
     let ids = page.deal.iter().map(|deal| deal.deal_id).collect();
     (ids, page.has_more)
 }
@@ -152,18 +152,21 @@ fn ranges_have_bounds() {
             to_timestamp: Some(to),
             max_rows: None,
         };
-        client.send(conn, 2133, "d", &body);
+        client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
         assert_eq!(client.error(), "INCORRECT_BOUNDARIES");
     }
     // A week is the most for cash, and it is enough.
-    for (to, answer) in [(604_800_000, 2144), (604_800_001, 2142)] {
+    for (to, answer) in [
+        (604_800_000, PayloadType::ProtoOaCashFlowHistoryListRes),
+        (604_800_001, PayloadType::ProtoOaErrorRes),
+    ] {
         let body = wire::ProtoOaCashFlowHistoryListReq {
             payload_type: None,
             ctid_trader_account_id: 7,
             from_timestamp: 0,
             to_timestamp: to,
         };
-        client.send(conn, 2143, "c", &body);
+        client.send(conn, PayloadType::ProtoOaCashFlowHistoryListReq, "c", &body);
         assert_eq!(client.kinds(), [answer]);
     }
 }
@@ -188,8 +191,14 @@ fn what_has_no_price_has_no_profit() {
         payload_type: None,
         ctid_trader_account_id: 7,
     };
-    client.send(conn, 2187, "p", &body);
-    let told: wire::ProtoOaGetPositionUnrealizedPnLRes = client.body(2188);
+    client.send(
+        conn,
+        PayloadType::ProtoOaGetPositionUnrealizedPnlReq,
+        "p",
+        &body,
+    );
+    let told: wire::ProtoOaGetPositionUnrealizedPnLRes =
+        client.body(PayloadType::ProtoOaGetPositionUnrealizedPnlRes);
     let rows: Vec<i64> = told
         .position_unrealized_pn_l
         .iter()
@@ -208,8 +217,8 @@ fn digits_of_money_may_differ_between_objects_and_be_absent() {
         let world = Simulator::builder().market_paused().account(account);
         let mut client = Client::new(world);
         let conn = client.session(7, "t");
-        client.send(conn, 2121, "t", &nothing_but(7));
-        let told: wire::ProtoOaTraderRes = client.body(2122);
+        client.send(conn, PayloadType::ProtoOaTraderReq, "t", &nothing_but(7));
+        let told: wire::ProtoOaTraderRes = client.body(PayloadType::ProtoOaTraderRes);
         assert_eq!(told.trader.money_digits, trader);
         let seen = reconcile(&mut client, conn, false);
         assert_eq!(seen.position[0].money_digits, position);

@@ -31,22 +31,30 @@ fn who_is_not_authorised_is_told_by_the_documented_code() {
         client.account(conn, account, token);
         assert_eq!(client.error(), code);
     }
-    client.send(conn, 2121, "x", &nothing_but(7));
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
     assert_eq!(client.error(), "ACCOUNT_NOT_AUTHORIZED");
-    client.broker.unauthorised_as(Unauthorised::Text);
-    client.send(conn, 2121, "x", &nothing_but(7));
+    client
+        .broker
+        .set_unauthorised_reply(UnauthorisedReply::Text);
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
     assert_eq!(client.error(), "INVALID_REQUEST");
     client.account(conn, 7, "t");
     client.received();
     client.account(conn, 7, "t");
     assert_eq!(client.error(), "ALREADY_LOGGED_IN");
-    client.send(conn, 2121, "x", &nothing_but(7));
-    assert_eq!(client.received()[0].0, 2122);
-    client.send(conn, 2189, "x", &nothing_but(7));
+    client.send(conn, PayloadType::ProtoOaTraderReq, "x", &nothing_but(7));
+    assert_eq!(
+        client.received()[0].0,
+        number(PayloadType::ProtoOaTraderRes)
+    );
+    client.send_number(conn, UNKNOWN, "x", &nothing_but(7));
     assert_eq!(client.error(), "UNSUPPORTED_MESSAGE");
     client.broker.expire_token_in("t", Duration::ZERO);
     client.broker.drop_account(7);
-    assert_eq!(client.received()[0].0, 2164);
+    assert_eq!(
+        client.received()[0].0,
+        number(PayloadType::ProtoOaAccountDisconnectEvent)
+    );
     client.account(conn, 7, "t");
     assert_eq!(client.error(), "OA_AUTH_TOKEN_EXPIRED");
 }
@@ -63,17 +71,27 @@ fn a_refresh_ends_the_sessions_and_the_new_token_opens_them_again() {
         payload_type: None,
         refresh_token: "refresh-t".to_owned(),
     };
-    client.send(conn, 2173, "r", &body);
+    client.send(conn, PayloadType::ProtoOaRefreshTokenReq, "r", &body);
     let received = client.received();
     let kinds: Vec<u32> = received.iter().map(|received| received.0).collect();
-    assert_eq!(kinds, [2147, 2164, 2174]);
+    assert_eq!(
+        kinds,
+        [
+            number(PayloadType::ProtoOaAccountsTokenInvalidatedEvent),
+            number(PayloadType::ProtoOaAccountDisconnectEvent),
+            number(PayloadType::ProtoOaRefreshTokenRes)
+        ]
+    );
     let pair = wire::ProtoOaRefreshTokenRes::decode(received[2].2.clone()).expect("a pair");
-    client.send(conn, 2173, "r", &body);
+    client.send(conn, PayloadType::ProtoOaRefreshTokenReq, "r", &body);
     assert_eq!(client.error(), "CH_ACCESS_TOKEN_INVALID");
     client.account(conn, 7, "t");
     assert_eq!(client.error(), "CH_ACCESS_TOKEN_INVALID");
     client.account(conn, 7, &pair.access_token);
-    assert_eq!(client.received()[0].0, 2103);
+    assert_eq!(
+        client.received()[0].0,
+        number(PayloadType::ProtoOaAccountAuthRes)
+    );
 }
 
 #[test]
@@ -96,9 +114,9 @@ fn silence_brings_a_heartbeat_and_then_the_cut() {
     client.wait(Duration::from_secs(25));
     assert_eq!(
         client.received().iter().map(|r| r.0).collect::<Vec<_>>(),
-        [51]
+        [HEARTBEAT_EVENT]
     );
-    client.send(conn, 51, "", &wire::ProtoHeartbeatEvent::default());
+    client.heartbeat(conn);
     assert_eq!(client.received(), [], "a heartbeat is never answered");
     client.wait(Duration::from_secs(29));
     assert_eq!(client.broker.open_connections(), [conn]);
@@ -111,26 +129,56 @@ fn scripted_refusals_run_out_and_the_rate_limit_blocks_by_payload_type() {
     let mut client = Client::new(worked_example());
     let conn = client.session(WORKED_ACCOUNT, WORKED_TOKEN);
     client.broker.refuse(
-        Some(2121),
+        Some(number(PayloadType::ProtoOaTraderReq)),
         1,
-        Refusal::new("TIMEOUT_ERROR").route(Route::CommonError),
+        Refusal::new("TIMEOUT_ERROR").sent_as(RefusalMessage::CommonError),
     );
-    client.send(conn, 2121, "a", &nothing_but(WORKED_ACCOUNT));
+    client.send(
+        conn,
+        PayloadType::ProtoOaTraderReq,
+        "a",
+        &nothing_but(WORKED_ACCOUNT),
+    );
     assert_eq!(client.error(), "TIMEOUT_ERROR");
     for _ in 0..60 {
-        client.send(conn, 2121, "a", &nothing_but(WORKED_ACCOUNT));
+        client.send(
+            conn,
+            PayloadType::ProtoOaTraderReq,
+            "a",
+            &nothing_but(WORKED_ACCOUNT),
+        );
     }
     let kinds: Vec<u32> = client.received().iter().map(|r| r.0).collect();
-    assert_eq!(kinds.iter().filter(|kind| **kind == 2122).count(), 47);
-    assert_eq!(kinds.iter().filter(|kind| **kind == 2142).count(), 13);
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == number(PayloadType::ProtoOaTraderRes))
+            .count(),
+        47
+    );
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == number(PayloadType::ProtoOaErrorRes))
+            .count(),
+        13
+    );
     let view = client.broker.connections().remove(0);
     assert_eq!(
         (view.most_requests_per_second, view.rate_refusals),
         (63, 13)
     );
     client.wait(Duration::from_millis(1_001));
-    client.send(conn, 2121, "a", &nothing_but(WORKED_ACCOUNT));
-    assert_eq!(client.received()[0].0, 2122);
+    client.send(
+        conn,
+        PayloadType::ProtoOaTraderReq,
+        "a",
+        &nothing_but(WORKED_ACCOUNT),
+    );
+    assert_eq!(
+        client.received()[0].0,
+        number(PayloadType::ProtoOaTraderRes)
+    );
 }
 
 #[test]
@@ -145,17 +193,17 @@ fn history_comes_in_chunks_in_either_order() {
         ctid_trader_account_id: WORKED_ACCOUNT,
         ..Default::default()
     };
-    client.send(conn, 2133, "d", &body);
+    client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
     let page = wire::ProtoOaDealListRes::decode(client.received().remove(0).2).expect("a page");
     assert_eq!((page.deal.len(), page.has_more), (2, true));
     assert!(page.deal[0].close_position_detail.is_none());
     client.broker.settings_mut().newest_first = true;
-    client.send(conn, 2133, "d", &body);
+    client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
     let page = wire::ProtoOaDealListRes::decode(client.received().remove(0).2).expect("a page");
     assert!(page.deal[0].close_position_detail.is_some());
     body.from_timestamp = Some(10);
     body.to_timestamp = Some(9);
-    client.send(conn, 2133, "d", &body);
+    client.send(conn, PayloadType::ProtoOaDealListReq, "d", &body);
     assert_eq!(client.error(), "INCORRECT_BOUNDARIES");
     let week = wire::ProtoOaCashFlowHistoryListReq {
         payload_type: None,
@@ -163,7 +211,7 @@ fn history_comes_in_chunks_in_either_order() {
         from_timestamp: 0,
         to_timestamp: 604_800_001,
     };
-    client.send(conn, 2143, "c", &week);
+    client.send(conn, PayloadType::ProtoOaCashFlowHistoryListReq, "c", &week);
     assert_eq!(client.error(), "INCORRECT_BOUNDARIES");
 }
 
@@ -183,7 +231,7 @@ fn the_same_seed_gives_the_same_market() {
             symbol_id: vec![1, 50, 60],
             ..Default::default()
         };
-        client.send(conn, 2127, "s", &body);
+        client.send(conn, PayloadType::ProtoOaSubscribeSpotsReq, "s", &body);
         for _ in 0..100 {
             client.wait(Duration::from_millis(100));
         }
@@ -194,7 +242,7 @@ fn the_same_seed_gives_the_same_market() {
     assert_ne!(one, other);
     let spots: Vec<wire::ProtoOaSpotEvent> = one
         .iter()
-        .filter(|received| received.0 == 2131)
+        .filter(|received| received.0 == number(PayloadType::ProtoOaSpotEvent))
         .map(|received| wire::ProtoOaSpotEvent::decode(received.2.clone()).expect("a spot"))
         .collect();
     assert!(spots.len() > 500, "{}", spots.len());

@@ -116,7 +116,7 @@ fn levels_are_amended_trailed_and_cancelled_with_the_position() {
         .iter()
         .map(|received| received.0)
         .collect();
-    assert_eq!(kinds, [2107]);
+    assert_eq!(kinds, [number(PayloadType::ProtoOaTrailingSlChangedEvent)]);
 
     client
         .broker
@@ -146,9 +146,9 @@ fn pending_orders_are_placed_changed_cancelled_and_set_off() {
     let order = OrderSpec::limit("EURUSD", Side::Buy, 1_000_000, raw("1.08"))
         .levels(Some(raw("1.07")), None);
     let first = client.broker.place_order(7, &order).expect("accepted");
-    let change = OrderChange {
+    let change = OrderAmendment {
         limit: Some(raw("1.081")),
-        ..OrderChange::default()
+        ..OrderAmendment::default()
     };
     client
         .broker
@@ -215,14 +215,20 @@ fn a_request_is_accepted_then_filled_after_the_gap_with_its_id_on_every_socket()
         volume: 100_000,
         ..Default::default()
     };
-    client.send(conn, 2106, "mine", &body);
+    client.send(conn, PayloadType::ProtoOaNewOrderReq, "mine", &body);
     let first: Vec<(ConnId, u32, Option<String>)> = client
         .drain()
         .into_iter()
         .map(|(conn, (kind, id, _))| (conn, kind, id))
         .collect();
     let id = Some("mine".to_owned());
-    assert_eq!(first, [(conn, 2126, id.clone()), (other, 2126, id)]);
+    assert_eq!(
+        first,
+        [
+            (conn, number(PayloadType::ProtoOaExecutionEvent), id.clone()),
+            (other, number(PayloadType::ProtoOaExecutionEvent), id)
+        ]
+    );
     client.wait(Duration::from_millis(599));
     assert_eq!(client.executions().len(), 0);
     client.wait(Duration::from_millis(1));

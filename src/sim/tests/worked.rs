@@ -111,9 +111,20 @@ fn the_worked_example_holds_through_its_steps() {
 fn unrealized_pnl_says_what_the_example_says() {
     let mut client = Client::new(worked_example());
     let conn = client.session(WORKED_ACCOUNT, WORKED_TOKEN);
-    client.send(conn, 2187, "pnl", &nothing_but(WORKED_ACCOUNT));
+    client.send(
+        conn,
+        PayloadType::ProtoOaGetPositionUnrealizedPnlReq,
+        "pnl",
+        &nothing_but(WORKED_ACCOUNT),
+    );
     let (kind, id, body) = client.received().remove(0);
-    assert_eq!((kind, id.as_deref()), (2188, Some("pnl")));
+    assert_eq!(
+        (kind, id.as_deref()),
+        (
+            number(PayloadType::ProtoOaGetPositionUnrealizedPnlRes),
+            Some("pnl")
+        )
+    );
     let body = wire::ProtoOaGetPositionUnrealizedPnLRes::decode(body).expect("a reply");
     let rows: Vec<(i64, i64, i64)> = body
         .position_unrealized_pn_l
@@ -146,12 +157,21 @@ fn a_subscription_begins_with_both_sides_and_goes_on_with_the_changed_one() {
         symbol_id: vec![1, 2],
         ..Default::default()
     };
-    client.send(conn, 2127, "spots", &body);
+    client.send(conn, PayloadType::ProtoOaSubscribeSpotsReq, "spots", &body);
     client.broker.worked_t1a();
     client.broker.worked_t1b();
     let received = client.received();
     let kinds: Vec<u32> = received.iter().map(|received| received.0).collect();
-    assert_eq!(kinds, [2128, 2131, 2131, 2131, 2131]);
+    assert_eq!(
+        kinds,
+        [
+            number(PayloadType::ProtoOaSubscribeSpotsRes),
+            number(PayloadType::ProtoOaSpotEvent),
+            number(PayloadType::ProtoOaSpotEvent),
+            number(PayloadType::ProtoOaSpotEvent),
+            number(PayloadType::ProtoOaSpotEvent)
+        ]
+    );
     let spots: Vec<(i64, Option<u64>, Option<u64>)> = received
         .iter()
         .skip(1)
@@ -167,6 +187,6 @@ fn a_subscription_begins_with_both_sides_and_goes_on_with_the_changed_one() {
             (2, None, Some(126_440)),
         ]
     );
-    client.send(conn, 2127, "again", &body);
+    client.send(conn, PayloadType::ProtoOaSubscribeSpotsReq, "again", &body);
     assert_eq!(client.error(), "ALREADY_SUBSCRIBED");
 }

@@ -1,6 +1,6 @@
 //! Renews tokens: one at a time a grant, over the whole fleet.
 //!
-//! A refresh token works once, and only its answer tells the next one. So: lease it (`pg::tokens`), say
+//! A refresh token works once, and only its answer tells the next one. So: lease it (`pg::token_refresh`), say
 //! that it is sent, send it over a link, commit the new pair, and only then is it used, by whoever reads
 //! `bridge.credentials`. The commit is tried until it works. An answer that comes late still counts;
 //! when none comes, the token is never sent again unless cTrader itself proves that it was not spent,
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,19 +25,20 @@ use crate::domain::secret::Secret;
 use crate::metrics::{Metrics, RefreshOutcome};
 use crate::pg::PgError;
 use crate::pg::connect::Database;
-use crate::pg::tokens::{self, Lease, Rotation, Stored};
+use crate::pg::credentials::{self, Credentials, CredentialsUpdate};
+use crate::pg::token_refresh::{self, LeaseOutcome};
 use crate::token_cipher::{TokenCipher, TokenError};
-use crate::worker::handles::links::Links;
-use crate::worker::link::LinkCommand;
+use crate::worker::handles::link::{LinkCommand, LinkHandle, Links};
+use crate::worker::handles::renewals::{RenewalReason, RenewalRequest, expires_soon};
 
 /// Renewals at the same time, so that a day on which many end does not take all connections.
-const AT_ONCE: usize = 8;
+const RENEWALS_IN_FLIGHT_MAX: usize = 8;
 
 /// From the lease to the word that it is sent. Nothing but two statements happens in it.
 const LEASE_FOR: Duration = Duration::from_secs(30);
 
 /// An answer is awaited that long before others have their turn. It still counts after that.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A token that was sent so long ago and has no answer will get none.
 const LOST_AFTER: Duration = Duration::from_mins(2);
@@ -51,30 +52,6 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(500);
 /// What a user reads whose token was spent for a pair that nobody knows.
 const LOST: &str = "the cTrader authorisation was lost while it was renewed: connect cTrader again";
 
-/// A token is renewed that long before it ends.
-const RENEW_AHEAD: Duration = Duration::from_hours(24);
-
-/// Why a token is to be renewed.
-#[derive(Debug, Clone)]
-pub(in crate::worker) enum Why {
-    /// It ends soon.
-    EndsSoon,
-    /// cTrader refused this access token.
-    Refused(Secret),
-}
-
-/// Whether a token that ends then is to be renewed ahead of it.
-pub(in crate::worker) fn ends_soon(expires_at: Option<OffsetDateTime>) -> bool {
-    expires_at.is_some_and(|ends| ends <= OffsetDateTime::now_utc() + RENEW_AHEAD)
-}
-
-/// A session whose token is to be renewed.
-#[derive(Debug, Clone)]
-pub(in crate::worker) struct RefreshRequest {
-    pub(in crate::worker) key: SessionKey,
-    pub(in crate::worker) why: Why,
-}
-
 /// Renews tokens.
 #[derive(Clone)]
 pub(in crate::worker) struct Refresher {
@@ -87,7 +64,7 @@ pub(in crate::worker) struct Refresher {
 
 /// A grant, as one session's row has it.
 struct Grant {
-    stored: Stored,
+    stored: Credentials,
     access: Secret,
     refresh: Secret,
     hash: String,
@@ -106,10 +83,10 @@ impl Refresher {
     /// Runs until `stop`, and then until what was begun is committed.
     pub(in crate::worker) async fn run(
         self,
-        mut requests: mpsc::Receiver<RefreshRequest>,
+        mut requests: mpsc::Receiver<RenewalRequest>,
         stop: CancellationToken,
     ) {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let permits = Arc::new(Semaphore::new(RENEWALS_IN_FLIGHT_MAX));
         let mut ahead: BTreeMap<SessionKey, Instant> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -122,7 +99,7 @@ impl Refresher {
                     None => break,
                 },
             };
-            if matches!(request.why, Why::EndsSoon) {
+            if matches!(request.reason, RenewalReason::ExpiresSoon) {
                 let now = Instant::now();
                 ahead.retain(|_, at| *at + AHEAD_EVERY > now);
                 if ahead.contains_key(&request.key) {
@@ -130,12 +107,12 @@ impl Refresher {
                 }
                 ahead.insert(request.key.clone(), now);
             }
-            let (refresher, places) = (self.clone(), Arc::clone(&places));
+            let (refresher, permits) = (self.clone(), Arc::clone(&permits));
             tasks.spawn(async move {
                 // Never closed.
-                let Ok(place) = places.acquire_owned().await else { return };
+                let Ok(permit) = permits.acquire_owned().await else { return };
                 let key = request.key.clone();
-                if let Err(trouble) = refresher.renew(request, place).await {
+                if let Err(trouble) = refresher.renew(request, permit).await {
                     refresher.metrics.refreshed(RefreshOutcome::Deferred);
                     warn!(account = %key.account, user = ?key.user, error = %trouble, "a token was not renewed");
                 }
@@ -146,24 +123,24 @@ impl Refresher {
 
     async fn renew(
         &self,
-        request: RefreshRequest,
-        place: tokio::sync::OwnedSemaphorePermit,
+        request: RenewalRequest,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
         let Some(grant) = self.grant(&request.key).await? else {
             return Ok(());
         };
         // A newer one is stored already, and its session hears of it by the table's hint.
-        let is_done = match &request.why {
-            Why::Refused(token) => *token != grant.access,
-            Why::EndsSoon => !ends_soon(grant.stored.expires_at),
+        let is_done = match &request.reason {
+            RenewalReason::Refused(token) => *token != grant.access,
+            RenewalReason::ExpiresSoon => !expires_soon(grant.stored.expires_at),
         };
         if is_done {
             return Ok(());
         }
         match self.lease(&grant.hash).await? {
-            Lease::Granted => self.spend(&request, grant, place).await,
-            Lease::Busy => Ok(()),
-            Lease::Done {
+            LeaseOutcome::Granted => self.spend(&request, grant, permit).await,
+            LeaseOutcome::Busy => Ok(()),
+            LeaseOutcome::Done {
                 access_token,
                 refresh_token,
                 expires_at,
@@ -177,42 +154,44 @@ impl Refresher {
                 self.metrics.refreshed(RefreshOutcome::Adopted);
                 Ok(())
             }
-            Lease::Refused { reason } => {
-                self.tell(&request, &grant, reason).await;
+            LeaseOutcome::Refused { reason } => {
+                self.report_failure(&request, &grant, reason).await;
                 Ok(())
             }
-            Lease::Sent { at } => self.handle_sent(&request, grant, at, place).await,
+            LeaseOutcome::Sent { at } => self.handle_sent(&request, grant, at, permit).await,
         }
     }
 
     /// Somebody sent it, and no answer is known.
     async fn handle_sent(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: Grant,
         at: OffsetDateTime,
-        place: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
         if OffsetDateTime::now_utc() - at < LOST_AFTER {
             return Ok(());
         }
-        match request.why {
+        match request.reason {
             // The old pair is dead, and so it was spent.
-            Why::Refused(_) => {
+            RenewalReason::Refused(_) => {
                 self.metrics.refreshed(RefreshOutcome::Lost);
-                self.tell(request, &grant, LOST.to_owned()).await;
+                self.report_failure(request, &grant, LOST.to_owned()).await;
                 Ok(())
             }
-            Why::EndsSoon => {
+            RenewalReason::ExpiresSoon => {
                 if !self.is_alive(&grant).await {
                     return Ok(());
                 }
                 let released = self
                     .database
-                    .run(async |conn| tokens::release_unsent_proven(conn, &grant.hash, at).await)
+                    .run(async |conn| {
+                        token_refresh::release_proven_unsent(conn, &grant.hash, at).await
+                    })
                     .await?;
-                if released && self.lease(&grant.hash).await? == Lease::Granted {
-                    return self.spend(request, grant, place).await;
+                if released && self.lease(&grant.hash).await? == LeaseOutcome::Granted {
+                    return self.spend(request, grant, permit).await;
                 }
                 Ok(())
             }
@@ -222,35 +201,40 @@ impl Refresher {
     /// Sends a leased token, and commits what it was spent for.
     async fn spend(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: Grant,
-        place: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Trouble> {
-        let said = self
+        let marked = self
             .database
-            .run(async |conn| tokens::mark_sent(conn, &grant.hash, &self.worker_id).await)
+            .run(async |conn| token_refresh::mark_sent(conn, &grant.hash, &self.worker_id).await)
             .await;
-        let said = match said {
-            Ok(said) => said,
+        let marked = match marked {
+            Ok(marked) => marked,
             Err(error) => {
-                // It may be said all the same, and surely was not sent.
+                // The mark may be there all the same. The token surely was not sent.
                 self.release(&grant).await?;
                 return Err(error.into());
             }
         };
-        if !said {
+        if !marked {
             return Ok(());
         }
-        let (asker, mut answer) = oneshot::channel();
-        let command = LinkCommand::Refresh(grant.refresh.clone(), asker);
-        let refreshed = if self.link(&grant).send(command).await.is_err() {
-            Refreshed::Unsent
-        } else if let Ok(answered) = timeout(ANSWER_WITHIN, &mut answer).await {
-            answered.unwrap_or(Refreshed::Lost)
-        } else {
-            warn!(account = %request.key.account, "cTrader does not answer to a refresh token: its answer still counts");
-            drop(place);
-            answer.await.unwrap_or(Refreshed::Lost)
+        let reply = match self.link(&grant) {
+            Some(link) => link.refresh(grant.refresh.clone()).await,
+            None => None,
+        };
+        let refreshed = match reply {
+            None => Refreshed::Unsent,
+            Some(mut reply) => {
+                if let Ok(replied) = timeout(REPLY_TIMEOUT, &mut reply).await {
+                    replied.unwrap_or(Refreshed::Lost)
+                } else {
+                    warn!(account = %request.key.account, "cTrader has not answered to a refresh token yet: its answer still counts");
+                    drop(permit);
+                    reply.await.unwrap_or(Refreshed::Lost)
+                }
+            }
         };
         match refreshed {
             Refreshed::Pair(pair) => {
@@ -274,7 +258,7 @@ impl Refresher {
 
     async fn handle_refused(
         &self,
-        request: &RefreshRequest,
+        request: &RenewalRequest,
         grant: &Grant,
         refusal: &Refusal,
     ) -> Result<(), Trouble> {
@@ -298,11 +282,11 @@ impl Refresher {
             refusal.for_user()
         };
         self.database
-            .run(async |conn| tokens::refuse(conn, &grant.hash, &reason).await)
+            .run(async |conn| token_refresh::refuse(conn, &grant.hash, &reason).await)
             .await?;
         warn!(account = %request.key.account, user = ?request.key.user, code = refusal.code, "cTrader refused to renew a token");
         self.metrics.refreshed(RefreshOutcome::Refused);
-        self.tell(request, grant, reason).await;
+        self.report_failure(request, grant, reason).await;
         Ok(())
     }
 
@@ -311,7 +295,7 @@ impl Refresher {
         loop {
             match self.try_commit(grant, pair, expires_at).await {
                 Ok(rows) => {
-                    info!(account = %grant.stored.account, user = ?grant.stored.user, rows, "a new token is stored");
+                    info!(account = %grant.stored.key.account, user = ?grant.stored.key.user, rows, "a new token is stored");
                     return;
                 }
                 Err(Trouble::Postgres(error)) if error.is_transient() => {
@@ -319,7 +303,7 @@ impl Refresher {
                     sleep(COMMIT_PAUSE).await;
                 }
                 Err(trouble) => {
-                    error!(account = %grant.stored.account, error = %trouble, "a new token cannot be stored");
+                    error!(account = %grant.stored.key.account, error = %trouble, "a new token cannot be stored");
                     sleep(COMMIT_PAUSE).await;
                 }
             }
@@ -333,27 +317,28 @@ impl Refresher {
         expires_at: Option<OffsetDateTime>,
     ) -> Result<u64, Trouble> {
         let stored = &grant.stored;
-        let siblings = self
+        let same_grant = self
             .database
-            .run(async |conn| tokens::siblings(conn, &stored.user, &stored.refresh_token).await)
+            .run(async |conn| {
+                credentials::load_same_grant(conn, &stored.key.user, &stored.refresh_token).await
+            })
             .await?;
-        let mut rotations = Vec::new();
-        for row in siblings {
+        let mut updates = Vec::new();
+        for row in same_grant {
             // A row of another grant, or one that this worker cannot open.
             if self
                 .token_cipher
-                .open(&row.user, &row.refresh_token)
+                .open(&row.key.user, &row.refresh_token)
                 .ok()
                 .as_ref()
                 != Some(&grant.refresh)
             {
                 continue;
             }
-            rotations.push(Rotation {
-                access_token: self.token_cipher.seal(&row.user, &pair.access)?,
-                refresh_token: self.token_cipher.seal(&row.user, &pair.refresh)?,
-                user: row.user,
-                account: row.account,
+            updates.push(CredentialsUpdate {
+                access_token: self.token_cipher.seal(&row.key.user, &pair.access)?,
+                refresh_token: self.token_cipher.seal(&row.key.user, &pair.refresh)?,
+                key: row.key,
                 old_refresh_token: row.refresh_token,
             });
         }
@@ -363,7 +348,7 @@ impl Refresher {
             .database
             .run(async |conn| {
                 let hash = &grant.hash;
-                tokens::complete(conn, hash, (&access, &refresh), expires_at, &rotations).await
+                token_refresh::complete(conn, hash, (&access, &refresh), expires_at, &updates).await
             })
             .await?)
     }
@@ -372,15 +357,17 @@ impl Refresher {
     async fn grant(&self, key: &SessionKey) -> Result<Option<Grant>, Trouble> {
         let stored = self
             .database
-            .run(async |conn| tokens::credentials(conn, key).await)
+            .run(async |conn| credentials::load(conn, key).await)
             .await?;
         let Some(stored) = stored else {
             return Ok(None);
         };
-        let access = self.token_cipher.open(&stored.user, &stored.access_token)?;
+        let access = self
+            .token_cipher
+            .open(&stored.key.user, &stored.access_token)?;
         let refresh = self
             .token_cipher
-            .open(&stored.user, &stored.refresh_token)?;
+            .open(&stored.key.user, &stored.refresh_token)?;
         let hash = hex::encode(Sha256::digest(refresh.expose().as_bytes()));
         Ok(Some(Grant {
             stored,
@@ -392,34 +379,41 @@ impl Refresher {
 
     /// Whether cTrader still takes a grant's access token.
     async fn is_alive(&self, grant: &Grant) -> bool {
-        let (asker, answer) = oneshot::channel();
-        let command = LinkCommand::Verify(grant.access.clone(), asker);
-        if self.link(grant).send(command).await.is_err() {
+        let Some(link) = self.link(grant) else {
             return false;
+        };
+        let Some(reply) = link.verify(grant.access.clone()).await else {
+            return false;
+        };
+        matches!(timeout(REPLY_TIMEOUT, reply).await, Ok(Ok(Ok(_))))
+    }
+
+    /// Tells the session's link that its token cannot be renewed: its row will say so, and what streams goes on.
+    async fn report_failure(&self, request: &RenewalRequest, grant: &Grant, reason: String) {
+        let command = LinkCommand::RenewalFailed {
+            key: request.key.clone(),
+            token: grant.access.clone(),
+            reason,
+        };
+        if let Some(link) = self.link(grant) {
+            // It has ended only when the worker stops.
+            let _ = link.send(command).await;
         }
-        matches!(timeout(ANSWER_WITHIN, answer).await, Ok(Ok(Ok(_))))
     }
 
-    /// There is nothing more to be had: the session says so, and what streams goes on.
-    async fn tell(&self, request: &RefreshRequest, grant: &Grant, reason: String) {
-        let command = LinkCommand::Unrenewable(request.key.clone(), grant.access.clone(), reason);
-        // It is gone only when the worker stops.
-        let _ = self.link(grant).send(command).await;
-    }
-
-    fn link(&self, grant: &Grant) -> mpsc::Sender<LinkCommand> {
+    fn link(&self, grant: &Grant) -> Option<&LinkHandle> {
         self.links.of_token(grant.stored.is_live, &grant.access)
     }
 
-    async fn lease(&self, hash: &str) -> Result<Lease, PgError> {
+    async fn lease(&self, hash: &str) -> Result<LeaseOutcome, PgError> {
         self.database
-            .run(async |conn| tokens::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
+            .run(async |conn| token_refresh::lease(conn, hash, &self.worker_id, LEASE_FOR).await)
             .await
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), PgError> {
         self.database
-            .run(async |conn| tokens::release(conn, &grant.hash, &self.worker_id).await)
+            .run(async |conn| token_refresh::release(conn, &grant.hash, &self.worker_id).await)
             .await
     }
 }

@@ -1,139 +1,115 @@
-//! Which slots to look at: hints of Postgres, gathered while the coordinator is busy.
+//! What ownership should look at now: hints from Postgres, links and other tasks, gathered while it is busy.
+//!
+//! A hint only makes things quicker. What no hint tells is found by the regular sweep.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use crate::domain::ids::{SessionKey, Slot};
-use crate::pg::connect::PgConfig;
-use crate::pg::listen::{Hint, Hints};
-
-/// The pause before listening again.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to look at.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::worker) struct Look {
+pub(in crate::worker) struct Wakeup {
     /// Everything: hints may have been lost.
     pub(in crate::worker) all: bool,
     /// These slots.
     pub(in crate::worker) slots: BTreeSet<Slot>,
-    /// The hand-overs.
+    /// The fleet and its hand-overs.
     pub(in crate::worker) fleet: bool,
-    /// These sessions, which stand by, are as far as they get.
-    pub(in crate::worker) settled: Vec<SessionKey>,
-    /// Of these sessions a link has let go.
-    pub(in crate::worker) left: Vec<SessionKey>,
+    /// These standby sessions are ready: live with figures, or failed.
+    pub(in crate::worker) standby_ready: Vec<SessionKey>,
+    /// A link has released these sessions, and writes nothing of them any more.
+    pub(in crate::worker) released: Vec<SessionKey>,
 }
 
 /// Gathers hints.
 #[derive(Debug, Default)]
-pub(in crate::worker) struct HintBox {
-    look: Mutex<Look>,
+pub(in crate::worker) struct Wakeups {
+    pending: Mutex<Wakeup>,
     wake: Notify,
     /// This worker's number in the fleet.
-    me: AtomicI32,
-    /// Something went wrong with the database.
-    doubt: Notify,
+    number: AtomicI32,
+    /// The claims are to be proved at once.
+    lock_check: Notify,
 }
 
-impl HintBox {
+impl Wakeups {
     /// Something may have changed in a slot.
-    pub(in crate::worker) fn slot(&self, slot: Slot) {
+    pub(in crate::worker) fn wake_slot(&self, slot: Slot) {
         self.lock().slots.insert(slot);
         self.wake.notify_one();
     }
 
-    /// Sessions that stand by are as far as they get.
-    pub(in crate::worker) fn settled(&self, keys: Vec<SessionKey>) {
-        self.lock().settled.extend(keys);
+    /// Standby sessions are ready.
+    pub(in crate::worker) fn standby_ready(&self, keys: Vec<SessionKey>) {
+        self.lock().standby_ready.extend(keys);
         self.wake.notify_one();
     }
 
-    /// A link has let go of a session, after its last words.
-    pub(in crate::worker) fn left(&self, key: SessionKey) {
-        self.lock().left.push(key);
+    /// A link has released a session, after its final status.
+    pub(in crate::worker) fn released(&self, key: SessionKey) {
+        self.lock().released.push(key);
         self.wake.notify_one();
     }
 
     /// The hand-overs may have changed.
-    pub(in crate::worker) fn fleet(&self) {
+    pub(in crate::worker) fn wake_fleet(&self) {
         self.lock().fleet = true;
         self.wake.notify_one();
     }
 
-    /// Which number the hints about hand-overs carry that are for this worker.
+    /// The hand-overs of the worker of this number may have changed.
+    pub(in crate::worker) fn wake_fleet_of(&self, number: i32) {
+        if number == self.number.load(Ordering::Relaxed) {
+            self.wake_fleet();
+        }
+    }
+
+    /// Sets this worker's number in the fleet, for [`Wakeups::wake_fleet_of`].
     pub(in crate::worker) fn set_number(&self, number: i32) {
-        self.me.store(number, Ordering::Relaxed);
+        self.number.store(number, Ordering::Relaxed);
     }
 
     /// Anything may have changed.
-    pub(in crate::worker) fn all(&self) {
-        let mut look = self.lock();
-        look.all = true;
-        look.fleet = true;
-        drop(look);
+    pub(in crate::worker) fn wake_all(&self) {
+        let mut pending = self.lock();
+        pending.all = true;
+        pending.fleet = true;
+        drop(pending);
         self.wake.notify_one();
     }
 
     /// Waits for a hint.
+    ///
+    /// # Cancel safety
+    /// A hint that comes while nobody waits wakes the next who does.
     pub(in crate::worker) async fn wait(&self) {
         self.wake.notified().await;
     }
 
-    /// Something went wrong with the database: the claims may be gone with it.
-    pub(in crate::worker) fn doubt(&self) {
-        self.doubt.notify_one();
+    /// Something went wrong with the database: the claims may be lost with it, and are to be proved at once.
+    pub(in crate::worker) fn request_lock_check(&self) {
+        self.lock_check.notify_one();
     }
 
-    /// Waits for such a doubt.
-    pub(in crate::worker) async fn doubted(&self) {
-        self.doubt.notified().await;
+    /// Waits for such a request.
+    ///
+    /// # Cancel safety
+    /// As [`Wakeups::wait`].
+    pub(in crate::worker) async fn lock_check_requested(&self) {
+        self.lock_check.notified().await;
     }
 
     /// Takes what was gathered.
-    pub(in crate::worker) fn take(&self) -> Look {
+    pub(in crate::worker) fn take(&self) -> Wakeup {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Look> {
+    fn lock(&self) -> MutexGuard<'_, Wakeup> {
         // Nothing in here can panic halfway through a change.
-        self.look.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Listens until `stop`, reconnecting for ever.
-    pub(in crate::worker) async fn listen(&self, config: &PgConfig, stop: &CancellationToken) {
-        while !stop.is_cancelled() {
-            let lost = async {
-                let mut hints = Hints::connect(config).await?;
-                debug!("listening for hints");
-                self.all();
-                loop {
-                    match hints.next().await? {
-                        Hint::Slot(slot) => self.slot(slot),
-                        Hint::Fleet(number) if number == self.me.load(Ordering::Relaxed) => {
-                            self.fleet();
-                        }
-                        Hint::Fleet(_) => {}
-                    }
-                }
-            };
-            let lost: Result<std::convert::Infallible, crate::pg::PgError> = tokio::select! {
-                lost = lost => lost,
-                () = stop.cancelled() => return,
-            };
-            let Err(error) = lost;
-            warn!(error = %error, "hints are lost until the next sweep");
-            self.doubt();
-            tokio::select! {
-                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
-                () = stop.cancelled() => return,
-            }
-        }
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,35 +6,35 @@ use crate::amqp::ConsumerHandle;
 use crate::ctrader::connection;
 use crate::domain::command::CommandKind;
 use crate::domain::status::Status;
-use crate::metrics::{LinkState, Metrics, Words};
+use crate::metrics::{LabelValues, LinkState, Metrics};
 use crate::worker::health::status::{LinkStatus, WorkerStatus};
-use crate::worker::writing::row_stats::Tally;
+use crate::worker::writing::row_stats::RowStats;
 
 /// A worker's metrics, all at zero.
 #[must_use]
 pub fn metrics() -> Metrics {
-    Metrics::new(&Words {
+    Metrics::new(&LabelValues {
         statuses: Status::ALL.map(Status::as_str),
         events: &connection::Tally::EVENTS,
         requests: &connection::Tally::REQUESTS,
     })
 }
 
-/// Has the metrics ask these.
-pub(in crate::worker) fn ask(
+/// Registers the gauges that are read from these when somebody reads the metrics.
+pub(in crate::worker) fn register(
     metrics: &Metrics,
     status: &Arc<WorkerStatus>,
     links: &[(&'static str, Arc<LinkStatus>)],
     commands: &ConsumerHandle,
-    tally: &Arc<Tally>,
+    row_stats: &Arc<RowStats>,
 ) {
-    let (status, tally) = (Arc::clone(status), Arc::clone(tally));
+    let (status, row_stats) = (Arc::clone(status), Arc::clone(row_stats));
     let (links, commands) = (links.to_vec(), commands.clone());
     metrics.on_render(move |metrics| {
         let slots = status.slots();
-        tally.keep(&slots);
-        metrics.set_sessions(tally.statuses());
-        metrics.set_row_age_max(tally.age_max());
+        row_stats.keep(&slots);
+        metrics.set_sessions(row_stats.statuses());
+        metrics.set_row_age_max(row_stats.age_max());
         metrics.set_slots_held(slots.len());
         let waiting = links.iter().map(|(_, link)| link.queued()).sum();
         metrics.set_request_queue(waiting);

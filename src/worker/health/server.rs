@@ -24,12 +24,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const EXIT_INTERNAL: i32 = 70;
 
 /// The server's thread.
-pub(in crate::worker) struct Serving {
+pub(in crate::worker) struct HealthThread {
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
 
-impl Serving {
+impl HealthThread {
     /// Listens, and answers from now on.
     pub(in crate::worker) async fn start(port: u16, health: Health) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
@@ -121,11 +121,11 @@ async fn wedged(snapshot: watch::Receiver<HealthSnapshot>, patience: Duration) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Beat;
+    use crate::http::LoopHeartbeat;
 
     #[tokio::test]
     async fn a_loop_that_stays_silent_is_found_and_one_that_recovers_is_not() {
-        let beat = |age_max| Beat {
+        let beat = |age_max| LoopHeartbeat {
             at: Instant::now(),
             age_max,
         };

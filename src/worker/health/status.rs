@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::domain::ids::Slot;
-use crate::http::{Beat, HealthSnapshot};
+use crate::http::{HealthSnapshot, LoopHeartbeat};
 use crate::metrics::LinkState;
 
 /// A link's state. Written by its task alone.
@@ -108,7 +108,7 @@ impl WorkerStatus {
         let at = Instant::now();
         self.snapshot.send_modify(|snapshot| {
             if !snapshot.draining {
-                snapshot.loops.insert(name, Beat { at, age_max });
+                snapshot.loops.insert(name, LoopHeartbeat { at, age_max });
             }
         });
     }

@@ -1,73 +1,53 @@
-//! The end of a worker: what stops after what.
+//! The drain: stops the tasks in order, within the grace period.
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::tasks::Tasks;
 use crate::shutdown::Stages;
-use crate::worker::handles::links::Links;
-use crate::worker::link::LinkCommand;
 
-/// Kept of the grace for the last steps: the last rows and the claims.
+/// Kept of the grace period for the last steps: the last rows and the claims.
 const LAST_STEPS: Duration = Duration::from_secs(5);
 
-/// Kept of the grace, beside those, for the log-outs of what could not be handed over.
+/// Kept of the grace period, beside those, for the log-outs of sessions that could not be handed over.
 const LOG_OUTS: Duration = Duration::from_secs(5);
-
-/// All tasks of a worker, in the order they stop.
-pub(in crate::worker) struct Tasks {
-    pub(in crate::worker) set: JoinSet<&'static str>,
-    pub(in crate::worker) links: Links,
-    pub(in crate::worker) consumer: CancellationToken,
-    /// The coordinator hands over what it can, and ends.
-    pub(in crate::worker) handing_over: CancellationToken,
-    pub(in crate::worker) coordinator: CancellationToken,
-    pub(in crate::worker) refresher: CancellationToken,
-    pub(in crate::worker) writer: CancellationToken,
-    pub(in crate::worker) keeper: CancellationToken,
-    pub(in crate::worker) hints: CancellationToken,
-}
 
 /// Stops everything in order, within the grace, or at once after a second signal.
 pub(in crate::worker) async fn drain(tasks: &mut Tasks, grace: Duration, stages: &Stages) {
     let started = tokio::time::Instant::now();
-    let patient = started + grace.saturating_sub(LAST_STEPS);
+    let links_until = started + grace.saturating_sub(LAST_STEPS);
     info!("draining");
-    tasks.consumer.cancel();
-    tasks.handing_over.cancel();
-    let handed_over = started + grace.saturating_sub(LAST_STEPS + LOG_OUTS);
-    wait_for(&mut tasks.set, "coordinator", handed_over, stages).await;
-    tasks.coordinator.cancel();
-    tasks.hints.cancel();
-    let mut answers = Vec::new();
+    tasks.stop.consumer.cancel();
+    tasks.stop.handing_over.cancel();
+    let handover_until = started + grace.saturating_sub(LAST_STEPS + LOG_OUTS);
+    wait_for(&mut tasks.set, "coordinator", handover_until, stages).await;
+    tasks.stop.coordinator.cancel();
+    tasks.stop.listener.cancel();
+    let mut replies = Vec::new();
     for link in tasks.links.all() {
-        let (done, answered) = oneshot::channel();
-        if link.send(LinkCommand::Drain(done)).await.is_ok() {
-            answers.push(answered);
-        }
+        replies.extend(link.drain().await);
     }
     let links = async {
-        for answered in answers {
-            // A link that died has nothing to say any more.
-            let _ = answered.await;
+        for reply in replies {
+            // A link that died has nothing left to write.
+            let _ = reply.await;
         }
     };
     tokio::select! {
-        drained = timeout_at(patient, links) => if drained.is_err() {
+        drained = timeout_at(links_until, links) => if drained.is_err() {
             warn!("some accounts could not be logged out in time");
         },
         () = stages.hard.cancelled() => {}
     }
-    // A new pair of tokens that came with the last words is committed before anything else ends.
-    tasks.refresher.cancel();
-    wait_for(&mut tasks.set, "refresher", patient, stages).await;
-    tasks.writer.cancel();
+    // A new pair of tokens that came with a link's last answers is committed before anything else ends.
+    tasks.stop.refresher.cancel();
+    wait_for(&mut tasks.set, "refresher", links_until, stages).await;
+    tasks.stop.writer.cancel();
     wait_for(&mut tasks.set, "writer", started + grace, stages).await;
-    tasks.keeper.cancel();
+    tasks.stop.lock_keeper.cancel();
     let rest = async { while tasks.set.join_next().await.is_some() {} };
     tokio::select! {
         ended = timeout_at(started + grace, rest) => if ended.is_err() {

@@ -1,151 +1,127 @@
-//! What a link is told, and how it is carried out.
+//! How a link carries out its commands, with and without a connection.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{LINGER, LOGOUT_TIMEOUT, Link};
-use crate::ctrader::connection::{Connection, Covered, Refreshed};
-use crate::ctrader::error::Refusal;
+use super::context::LinkContext;
+use super::replies::Exchange;
+use crate::ctrader::connection::{Connection, Refreshed};
 use crate::domain::fence::Fence;
-use crate::domain::ids::SessionKey;
 use crate::domain::row::SessionState;
-use crate::domain::secret::Secret;
-use crate::worker::link::roster::{Assignment, Held, Roster};
+use crate::domain::status::Status;
+use crate::worker::handles::link::LinkCommand;
 
-/// What the coordinator tells a link. Its inbox is bounded: a full one makes the coordinator wait,
-/// which loses nothing, since the desired state stands in the table.
-#[derive(Debug)]
-pub(in crate::worker) enum LinkCommand {
-    /// Run a session, or take over its new token, epoch or command.
-    Start(Box<Assignment>),
-    /// Let a session go, and tell; its row says this from then on, and nothing looks live. `None`: the row is
-    /// another worker's to write.
-    Stop(SessionKey, Option<(Fence, SessionState)>),
-    /// Write the rows of these once more as they are, and let them go: another worker streams them already.
-    HandOver(Vec<SessionKey>, oneshot::Sender<()>),
-    /// Go on streaming and write nothing until started anew: the claims are in doubt.
-    Suspend,
-    /// Let all sessions go: the claims are lost.
-    ReleaseAll,
-    /// The permit for the connection is gone: close it, and ask for another one.
-    Unpermitted,
-    /// Spend a refresh token, and tell what became of it.
-    Refresh(Secret, oneshot::Sender<Refreshed>),
-    /// Ask what an access token covers.
-    Verify(Secret, oneshot::Sender<Result<Covered, Refusal>>),
-    /// There is no other token to be had for the session with this one, and why.
-    Unrenewable(SessionKey, Secret, String),
-    /// Let everything go, log out, and answer.
+/// What is left to do after a command.
+pub(super) enum Outcome {
+    /// Nothing.
+    Handled,
+    /// The connection is to be closed: another worker has its permit.
+    PermitLost,
+    /// The link is to end once its accounts are logged out, and to confirm it to this sender.
     Drain(oneshot::Sender<()>),
 }
 
-impl Link {
-    /// Carries a command out; gives back whom to answer when the link is drained.
-    pub(super) fn handle(
+impl LinkContext {
+    /// Carries a command out. What the stream said since the last round is written before a session stops.
+    pub(super) fn handle_command(
         &mut self,
-        roster: &mut Roster,
         command: LinkCommand,
-        mut connection: Option<&mut Connection>,
-    ) -> Option<oneshot::Sender<()>> {
-        let now = Instant::now();
-        if let Some(connection) = connection.as_deref_mut() {
-            self.put_last_rows(roster, connection, &command);
-        }
-        let mut done = None;
+        mut exchange: Option<&mut Exchange>,
+        now: Instant,
+    ) -> Outcome {
+        let mut outcome = Outcome::Handled;
         match command {
+            // Its sender did not know of the drain yet: another worker will run it.
+            LinkCommand::Start(_) if self.draining => {}
             LinkCommand::Start(assignment) => {
-                self.released = false;
-                roster.start(*assignment, connection, now);
-                self.put_released(roster);
+                self.claims_lost = false;
+                self.roster.start(*assignment, connection(exchange), now);
+                self.put_deferred_deals();
             }
-            LinkCommand::Stop(key, words) => {
-                roster.stop(&key, connection, now);
-                if let Some((fence, state)) = words {
-                    self.put_state(&fence, state);
-                    self.hints.left(key);
+            LinkCommand::Stop { key, final_status } => {
+                let mut connection = connection(exchange);
+                if let (Some(_), Some(connection)) = (&final_status, connection.as_deref_mut()) {
+                    self.put_rows(connection, false, |live| live.fence.key == key);
+                }
+                self.roster.stop(&key, connection, now);
+                if let Some(update) = final_status {
+                    self.put_state(&update.fence, update.state);
+                    self.wakeups.released(key);
                 }
             }
-            LinkCommand::HandOver(keys, asker) => {
+            LinkCommand::HandOver(keys, reply_to) => {
+                let mut connection = connection(exchange);
+                if let Some(connection) = connection.as_deref_mut() {
+                    let is_following = connection.is_following();
+                    self.put_rows(connection, is_following, |live| {
+                        keys.contains(&live.fence.key)
+                    });
+                }
                 for key in &keys {
-                    roster.stop(key, connection.as_deref_mut(), now);
+                    self.roster.stop(key, connection.as_deref_mut(), now);
                 }
-                // Who no longer waits goes on without the answer.
-                let _ = asker.send(());
+                // Who no longer waits goes on without the reply.
+                let _ = reply_to.send(());
             }
-            LinkCommand::Suspend => roster.suspend(),
-            // Without a connection the token stays as good as it was.
-            LinkCommand::Refresh(_, asker) => {
-                let _ = asker.send(Refreshed::Unsent);
-            }
-            // Nobody is told, and so learns nothing.
-            LinkCommand::Verify(..) => {}
-            LinkCommand::Unrenewable(key, token, reason) => {
-                roster.handle_unrenewable(&key, &token, reason, now);
-            }
+            LinkCommand::Suspend => self.roster.suspend(),
             LinkCommand::ReleaseAll => {
-                self.released = true;
-                self.release_all(roster, connection, now);
+                self.claims_lost = true;
+                self.release_all(connection(exchange), now);
             }
-            LinkCommand::Unpermitted => self.permitted = false,
-            LinkCommand::Drain(answer) => {
-                self.release_all(roster, connection, now);
-                done = Some(answer);
+            LinkCommand::PermitLost => outcome = Outcome::PermitLost,
+            LinkCommand::Refresh(token, reply_to) => match exchange.as_deref_mut() {
+                Some(exchange) => {
+                    let ticket = exchange.replies.add_refresh(reply_to);
+                    exchange.connection.refresh_token(ticket, &token, now);
+                }
+                // Without a connection the token stays as good as it was.
+                None => {
+                    let _ = reply_to.send(Refreshed::Unsent);
+                }
+            },
+            LinkCommand::Verify(token, reply_to) => {
+                // Without a connection the sender is dropped: who waits learns nothing.
+                if let Some(exchange) = exchange {
+                    let ticket = exchange.replies.add_verification(reply_to);
+                    exchange.connection.verify_token(ticket, &token, now);
+                }
+            }
+            LinkCommand::RenewalFailed { key, token, reason } => {
+                self.roster.handle_unrenewable(&key, &token, reason, now);
+            }
+            LinkCommand::Drain(reply_to) => {
+                self.draining = true;
+                self.release_all(connection(exchange), now);
+                outcome = Outcome::Drain(reply_to);
             }
         }
-        self.status.set_sessions(roster.len());
-        done
+        self.status.set_sessions(self.roster.len());
+        outcome
     }
 
-    /// What the stream said since the last round is written before the session goes.
-    fn put_last_rows(&self, roster: &mut Roster, connection: &Connection, command: &LinkCommand) {
-        match command {
-            LinkCommand::Stop(key, Some(_)) => {
-                self.put_rows(roster, connection, false, |live| live == key);
-            }
-            LinkCommand::HandOver(keys, _) => {
-                let following = connection.is_following();
-                self.put_rows(roster, connection, following, |live| keys.contains(live));
-            }
-            LinkCommand::ReleaseAll | LinkCommand::Drain(_) => {
-                self.put_rows(roster, connection, false, |_| true);
-            }
-            LinkCommand::Stop(_, None)
-            | LinkCommand::Start(_)
-            | LinkCommand::Suspend
-            | LinkCommand::Unpermitted
-            | LinkCommand::Refresh(..)
-            | LinkCommand::Verify(..)
-            | LinkCommand::Unrenewable(..) => {}
+    /// Stops all sessions: their rows show the last figures, and look live no longer.
+    fn release_all(&mut self, mut connection: Option<&mut Connection>, now: Instant) {
+        if let Some(connection) = connection.as_deref_mut() {
+            self.put_rows(connection, false, |_| true);
         }
-    }
-
-    /// Deals that were held back while the session stood by.
-    fn put_released(&self, roster: &mut Roster) {
-        for Held {
-            fence,
-            source,
-            deal,
-        } in roster.take_released()
-        {
-            self.put_deal_of(roster, &fence, source, &deal);
-        }
-    }
-
-    /// Tells the coordinator which sessions that stand by are as far as they get.
-    pub(super) fn tell_settled(&self, roster: &mut Roster, connection: Option<&Connection>) {
-        let settled = roster.take_settled(connection, Instant::now());
-        if !settled.is_empty() {
-            self.hints.settled(settled);
+        for (fence, is_demo) in self.roster.stop_all(connection, now) {
+            // Nothing is written of a slot that never was ours.
+            if fence.epoch != Fence::UNCLAIMED_EPOCH {
+                self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
+            }
         }
     }
 
-    /// How long a link without sessions keeps its socket.
-    pub(super) const fn linger(&self) -> Duration {
-        if self.released {
-            LOGOUT_TIMEOUT
-        } else {
-            LINGER
+    /// Reports the standby sessions that are ready.
+    pub(super) fn report_standby_ready(&mut self, connection: Option<&Connection>) {
+        let ready = self.roster.take_standby_ready(connection, Instant::now());
+        if !ready.is_empty() {
+            self.wakeups.standby_ready(ready);
         }
     }
+}
+
+fn connection(exchange: Option<&mut Exchange>) -> Option<&mut Connection> {
+    exchange.map(|exchange| &mut exchange.connection)
 }

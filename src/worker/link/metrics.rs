@@ -1,10 +1,11 @@
-//! What a link tells the metrics.
+//! What a link counts for the metrics.
 
-use super::{End, Link};
+use super::context::LinkContext;
+use super::driver::End;
 use crate::ctrader::connection::{Connection, ConnectionError};
 use crate::ws::SocketError;
 
-impl Link {
+impl LinkContext {
     /// What the connection counted since the last read.
     pub(super) fn count(&self, connection: &mut Connection) {
         let tally = connection.take_tally();
@@ -26,7 +27,7 @@ impl Link {
             Some(End::Failed(ConnectionError::Unanswered)) => "unanswered",
             Some(End::Failed(ConnectionError::Silent)) => "silent",
             Some(End::Failed(ConnectionError::Malformed)) => "malformed",
-            Some(End::Unpermitted) => "unpermitted",
+            Some(End::PermitLost) => "unpermitted",
             // As it was meant to.
             Some(End::Idle | End::Drained(_)) => return,
         };

@@ -1,27 +1,27 @@
-//! What a link has to say in rows: the regular round, what cannot wait for it, and last words.
+//! The rows and deals that a link puts into the outbox: the regular round, and what cannot wait for it.
 
 use std::time::Instant;
 
 use time::OffsetDateTime;
 use tracing::error;
 
-use super::Link;
+use super::context::LinkContext;
+use super::roster::{DeferredDeal, LiveSession};
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::fence::Fence;
-use crate::domain::ids::{AccountId, SessionKey};
+use crate::domain::ids::AccountId;
 use crate::domain::row::{AccountRow, RowContent, SessionState};
 use crate::domain::status::Status;
 use crate::pg::deals::DealWrite;
-use crate::worker::link::roster::{LiveSession, Roster};
 
-impl Link {
-    /// A regular round: every live row is written, whole if it changed.
-    pub(super) fn round(&self, roster: &mut Roster, connection: &mut Connection) {
+impl LinkContext {
+    /// A regular round: puts every live row, whole if it changed.
+    pub(super) fn put_round(&mut self, connection: &mut Connection) {
         if !connection.is_following() {
             return;
         }
-        let mut live: Vec<LiveSession<'_>> = roster.live().collect();
+        let mut live: Vec<LiveSession<'_>> = self.roster.live().collect();
         live.sort_by_key(|session| session.account);
         for sessions in live.chunk_by(|one, other| one.account == other.account) {
             let Some((last, others)) = sessions.split_last() else {
@@ -29,7 +29,7 @@ impl Link {
             };
             let account = last.account;
             let always = last.row_due || others.iter().any(|session| session.row_due);
-            // One that is logging out follows no more, whoever shares it.
+            // An account that is being logged out follows the stream no more, whoever shares it.
             if !connection.is_live(account) {
                 continue;
             }
@@ -43,42 +43,28 @@ impl Link {
         self.outbox.wake();
     }
 
-    /// Says and passes on what the roster has, and writes what cannot wait.
-    pub(super) fn see_to(&self, roster: &mut Roster, connection: &Connection) {
-        self.say(roster);
-        self.pass_on(roster);
-        self.tell_settled(roster, Some(connection));
-        if roster.row_is_due() {
-            self.put_due_rows(roster, connection, connection.is_following());
+    /// Forwards all that the roster has to tell, and puts the rows that cannot wait for the next round: of
+    /// sessions that have just become live, or whose connection has fallen silent.
+    pub(super) fn flush_outputs(&mut self, connection: &Connection) {
+        self.publish_status_updates();
+        self.forward_requests();
+        self.report_standby_ready(Some(connection));
+        if self.roster.row_is_due() {
+            self.put_rows(connection, connection.is_following(), |session| {
+                session.row_due
+            });
         }
     }
 
-    /// Writes the rows that cannot wait for the next round: of sessions that have just become live
-    /// or fallen silent.
-    pub(super) fn put_due_rows(
-        &self,
-        roster: &mut Roster,
-        connection: &Connection,
-        following: bool,
-    ) {
-        let due: Vec<SessionKey> = roster
-            .live()
-            .filter(|session| session.row_due)
-            .map(|session| session.fence.key.clone())
-            .collect();
-        self.put_rows(roster, connection, following, |key| due.contains(key));
-    }
-
-    /// Writes whole rows of live sessions, with the latest figures there are.
+    /// Puts whole rows of live sessions, with the latest figures there are.
     pub(super) fn put_rows(
-        &self,
-        roster: &mut Roster,
+        &mut self,
         connection: &Connection,
         connected: bool,
-        which: impl Fn(&SessionKey) -> bool,
+        which: impl Fn(&LiveSession<'_>) -> bool,
     ) {
         let mut put = Vec::new();
-        for session in roster.live().filter(|session| which(&session.fence.key)) {
+        for session in self.roster.live().filter(|session| which(session)) {
             let Some(row) = connection.peek_row(session.account, wall_at) else {
                 continue;
             };
@@ -97,60 +83,46 @@ impl Link {
             put.push(session.fence.key.clone());
         }
         for key in &put {
-            roster.row_put(key);
+            self.roster.row_put(key);
         }
         if !put.is_empty() {
             self.outbox.wake();
         }
     }
 
-    pub(super) fn put_deal(
-        &self,
-        roster: &mut Roster,
-        account: AccountId,
-        source: Source,
-        deal: &Deal,
-    ) {
-        let fences: Vec<Fence> = roster.fences_of(account).cloned().collect();
-        for fence in &fences {
-            self.put_deal_of(roster, fence, source, deal);
+    /// Puts a deal of each session that shares the account.
+    pub(super) fn put_deal(&mut self, account: AccountId, source: Source, deal: &Deal) {
+        let fences: Vec<Fence> = self.roster.fences_of(account).cloned().collect();
+        for fence in fences {
+            self.put_deal_of(fence, source, deal.clone());
         }
-        roster.hold_deal(account, source, deal);
+        self.roster.defer_deal(account, source, deal);
     }
 
-    pub(super) fn put_deal_of(
-        &self,
-        roster: &mut Roster,
-        fence: &Fence,
-        source: Source,
-        deal: &Deal,
-    ) {
-        let account = fence.key.account;
-        let write = DealWrite {
-            fence: fence.clone(),
+    /// Puts the deals that were held back while their sessions were on standby.
+    pub(super) fn put_deferred_deals(&mut self) {
+        for DeferredDeal {
+            fence,
             source,
-            deal: deal.clone(),
+            deal,
+        } in self.roster.take_deferred_deals()
+        {
+            self.put_deal_of(fence, source, deal);
+        }
+    }
+
+    fn put_deal_of(&mut self, fence: Fence, source: Source, deal: Deal) {
+        let (account, deal_id) = (fence.key.account, deal.deal_id);
+        let write = DealWrite {
+            fence,
+            source,
+            deal,
         };
         if !self.outbox.put_deal(write) {
-            error!(link = self.name, %account, deal = %deal.deal_id, "no room for a deal: the database is away too long");
-            roster.handle_lost_deal(account);
+            error!(link = self.name, %account, deal = %deal_id, "no room for a deal: the database is away too long");
+            self.roster.handle_lost_deal(account);
         }
         self.outbox.wake();
-    }
-
-    pub(super) fn release_all(
-        &self,
-        roster: &mut Roster,
-        connection: Option<&mut Connection>,
-        now: Instant,
-    ) {
-        for (fence, is_demo) in roster.stop_all(connection, now) {
-            // Of a slot that never was ours nothing is said.
-            if fence.epoch == Fence::UNCLAIMED_EPOCH {
-                continue;
-            }
-            self.put_state(&fence, SessionState::of(Status::Pending).on(is_demo));
-        }
     }
 
     pub(super) fn put_state(&self, fence: &Fence, state: SessionState) {
@@ -158,19 +130,21 @@ impl Link {
         self.outbox.wake();
     }
 
-    pub(super) fn say(&self, roster: &mut Roster) {
-        let says = roster.take_says();
-        if says.is_empty() {
+    /// Puts the states that the roster has to publish.
+    pub(super) fn publish_status_updates(&mut self) {
+        let updates = self.roster.take_status_updates();
+        if updates.is_empty() {
             return;
         }
-        for say in says {
-            self.outbox.put(&say.fence, RowContent::State(say.state));
+        for update in updates {
+            self.outbox
+                .put(&update.fence, RowContent::State(update.state));
         }
         self.outbox.wake();
     }
 }
 
-/// What a round says of a session: its row, or that it is still so.
+/// What a round puts of a session: its row, or a heartbeat if the row is unchanged.
 fn content(session: &LiveSession<'_>, row: Option<Box<AccountRow>>) -> RowContent {
     match row {
         Some(account) => RowContent::Full {

@@ -1,10 +1,8 @@
-//! Which slots are taken, and let go of: by the fleet's rules, with locks that decide.
+//! Which slots this worker claims and releases: `domain::fleet` has the rules, and the locks decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::Coordinator;
@@ -12,31 +10,28 @@ use crate::domain::fleet::{self, FreeSlot, Member};
 use crate::domain::ids::Slot;
 use crate::pg::PgError;
 use crate::pg::fleet as table;
-use crate::worker::ownership::lock_keeper::{ClaimRequest, Membership};
+use crate::worker::handles::locks::Membership;
 
-/// A slot without work is kept that long: its last rows must be written under its epoch, and
-/// whoever stops often starts again.
+/// A slot without wanted sessions is kept for that long: its last rows must be written under its epoch, and a
+/// user who stops a session often starts it again.
 const IDLE_SLOT_AFTER: Duration = Duration::from_secs(10);
 
 /// After an outage of the database, how long others may take to come back for what they had.
 const OTHERS_RETURN_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long the keeper may take for a claim, once it holds a connection.
-const CLAIM_WITHIN: Duration = Duration::from_secs(5);
-
 impl Coordinator {
     /// How many sessions the held slots have.
     pub(super) fn sessions(&self) -> usize {
         let held = self.state.held.keys();
-        held.filter_map(|slot| self.state.active.get(slot)).sum()
+        held.filter_map(|slot| self.state.wanted.get(slot)).sum()
     }
 
     /// This worker, as the fleet's rules see it.
-    pub(super) fn me(&self) -> Member {
+    pub(super) fn this_member(&self) -> Member {
         Member {
             number: self.number(),
             sessions: self.sessions(),
-            sessions_max: self.takes_at_most(),
+            sessions_max: self.capacity(),
             draining: self.state.draining,
             age: fleet::SETTLED_AFTER,
         }
@@ -46,8 +41,8 @@ impl Coordinator {
         self.state.membership.map_or(0, |known| known.number)
     }
 
-    fn takes_at_most(&self) -> usize {
-        if *self.able.borrow() {
+    fn capacity(&self) -> usize {
+        if *self.locks.has_permit.borrow() {
             self.sessions_max
         } else {
             0
@@ -56,7 +51,7 @@ impl Coordinator {
 
     /// All who are alive, this worker as it is now.
     pub(super) fn members(&self) -> Vec<Member> {
-        let me = self.me();
+        let me = self.this_member();
         let others = self.state.fleet.members.iter().copied();
         others
             .filter(|member| member.number != me.number)
@@ -64,55 +59,55 @@ impl Coordinator {
             .collect()
     }
 
-    /// Claims slots that have work and nobody holds.
+    /// Claims slots that have wanted sessions and no owner.
     pub(super) async fn claim(&mut self) -> Result<BTreeSet<Slot>, PgError> {
-        let (me, members) = (self.me(), self.members());
+        let (me, members) = (self.this_member(), self.members());
         let handovers = &self.state.fleet.handovers;
         let candidates: Vec<Slot> = self
             .state
-            .active
+            .wanted
             .keys()
             .filter(|slot| {
                 !self.state.held.contains_key(slot)
-                    && !self.state.warm.contains_key(slot)
+                    && !self.state.incoming.contains_key(slot)
                     && fleet::is_anybodys(**slot, me.number, &members, handovers)
             })
             .copied()
             .collect();
-        let is_patient = self
+        let is_paused = self
             .state
-            .patient_until
+            .claims_paused_until
             .is_some_and(|until| until > Instant::now());
-        if candidates.is_empty() || me.draining || me.sessions_max == 0 || is_patient {
-            self.state.left_over.clear();
+        if candidates.is_empty() || me.draining || me.sessions_max == 0 || is_paused {
+            self.state.unclaimed_since_last_poll.clear();
             return Ok(BTreeSet::new());
         }
         let free = self
             .database
-            .run(async |conn| table::free(conn, &candidates).await)
+            .run(async |conn| table::free_slots(conn, &candidates).await)
             .await?;
         let free: Vec<FreeSlot> = free
             .into_iter()
             .map(|slot| FreeSlot {
                 slot,
-                sessions: self.state.active.get(&slot).copied().unwrap_or(0),
-                is_left_over: self.state.left_over.contains(&slot),
+                sessions: self.state.wanted.get(&slot).copied().unwrap_or(0),
+                is_left_over: self.state.unclaimed_since_last_poll.contains(&slot),
             })
             .collect();
-        let total = self.state.active.values().sum();
+        let total = self.state.wanted.values().sum();
         let share = fleet::shares(&members, total)
             .get(&me.number)
             .copied()
             .unwrap_or(0);
         let wanted = fleet::claims(&me, share, &free);
-        self.state.left_over = free
+        self.state.unclaimed_since_last_poll = free
             .iter()
             .map(|free| free.slot)
             .filter(|slot| !wanted.contains(slot))
             .collect();
-        // What does not fit is looked at again with the next sweep, not at once.
+        // What does not fit is tried again with the next sweep, not at once.
         if wanted.is_empty() && me.sessions >= me.sessions_max {
-            self.state.left_over.clear();
+            self.state.unclaimed_since_last_poll.clear();
         }
         let claimed = self.acquire(wanted).await.unwrap_or_default();
         if !claimed.is_empty() {
@@ -121,38 +116,33 @@ impl Coordinator {
         Ok(claimed.into_keys().collect())
     }
 
-    /// Tries to get these slots; `None`: the keeper could not be asked.
+    /// Tries to claim these slots; `None`: the lock keeper did not reply.
     pub(super) async fn acquire(&mut self, slots: Vec<Slot>) -> Option<BTreeMap<Slot, i64>> {
         if slots.is_empty() {
             return Some(BTreeMap::new());
         }
         let generation = self.state.membership?.generation;
-        let (answer, answered) = oneshot::channel();
-        let request = ClaimRequest::Acquire(generation, slots, answer);
-        self.claims.send(request).await.ok()?;
-        // No answer: the keeper lost its connection, and says so by its state; what it should
-        // claim after all it lets go again.
-        let claimed = timeout(CLAIM_WITHIN, answered).await.ok()?.ok()?;
+        let claimed = self.locks.acquire(generation, slots).await?;
         // Deals that wait for a database that was away are written under the new claim.
         self.outbox.refence(&claimed);
         self.state.held.extend(claimed.iter().copied());
         Some(claimed.into_iter().collect())
     }
 
-    /// The lock connection is another one, and what ran under the claims of the one before is suspended: it
-    /// goes on where the slots are still to be had. The sessions go on with the look that follows.
+    /// The lock connection is another one, and the sessions that ran under the claims of the previous one are
+    /// suspended. Claims the same slots again; the pass that follows starts their sessions anew.
     pub(super) async fn resume(&mut self, membership: Membership) {
         self.state.membership = Some(membership);
-        self.state.patient_until = Some(Instant::now() + OTHERS_RETURN_WITHIN);
-        self.state.reported = None;
+        self.state.claims_paused_until = Some(Instant::now() + OTHERS_RETURN_WITHIN);
+        self.state.reported_load = None;
         self.state.offered.clear();
-        let warm: Vec<Slot> = self.state.warm.keys().copied().collect();
-        for slot in warm {
-            self.give_up(slot).await;
+        let incoming: Vec<Slot> = self.state.incoming.keys().copied().collect();
+        for slot in incoming {
+            self.abandon_slot(slot).await;
         }
         let before = std::mem::take(&mut self.state.held);
         let Some(claimed) = self.acquire(before.keys().copied().collect()).await else {
-            // It was lost again; the next one is tried with the same.
+            // The connection was lost again; the same slots are claimed on the next one.
             self.state.held = before;
             return;
         };
@@ -166,27 +156,27 @@ impl Coordinator {
             warn!(
                 slots = claimed.len(),
                 lost = lost.len(),
-                "slots claimed again, and some are other workers'"
+                "slots claimed again; other workers own some of them by now"
             );
         }
         for slot in lost {
-            self.give_up(slot).await;
+            self.abandon_slot(slot).await;
         }
     }
 
-    /// Lets go of slots that have had no work for a while.
+    /// Releases slots that have had no wanted sessions for a while.
     pub(super) async fn release_idle(&mut self) {
         let running = self.state.running.values();
         let busy: BTreeSet<Slot> = running.map(|running| running.slot).collect();
         let state = &mut self.state;
-        let active = &state.active;
+        let wanted = &state.wanted;
         state
             .idle_since
-            .retain(|slot, _| !active.contains_key(slot) && !busy.contains(slot));
+            .retain(|slot, _| !wanted.contains_key(slot) && !busy.contains(slot));
         let now = Instant::now();
         let mut idle = BTreeSet::new();
         for slot in state.held.keys() {
-            if active.contains_key(slot) || busy.contains(slot) {
+            if wanted.contains_key(slot) || busy.contains(slot) {
                 continue;
             }
             if *state.idle_since.entry(*slot).or_insert(now) + IDLE_SLOT_AFTER <= now {
@@ -198,25 +188,23 @@ impl Coordinator {
             state.idle_since.remove(slot);
         }
         if !idle.is_empty() {
-            state.forget_words(&idle);
+            state.forget_published(&idle);
             debug!(slots = idle.len(), "idle slots released");
-            // The keeper is gone only when the claims are lost, and then nothing is to release.
-            let idle = idle.into_iter().collect();
-            let _ = self.claims.send(ClaimRequest::Release(idle)).await;
+            self.locks.release(idle).await;
         }
     }
 
-    /// Tells the fleet how much this worker has, when that has changed.
-    pub(super) async fn report(&mut self) -> Result<(), PgError> {
+    /// Reports this worker's load to the fleet, if it has changed.
+    pub(super) async fn report_load(&mut self) -> Result<(), PgError> {
         let (number, draining) = (self.number(), self.state.draining);
-        let (sessions, most) = (self.sessions(), self.takes_at_most());
-        if self.state.reported == Some((sessions, most, draining)) {
+        let (sessions, most) = (self.sessions(), self.capacity());
+        if self.state.reported_load == Some((sessions, most, draining)) {
             return Ok(());
         }
         self.database
-            .run(async |conn| table::report(conn, number, sessions, most, draining).await)
+            .run(async |conn| table::update_member(conn, number, sessions, most, draining).await)
             .await?;
-        self.state.reported = Some((sessions, most, draining));
+        self.state.reported_load = Some((sessions, most, draining));
         Ok(())
     }
 }

@@ -1,59 +1,43 @@
-//! Hand-over, make before break. The giver offers a slot; the taker opens its sessions on its own connection,
-//! where they stand by; once they stream there, it says so; the giver writes its last rows, lets go of the
-//! sessions and of the slot; the taker claims it, and writes.
+//! Hand-over of slots, make before break.
 //!
-//! Whatever fails in between, the slot's lock says whose it is: an offer whose taker dies is made to somebody
-//! else, and a slot whose giver dies is claimed by the taker, which streams it already.
+//! 1. The giver offers a slot to a taker.
+//! 2. The taker opens the slot's sessions on its own connection, on standby. Once all of them stream, it reports
+//!    ready.
+//! 3. The giver writes its last rows, stops the sessions, and releases the slot.
+//! 4. The taker claims the slot, and its sessions begin to write.
+//!
+//! Whatever fails in between, the slot's lock tells whose it is. An offer whose taker dies is made to another
+//! worker. A slot whose giver dies is claimed by the taker, which streams it already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::Coordinator;
+use super::state::IncomingSlot;
 use crate::domain::fleet::{self, HANDOVER_WITHIN, Handover, Member};
 use crate::domain::ids::{SessionKey, Slot};
 use crate::pg::PgError;
 use crate::pg::fleet as table;
-use crate::worker::link::LinkCommand;
-use crate::worker::ownership::lock_keeper::ClaimRequest;
 
-/// How long the last rows of a slot may take before it is let go of all the same.
-const LAST_ROWS_WITHIN: Duration = Duration::from_secs(2);
+/// How long the last rows of a slot may take before it is released all the same.
+const LAST_ROWS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who declined is offered nothing for that long.
+/// A worker that declined is offered nothing for that long.
 const DECLINED_FOR: Duration = Duration::from_secs(30);
 
-/// A slot that another worker is about to hand over.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Warm {
-    /// The giver's epoch.
-    epoch: i64,
-    sessions: usize,
-    /// Its sessions were read, and are being opened: of none, all would be settled.
-    opened: bool,
-    /// The giver was told that all stream.
-    ready: bool,
-}
-
-impl Warm {
-    const fn is_of(&self, offer: &Handover) -> bool {
-        self.epoch == offer.epoch && self.ready == offer.ready
-    }
-}
-
 impl Coordinator {
-    /// Looks at the fleet and goes on with every hand-over that this worker is part of. Answers the slots
-    /// whose sessions are to be looked at.
-    pub(super) async fn hand_over_and_take_over(&mut self) -> Result<BTreeSet<Slot>, PgError> {
+    /// Reads the fleet and goes on with every hand-over that this worker is part of. Returns the slots whose
+    /// sessions are to be reconciled.
+    pub(super) async fn poll_fleet(&mut self) -> Result<BTreeSet<Slot>, PgError> {
         let fleet = self
             .database
             .run(async |conn| {
-                let fleet = table::look(conn).await?;
+                let fleet = table::load(conn).await?;
                 if !fleet.dead.is_empty() {
-                    table::bury(conn, &fleet.dead).await?;
+                    table::delete_dead_members(conn, &fleet.dead).await?;
                 }
                 Ok(fleet)
             })
@@ -72,15 +56,15 @@ impl Coordinator {
             .into_iter()
             .filter(|handover| handover.giver == me || handover.taker == me)
             .partition(|handover| handover.giver == me);
-        self.give(&given, &alive).await?;
-        self.take(&taken, &alive).await
+        self.continue_giving(&given, &alive).await?;
+        self.continue_taking(&taken, &alive).await
     }
 
     // ── the giver ────────────────────────────────────────────────────────────────────────────
 
-    /// Offers what is too much, or everything when draining.
-    pub(super) async fn offer(&mut self) -> Result<(), PgError> {
-        let offers = self.plan();
+    /// Offers what is more than this worker's share, or everything when draining.
+    pub(super) async fn offer_slots(&mut self) -> Result<(), PgError> {
+        let offers = self.plan_offers();
         if offers.is_empty() {
             return Ok(());
         }
@@ -89,21 +73,21 @@ impl Coordinator {
             .run(async |conn| table::offer(conn, me, &offers).await)
             .await?;
         info!(slots = offers.len(), "slots offered to other workers");
-        for (slot, _, taker, _) in offers {
-            self.state.offered.insert(slot, taker);
+        for offer in offers {
+            self.state.offered.insert(offer.slot, offer.taker);
         }
-        // They count as under way from now on; the next look has them as they are.
-        self.hints.fleet();
+        // They count as under way from now on; the next poll reads them as they are.
+        self.wakeups.wake_fleet();
         Ok(())
     }
 
-    fn plan(&self) -> Vec<(Slot, i64, i32, usize)> {
+    fn plan_offers(&self) -> Vec<table::Offer> {
         let mine: Vec<(Slot, usize)> = self
             .state
             .held
             .keys()
             .filter(|slot| !self.state.offered.contains_key(slot))
-            .filter_map(|slot| Some((*slot, *self.state.active.get(slot)?)))
+            .filter_map(|slot| Some((*slot, *self.state.wanted.get(slot)?)))
             .collect();
         let declined = &self.state.declined;
         let members: Vec<Member> = self
@@ -114,27 +98,36 @@ impl Coordinator {
                 at.is_none_or(|at| at.elapsed() >= DECLINED_FOR)
             })
             .collect();
-        let total = self.state.active.values().sum();
+        let total = self.state.wanted.values().sum();
         let handovers = &self.state.fleet.handovers;
-        fleet::offers(&self.me(), &members, &mine, handovers, total)
+        fleet::offers(&self.this_member(), &members, &mine, handovers, total)
             .into_iter()
             .filter_map(|(slot, taker, sessions)| {
-                Some((slot, *self.state.held.get(&slot)?, taker, sessions))
+                Some(table::Offer {
+                    slot,
+                    epoch: *self.state.held.get(&slot)?,
+                    taker,
+                    sessions,
+                })
             })
             .collect()
     }
 
-    /// Whether a drain can go on: something is under way, or somebody would take what is left.
+    /// Whether a drain can go on: a hand-over is under way, or another worker would take what is left.
     pub(super) fn can_hand_over(&self) -> bool {
-        !self.state.offered.is_empty() || !self.plan().is_empty()
+        !self.state.offered.is_empty() || !self.plan_offers().is_empty()
     }
 
-    async fn give(&mut self, given: &[Handover], alive: &BTreeSet<i32>) -> Result<(), PgError> {
+    async fn continue_giving(
+        &mut self,
+        given: &[Handover],
+        alive: &BTreeSet<i32>,
+    ) -> Result<(), PgError> {
         let me = self.number();
         let (mut ready, mut withdrawn) = (BTreeSet::new(), Vec::new());
         for handover in given {
             if self.state.held.get(&handover.slot) != Some(&handover.epoch) {
-                // Let go of already, and not taken yet.
+                // Released already, and not taken yet.
                 continue;
             }
             let is_dead = !alive.contains(&handover.taker);
@@ -163,13 +156,13 @@ impl Coordinator {
             }
         }
         if !ready.is_empty() {
-            self.let_go(ready).await;
+            self.release_handed_over(ready).await;
         }
         Ok(())
     }
 
-    /// The taker streams: last rows, and the slots are free.
-    async fn let_go(&mut self, slots: BTreeSet<Slot>) {
+    /// The takers stream: writes the last rows, and releases the slots.
+    async fn release_handed_over(&mut self, slots: BTreeSet<Slot>) {
         let mut by_link: BTreeMap<usize, Vec<SessionKey>> = BTreeMap::new();
         for key in self.keys_of(&slots) {
             if let Some(running) = self.state.running.remove(&key) {
@@ -177,77 +170,74 @@ impl Coordinator {
             }
         }
         let last_rows = async {
-            let mut answers = Vec::new();
+            let mut replies = Vec::new();
             for (link, keys) in by_link {
-                let (asker, answer) = oneshot::channel();
-                if self.tell(link, LinkCommand::HandOver(keys, asker)).await {
-                    answers.push(answer);
+                if let Some(link) = self.links.get(link) {
+                    replies.extend(link.hand_over(keys).await);
                 }
             }
-            for answer in answers {
-                // A link that is gone has no more rows.
-                let _ = answer.await;
+            for reply in replies {
+                // A link that has ended has no more rows.
+                let _ = reply.await;
             }
             self.outbox.flushed().await
         };
-        if timeout(LAST_ROWS_WITHIN, last_rows).await.is_err() {
-            debug!("the last rows are not written yet: the slots are let go of all the same");
+        if timeout(LAST_ROWS_TIMEOUT, last_rows).await.is_err() {
+            debug!("the last rows are not written yet: the slots are released all the same");
         }
         for slot in &slots {
             self.state.held.remove(slot);
             self.state.idle_since.remove(slot);
             self.state.offered.remove(slot);
         }
-        self.state.forget_words(&slots);
-        self.tell_sessions();
+        self.state.forget_published(&slots);
+        self.report_session_count();
         info!(slots = slots.len(), "slots handed over");
-        // The keeper is gone only when the claims are lost, and then nothing is to release.
-        let _ = self
-            .claims
-            .send(ClaimRequest::Release(slots.into_iter().collect()))
-            .await;
+        self.locks.release(slots).await;
     }
 
     // ── the taker ────────────────────────────────────────────────────────────────────────────
 
-    async fn take(
+    async fn continue_taking(
         &mut self,
         taken: &[Handover],
         alive: &BTreeSet<i32>,
     ) -> Result<BTreeSet<Slot>, PgError> {
         let me = self.number();
-        let mut look = BTreeSet::new();
+        let mut due = BTreeSet::new();
         let mut declined = Vec::new();
         let gone: Vec<Slot> = self
             .state
-            .warm
+            .incoming
             .keys()
             .filter(|slot| !taken.iter().any(|offer| offer.slot == **slot))
             .copied()
             .collect();
         for slot in gone {
-            debug!(%slot, "an offer is gone");
-            self.give_up(slot).await;
+            debug!(%slot, "an offer was withdrawn");
+            self.abandon_slot(slot).await;
         }
         for offer in taken {
             let slot = offer.slot;
-            let known = self.state.warm.get(&slot);
-            if self.state.held.contains_key(&slot) || known.is_some_and(|warm| warm.is_of(offer)) {
+            let known = self.state.incoming.get(&slot);
+            if self.state.held.contains_key(&slot)
+                || known.is_some_and(|incoming| incoming.is_of(offer))
+            {
                 continue;
             }
             // One that is known goes on: the giver got another epoch, no more.
-            if known.is_none() && !self.takes(offer.sessions) {
+            if known.is_none() && !self.accepts(offer.sessions) {
                 declined.push(slot);
                 continue;
             }
-            let warm = Warm {
+            let incoming = IncomingSlot {
                 epoch: offer.epoch,
                 sessions: offer.sessions,
-                opened: known.is_some_and(|warm| warm.opened),
+                opened: known.is_some_and(|incoming| incoming.opened),
                 ready: offer.ready,
             };
-            self.state.warm.insert(slot, warm);
-            look.insert(slot);
+            self.state.incoming.insert(slot, incoming);
+            due.insert(slot);
         }
         if !declined.is_empty() {
             info!(slots = declined.len(), "offers declined");
@@ -255,61 +245,70 @@ impl Coordinator {
                 .run(async |conn| table::withdraw(conn, me, &declined).await)
                 .await?;
         }
-        // New ones are opened by the look that follows, and only then can be ready.
-        let mut due: Vec<Slot> = Vec::new();
+        // New ones are opened by the pass that follows, and only then can be ready.
+        let mut claimable: Vec<Slot> = Vec::new();
         let mut ready: Vec<Slot> = Vec::new();
         for offer in taken {
-            let Some(warm) = self.state.warm.get(&offer.slot) else {
+            let Some(incoming) = self.state.incoming.get(&offer.slot) else {
                 continue;
             };
-            if warm.ready || !alive.contains(&offer.giver) {
-                due.push(offer.slot);
-            } else if !look.contains(&offer.slot) && self.is_settled(offer.slot) {
+            if incoming.ready || !alive.contains(&offer.giver) {
+                claimable.push(offer.slot);
+            } else if !due.contains(&offer.slot) && self.is_standby_ready(offer.slot) {
                 ready.push(offer.slot);
             }
         }
         if !ready.is_empty() {
             self.database
-                .run(async |conn| table::ready(conn, me, &ready).await)
+                .run(async |conn| table::mark_ready(conn, me, &ready).await)
                 .await?;
             for slot in &ready {
-                if let Some(warm) = self.state.warm.get_mut(slot) {
-                    warm.ready = true;
+                if let Some(incoming) = self.state.incoming.get_mut(slot) {
+                    incoming.ready = true;
                 }
             }
         }
-        // Those that the giver has let go of; the others are locked.
-        let taken_over = self.acquire(due).await.unwrap_or_default();
+        // The giver has released some of them; the others are still locked.
+        let taken_over = self.acquire(claimable).await.unwrap_or_default();
         if !taken_over.is_empty() {
             info!(slots = taken_over.len(), "slots taken over");
         }
         for slot in taken_over.into_keys() {
-            self.state.warm.remove(&slot);
-            look.insert(slot);
+            self.state.incoming.remove(&slot);
+            due.insert(slot);
         }
-        Ok(look)
+        Ok(due)
     }
 
-    /// Whether a worker in this state takes so many sessions more.
-    fn takes(&self, sessions: usize) -> bool {
-        let me = self.me();
-        let warm: usize = self.state.warm.values().map(|warm| warm.sessions).sum();
-        let have = me.sessions + warm;
+    /// Whether this worker accepts so many more sessions.
+    fn accepts(&self, sessions: usize) -> bool {
+        let me = self.this_member();
+        let incoming: usize = self
+            .state
+            .incoming
+            .values()
+            .map(|incoming| incoming.sessions)
+            .sum();
+        let have = me.sessions + incoming;
         !me.draining && me.sessions_max > 0 && (have + sessions <= me.sessions_max || have == 0)
     }
 
-    /// Whether all sessions of a slot are as far as they get.
-    fn is_settled(&self, slot: Slot) -> bool {
-        let opened = self.state.warm.get(&slot).is_some_and(|warm| warm.opened);
+    /// Whether all standby sessions of a slot are ready.
+    fn is_standby_ready(&self, slot: Slot) -> bool {
+        let opened = self
+            .state
+            .incoming
+            .get(&slot)
+            .is_some_and(|incoming| incoming.opened);
         let mut running = self.state.running.values();
-        opened && running.all(|running| running.slot != slot || running.settled)
+        opened && running.all(|running| running.slot != slot || running.standby_ready)
     }
 
     /// The sessions of these slots were read, and those that can be are being opened.
-    pub(super) fn note_opened(&mut self, slots: &[Slot]) {
+    pub(super) fn mark_opened(&mut self, slots: &[Slot]) {
         for slot in slots {
-            if let Some(warm) = self.state.warm.get_mut(slot) {
-                warm.opened = true;
+            if let Some(incoming) = self.state.incoming.get_mut(slot) {
+                incoming.opened = true;
             }
         }
     }

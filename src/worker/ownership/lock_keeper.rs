@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,8 +24,9 @@ use crate::domain::ids::Slot;
 use crate::pg::PgError;
 use crate::pg::claims::LockConnection;
 use crate::pg::connect::PgConfig;
-use crate::worker::handles::wakeups::HintBox;
-use crate::worker::link::LinkCommand;
+use crate::worker::handles::link::{LinkCommand, Links};
+use crate::worker::handles::locks::{ClaimState, LockRequest, Membership};
+use crate::worker::handles::wakeups::Wakeups;
 
 /// How often the claims are proved.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -45,63 +46,24 @@ const SUSPENDED_MAX: Duration = Duration::from_mins(5);
 /// Slots of one request; claiming a thousand takes milliseconds, and the answer is awaited.
 const REQUEST_SLOTS_MAX: usize = 1_024;
 
-/// Whether claims can be held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) enum ClaimState {
-    /// They can.
-    Held(Membership),
-    /// They can't.
-    Lost {
-        /// Why.
-        reason: String,
-        /// The sessions are gone as well, and not just suspended.
-        given_up: bool,
-    },
-}
-
-/// One lock connection, as the rest of the worker sees it: claims do not outlive it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::worker) struct Membership {
-    /// Another one for each lock connection.
-    pub(in crate::worker) generation: u64,
-    /// The worker's number in the fleet.
-    pub(in crate::worker) number: i32,
-    /// What ran under the claims of the connection before is suspended, and may go on.
-    pub(in crate::worker) suspended: bool,
-}
-
-/// What the coordinator and the links ask for.
-#[derive(Debug)]
-pub(in crate::worker) enum ClaimRequest {
-    /// Claim what is free of these slots, if the lock connection is still the one of this generation; the
-    /// answer has the epochs of those that were got. Claims of another one would be nobody's to run.
-    Acquire(u64, Vec<Slot>, oneshot::Sender<Vec<(Slot, i64)>>),
-    /// Let slots go.
-    Release(Vec<Slot>),
-    /// A link wants to connect: may it?
-    Permit(usize, oneshot::Sender<bool>),
-    /// A link has no connection any more.
-    ReturnPermit(usize),
-}
-
 /// Holds the claims.
-pub(in crate::worker) struct Keeper {
+pub(in crate::worker) struct LockKeeper {
     pub(in crate::worker) config: PgConfig,
     pub(in crate::worker) worker_id: String,
     pub(in crate::worker) sessions_max: usize,
     /// Every link: told directly when the claims are lost, since the coordinator may be waiting
     /// for the same database.
-    pub(in crate::worker) links: Vec<mpsc::Sender<LinkCommand>>,
-    pub(in crate::worker) requests: mpsc::Receiver<ClaimRequest>,
+    pub(in crate::worker) links: Links,
+    pub(in crate::worker) requests: mpsc::Receiver<LockRequest>,
     pub(in crate::worker) permits: Permits,
     /// Slots that were to be let go of, and still are held.
     pub(in crate::worker) unreleased: BTreeSet<Slot>,
     /// Told when something goes wrong with the database: a proof is due then, and not in two seconds.
-    pub(in crate::worker) hints: Arc<HintBox>,
+    pub(in crate::worker) wakeups: Arc<Wakeups>,
     pub(in crate::worker) state: watch::Sender<ClaimState>,
 }
 
-impl Keeper {
+impl LockKeeper {
     /// Runs until `stop`; then all claims are released and the connection is closed.
     /// `first` is a lock connection that was opened already.
     pub(in crate::worker) async fn run(mut self, first: LockConnection, stop: CancellationToken) {
@@ -122,7 +84,7 @@ impl Keeper {
                 Err(lost) => lost,
             };
             // Silence: the server may let go of the locks while it cannot be heard.
-            let silent = !lost.is_answer();
+            let silent = !lost.is_reply();
             suspended = !silent;
             self.lose(&lost, silent).await;
         }
@@ -163,7 +125,7 @@ impl Keeper {
         for link in within(self.permits.renew(connection)).await? {
             if let Some(link) = self.links.get(link) {
                 // One that is gone has no connection.
-                let _ = link.send(LinkCommand::Unpermitted).await;
+                let _ = link.send(LinkCommand::PermitLost).await;
             }
         }
         self.state.send_replace(ClaimState::Held(Membership {
@@ -185,15 +147,14 @@ impl Keeper {
             reason: why.to_string(),
             given_up: give_up,
         });
-        for link in &self.links {
-            let command = if give_up {
+        let command = || {
+            if give_up {
                 LinkCommand::ReleaseAll
             } else {
                 LinkCommand::Suspend
-            };
-            // A link that is gone carries nothing.
-            let _ = link.send(command).await;
-        }
+            }
+        };
+        self.links.send_all(command).await;
     }
 
     /// Connects anew, however long it takes. Gives up what is suspended if the server has gone silent, or
@@ -227,7 +188,7 @@ impl Keeper {
                     Some(request) = self.requests.recv() => refuse(request),
                 }
             };
-            if error.is_answer() {
+            if error.is_reply() {
                 heard_at = Instant::now();
             }
             warn!(error = %error, "no lock connection");
@@ -259,7 +220,7 @@ impl Keeper {
                     info!(slots = all.len(), "claims released");
                     return within(connection.close()).await;
                 }
-                () = self.hints.doubted() => within(connection.ping()).await?,
+                () = self.wakeups.lock_check_requested() => within(connection.ping()).await?,
                 _ = pings.tick() => {
                     within(connection.ping()).await?;
                     self.release_left(&mut connection).await?;
@@ -277,16 +238,16 @@ impl Keeper {
 
     async fn serve(
         &mut self,
-        request: ClaimRequest,
+        request: LockRequest,
         generation: u64,
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         match request {
-            ClaimRequest::Acquire(of, _, answer) if of != generation => {
+            LockRequest::Acquire(of, _, answer) if of != generation => {
                 // Asked for under a lock connection that is gone.
                 let _ = answer.send(Vec::new());
             }
-            ClaimRequest::Acquire(_, slots, answer) => {
+            LockRequest::Acquire(_, slots, answer) => {
                 self.unreleased.retain(|slot| !slots.contains(slot));
                 for batch in slots.chunks(REQUEST_SLOTS_MAX) {
                     let got = within(connection.acquire(&self.worker_id, batch)).await;
@@ -304,14 +265,14 @@ impl Keeper {
                     self.release(slots, connection).await?;
                 }
             }
-            ClaimRequest::Release(slots) => self.release(slots, connection).await?,
-            ClaimRequest::Permit(link, answer) => {
+            LockRequest::Release(slots) => self.release(slots, connection).await?,
+            LockRequest::Permit(link, answer) => {
                 let granted = within(self.permits.grant(link, connection)).await;
                 let granted = unless_lost(granted, connection).await?;
                 // Who no longer waits has been told to stop.
                 let _ = answer.send(granted);
             }
-            ClaimRequest::ReturnPermit(link) => {
+            LockRequest::ReturnPermit(link) => {
                 let returned = within(self.permits.take_back(link, connection)).await;
                 unless_lost(returned, connection).await?;
             }
@@ -321,16 +282,16 @@ impl Keeper {
 }
 
 /// Without a lock connection nothing can be had.
-fn refuse(request: ClaimRequest) {
+fn refuse(request: LockRequest) {
     match request {
-        ClaimRequest::Acquire(_, _, answer) => {
+        LockRequest::Acquire(_, _, answer) => {
             let _ = answer.send(Vec::new());
         }
-        ClaimRequest::Permit(_, answer) => {
+        LockRequest::Permit(_, answer) => {
             let _ = answer.send(false);
         }
         // The claims are gone already. A permit that comes back is missed by nobody: it is asked for anew.
-        ClaimRequest::Release(_) | ClaimRequest::ReturnPermit(_) => {}
+        LockRequest::Release(_) | LockRequest::ReturnPermit(_) => {}
     }
 }
 

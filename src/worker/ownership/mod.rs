@@ -1,142 +1,78 @@
-//! Makes what this worker runs agree with what the tables want: level-triggered. A hint, a new
-//! claim or the sweep only say where to look; the rows say what is to be.
+//! Which slots this worker owns, and that it runs the sessions that the tables want there.
 //!
-//! Which slots are this worker's is decided here too: [`claim`] takes what is free, [`handover`] gives and
-//! takes what is not; by what rules, `domain::fleet` says.
+//! It is level-triggered: a wakeup, a new claim or the sweep only tell where to look, and the rows tell what is
+//! wanted. [`claim`] claims free slots and releases idle ones, [`handover`] gives and takes slots in good order,
+//! and [`reconcile`] starts and stops sessions; `domain::fleet` has the rules by which slots are shared.
+//! [`lock_keeper`] holds the locks, [`listener`] hears Postgres' notifications.
 
 mod claim;
 mod handover;
 pub(in crate::worker) mod lock_keeper;
+pub(in crate::worker) mod listener;
 pub(in crate::worker) mod permits;
 mod reconcile;
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::amqp::consumer::ConsumerHandle;
+use crate::amqp::ConsumerHandle;
 use crate::domain::ids::{SessionKey, Slot};
-use crate::domain::secret::Secret;
 use crate::pg::PgError;
 use crate::pg::connect::Database;
-use crate::pg::fleet::Fleet;
-use crate::pg::sessions;
+use crate::pg::{placeholders, sessions};
 use crate::token_cipher::TokenCipher;
-use crate::worker::credentials::refresher::RefreshRequest;
-use crate::worker::handles::links::Links;
-use crate::worker::handles::wakeups::{HintBox, Look};
+use crate::worker::handles::findings::Finding;
+use crate::worker::handles::link::{LinkCommand, Links};
+use crate::worker::handles::locks::{ClaimState, LockHandle};
+use crate::worker::handles::renewals::Renewals;
+use crate::worker::handles::wakeups::{Wakeup, Wakeups};
 use crate::worker::health::status::WorkerStatus;
-use crate::worker::link::LinkCommand;
-use crate::worker::ownership::lock_keeper::{ClaimRequest, ClaimState, Membership};
 use crate::worker::writing::outbox::Outbox;
-use crate::worker::writing::writer::Finding;
-use handover::Warm;
-use reconcile::{Right, Said};
+use state::Ownership;
+pub(in crate::worker) use state::State;
 
-/// How often slots with work and without an owner are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How often slots with wanted sessions and without an owner are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often the fleet is looked at: what a dead worker leaves is claimed within two of these.
-const GLANCE_EVERY: Duration = Duration::from_millis(250);
+/// How often the fleet is read: what a dead worker leaves is claimed within two of these.
+const FLEET_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Every how many sweeps the sessions of the held slots are read again, should a hint be lost.
-const SWEEPS_PER_FULL_LOOK: u32 = 5;
+/// Every how many sweeps the sessions of the held slots are read again, should a wakeup be lost.
+const SWEEPS_PER_FULL_RELOAD: u32 = 5;
 
-/// How many slots' sessions are read at once: all of them together would take more memory than what they are
-/// compared with, and everything else would wait.
-const SLOTS_AT_ONCE: usize = 64;
+/// How many slots are read at once. All of them together would take more memory than the sessions that run, and
+/// everything else would wait.
+const SLOTS_PER_READ: usize = 64;
 
-/// A session that a link carries.
-#[derive(Debug, Clone)]
-struct Running {
-    slot: Slot,
-    link: usize,
-    right: Right,
-    command: Uuid,
-    token: Secret,
-    /// It stands by, and is as far as it gets.
-    settled: bool,
-}
-
-impl Running {
-    fn is_as(&self, other: &Self) -> bool {
-        (self.link, self.right, self.command) == (other.link, other.right, other.command)
-            && self.token == other.token
-    }
-}
-
-/// What the coordinator is made of.
+/// Owns slots and reconciles their sessions.
 pub(in crate::worker) struct Coordinator {
     pub(in crate::worker) database: Database,
     pub(in crate::worker) links: Links,
     pub(in crate::worker) outbox: Arc<Outbox>,
-    pub(in crate::worker) hints: Arc<HintBox>,
-    pub(in crate::worker) claims: mpsc::Sender<ClaimRequest>,
-    pub(in crate::worker) claim_state: watch::Receiver<ClaimState>,
-    /// Whether there is a permit for a connection to cTrader: without one nothing is claimed.
-    pub(in crate::worker) able: watch::Receiver<bool>,
+    pub(in crate::worker) wakeups: Arc<Wakeups>,
+    pub(in crate::worker) locks: LockHandle,
     pub(in crate::worker) consumer: ConsumerHandle,
     pub(in crate::worker) findings: mpsc::Receiver<Finding>,
     pub(in crate::worker) status: Arc<WorkerStatus>,
     pub(in crate::worker) sessions_max: usize,
     pub(in crate::worker) token_cipher: TokenCipher,
-    /// A full one loses nothing: a token that ends soon is asked for again with the next look.
-    pub(in crate::worker) refresher: mpsc::Sender<RefreshRequest>,
+    pub(in crate::worker) renewals: Renewals,
     pub(in crate::worker) state: State,
 }
 
-/// What the coordinator knows of its own doings.
+/// What one pass covers.
 #[derive(Debug, Default)]
-pub(in crate::worker) struct State {
-    membership: Option<Membership>,
-    held: BTreeMap<Slot, i64>,
-    /// Slots that other workers are about to hand over.
-    warm: BTreeMap<Slot, Warm>,
-    running: BTreeMap<SessionKey, Running>,
-    /// What was said last of sessions that no link carries.
-    said: BTreeMap<SessionKey, Said>,
-    /// Sessions that a link was told to let go of and has not yet, and whether something else is to be done
-    /// about them.
-    leaving: BTreeMap<SessionKey, bool>,
-    idle_since: BTreeMap<Slot, Instant>,
-    sweeps: u32,
-    /// The slots with work, and how many sessions, as of the last look at them.
-    active: BTreeMap<Slot, usize>,
-    fleet: Fleet,
-    /// Slots that were free and due to somebody else.
-    left_over: BTreeSet<Slot>,
-    /// Nothing else is claimed until then: after an outage others come back as well, and for what they had.
-    patient_until: Option<Instant>,
-    /// What the fleet was told of this worker.
-    reported: Option<(usize, usize, bool)>,
-    /// What was offered to whom, and has not been taken yet.
-    offered: BTreeMap<Slot, i32>,
-    /// Who declined an offer, and when.
-    declined: BTreeMap<i32, Instant>,
-    draining: bool,
-}
-
-impl State {
-    /// What is said of the sessions of these slots is no longer ours to say: the epoch refuses what the links
-    /// still do.
-    fn forget_words(&mut self, slots: &BTreeSet<Slot>) {
-        self.said.retain(|key, _| !slots.contains(&key.user.slot()));
-        self.leaving
-            .retain(|key, _| !slots.contains(&key.user.slot()));
-    }
-}
-
-/// What a look is to cover.
-#[derive(Debug, Default)]
-struct Scope {
-    look: Look,
-    /// Which slots have work is read anew, and what is free is claimed.
+struct Pass {
+    wakeup: Wakeup,
+    /// Whether it reads anew which slots have wanted sessions, and claims what is free.
     sweep: bool,
 }
 
@@ -148,16 +84,16 @@ impl Coordinator {
         draining: CancellationToken,
         stop: CancellationToken,
     ) {
-        let mut sweep = interval(SWEEP_EVERY);
+        let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut glance = interval(GLANCE_EVERY);
-        glance.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut claim_state = self.claim_state.clone();
+        let mut fleet_poll = interval(FLEET_POLL_INTERVAL);
+        fleet_poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut claim_state = self.locks.claims.clone();
         claim_state.mark_changed();
         loop {
             self.status.beat();
             self.status.set_slots(self.state.held.keys().copied());
-            let scope = tokio::select! {
+            let pass = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = claim_state.changed() => {
@@ -173,20 +109,20 @@ impl Coordinator {
                 }
                 () = draining.cancelled(), if !self.state.draining => {
                     self.state.draining = true;
-                    Scope { look: Look { fleet: true, ..Look::default() }, sweep: true }
+                    Pass { wakeup: Wakeup { fleet: true, ..Wakeup::default() }, sweep: true }
                 }
-                () = self.hints.wait() => {
-                    let look = self.hints.take();
-                    let sweep = look.all || !look.slots.is_empty();
-                    Scope { look, sweep }
+                () = self.wakeups.wait() => {
+                    let wakeup = self.wakeups.take();
+                    let sweep = wakeup.all || !wakeup.slots.is_empty();
+                    Pass { wakeup, sweep }
                 }
                 _ = sweep.tick() => {
                     self.state.sweeps += 1;
-                    let all = self.state.sweeps.is_multiple_of(SWEEPS_PER_FULL_LOOK);
-                    Scope { look: Look { all, fleet: true, ..Look::default() }, sweep: true }
+                    let all = self.state.sweeps.is_multiple_of(SWEEPS_PER_FULL_RELOAD);
+                    Pass { wakeup: Wakeup { all, fleet: true, ..Wakeup::default() }, sweep: true }
                 }
-                _ = glance.tick() => {
-                    Scope { look: Look { fleet: true, ..Look::default() }, sweep: false }
+                _ = fleet_poll.tick() => {
+                    Pass { wakeup: Wakeup { fleet: true, ..Wakeup::default() }, sweep: false }
                 }
             };
             if !matches!(*claim_state.borrow(), ClaimState::Held(_)) {
@@ -196,14 +132,14 @@ impl Coordinator {
                 }
                 continue;
             }
-            match self.converge(scope).await {
+            match self.converge(pass).await {
                 Ok(()) => self.status.set_database_trouble(None),
                 Err(error) => {
                     warn!(error = %error, "cannot read what is wanted");
-                    self.hints.doubt();
+                    self.wakeups.request_lock_check();
                     self.status.set_database_trouble(Some(error.to_string()));
-                    // The sweep comes by again; nothing is forgotten, since it looks at all then.
-                    self.state.sweeps = SWEEPS_PER_FULL_LOOK - 1;
+                    // Nothing is forgotten: the next sweep covers everything.
+                    self.state.sweeps = SWEEPS_PER_FULL_RELOAD - 1;
                 }
             }
             if self.state.draining && !self.can_hand_over() {
@@ -213,33 +149,33 @@ impl Coordinator {
     }
 
     /// The lock connection was lost or is another one.
-    async fn handle_claim_state(&mut self, now: ClaimState) -> Scope {
+    async fn handle_claim_state(&mut self, now: ClaimState) -> Pass {
         match now {
             ClaimState::Lost { given_up, .. } => {
-                // The keeper has told the links; what was started since is told here.
+                // The lock keeper has told the links; what was started since is told here.
                 if given_up {
-                    self.forget().await;
+                    self.abandon_all().await;
                 } else {
-                    self.tell_all(|| LinkCommand::Suspend).await;
+                    self.links.send_all(|| LinkCommand::Suspend).await;
                 }
-                Scope::default()
+                Pass::default()
             }
             ClaimState::Held(membership) => {
                 if self.state.membership == Some(membership) {
-                    return Scope::default();
+                    return Pass::default();
                 }
-                self.hints.set_number(membership.number);
+                self.wakeups.set_number(membership.number);
                 if membership.suspended {
                     self.resume(membership).await;
                 } else {
-                    self.forget().await;
+                    self.abandon_all().await;
                     self.state.membership = Some(membership);
                 }
-                Scope {
-                    look: Look {
+                Pass {
+                    wakeup: Wakeup {
                         all: true,
                         fleet: true,
-                        ..Look::default()
+                        ..Wakeup::default()
                     },
                     sweep: true,
                 }
@@ -248,93 +184,93 @@ impl Coordinator {
     }
 
     /// The claims are lost, and everything with them.
-    async fn forget(&mut self) {
+    async fn abandon_all(&mut self) {
         self.state = State {
             draining: self.state.draining,
             ..State::default()
         };
-        self.tell_all(|| LinkCommand::ReleaseAll).await;
-        self.tell_sessions();
+        self.links.send_all(|| LinkCommand::ReleaseAll).await;
+        self.report_session_count();
     }
 
-    /// Claims what has work and no owner, hands over and takes over, and makes the sessions of the slots
-    /// looked at agree.
-    async fn converge(&mut self, scope: Scope) -> Result<(), PgError> {
-        let Scope { mut look, sweep } = scope;
-        let mut sweep = sweep || !self.state.left_over.is_empty();
-        for key in &look.settled {
+    /// One pass: claims free slots with wanted sessions, goes on with hand-overs, and reconciles the sessions of
+    /// the slots that the pass covers.
+    async fn converge(&mut self, pass: Pass) -> Result<(), PgError> {
+        let Pass { mut wakeup, sweep } = pass;
+        let mut sweep = sweep || !self.state.unclaimed_since_last_poll.is_empty();
+        for key in &wakeup.standby_ready {
             if let Some(running) = self.state.running.get_mut(key) {
-                running.settled = true;
+                running.standby_ready = true;
             }
         }
-        for key in std::mem::take(&mut look.left) {
-            if self.has_left(&key) {
-                look.slots.insert(key.user.slot());
+        for key in std::mem::take(&mut wakeup.released) {
+            if self.handle_released(&key) {
+                wakeup.slots.insert(key.user.slot());
             }
         }
-        if look.fleet || !look.settled.is_empty() {
+        if wakeup.fleet || !wakeup.standby_ready.is_empty() {
             let before = self.state.fleet.members.len();
-            let taken_over = self.hand_over_and_take_over().await?;
+            let taken_over = self.poll_fleet().await?;
             sweep |= !taken_over.is_empty() || self.state.fleet.members.len() < before;
-            look.slots.extend(taken_over);
+            wakeup.slots.extend(taken_over);
         }
         if sweep {
-            self.state.active = self
+            self.state.wanted = self
                 .database
                 .run(async |conn| sessions::active_slots(conn).await)
                 .await?
                 .into_iter()
                 .map(|(slot, sessions)| (slot, usize::try_from(sessions).unwrap_or(0)))
                 .collect();
-            look.slots.extend(self.claim().await?);
-            self.offer().await?;
+            wakeup.slots.extend(self.claim().await?);
+            self.offer_slots().await?;
         } else if self.state.draining {
-            self.offer().await?;
+            self.offer_slots().await?;
         }
-        self.look_at_sessions(&look).await?;
+        self.reconcile_sessions(&wakeup).await?;
         if sweep {
             self.release_idle().await;
         }
-        self.report().await?;
-        self.mind_the_queue();
+        self.report_load().await?;
+        self.apply_backpressure();
         Ok(())
     }
 
-    async fn look_at_sessions(&mut self, look: &Look) -> Result<(), PgError> {
-        let is_looked_at = |slot: &Slot| look.all || look.slots.contains(slot);
+    async fn reconcile_sessions(&mut self, wakeup: &Wakeup) -> Result<(), PgError> {
+        let is_due = |slot: &Slot| wakeup.all || wakeup.slots.contains(slot);
         let held: Vec<(Slot, i64)> = self
             .state
             .held
             .iter()
-            .filter(|(slot, _)| is_looked_at(slot))
+            .filter(|(slot, _)| is_due(slot))
             .map(|(slot, epoch)| (*slot, *epoch))
             .collect();
-        let warm = self
+        let incoming = self
             .state
-            .warm
+            .incoming
             .keys()
-            .filter(|slot| is_looked_at(slot))
+            .filter(|slot| is_due(slot))
             .copied();
-        let slots: Vec<Slot> = held.iter().map(|(slot, _)| *slot).chain(warm).collect();
+        let slots: Vec<Slot> = held.iter().map(|(slot, _)| *slot).chain(incoming).collect();
         if slots.is_empty() {
             return Ok(());
         }
         self.database
-            .run(async |conn| sessions::resolve_primary(conn, &held).await)
+            .run(async |conn| placeholders::resolve_primary(conn, &held).await)
             .await?;
-        for slots in slots.chunks(SLOTS_AT_ONCE) {
+        for slots in slots.chunks(SLOTS_PER_READ) {
             let records = self
                 .database
                 .run(async |conn| sessions::load(conn, slots).await)
                 .await?;
-            self.agree(slots, records).await;
+            self.reconcile(slots, records).await;
         }
         Ok(())
     }
 
-    /// A worker that is full leaves commands in the queue, where another one finds them, and whoever starts
-    /// more workers sees them.
-    fn mind_the_queue(&self) {
+    /// Pauses the consumer while this worker is full: the commands stay in the queue, where another worker finds
+    /// them and an autoscaler sees them.
+    fn apply_backpressure(&self) {
         let (sessions, most) = (self.sessions(), self.sessions_max);
         if sessions >= most {
             if self.consumer.pause() {
@@ -352,50 +288,47 @@ impl Coordinator {
                     self.state
                         .running
                         .get(key)
-                        .is_some_and(|running| running.right == Right::Claim(*epoch))
+                        .is_some_and(|running| running.ownership == Ownership::Owned(*epoch))
                 });
                 let slots: BTreeSet<Slot> = fenced.map(|(key, _)| key.user.slot()).collect();
                 for slot in &slots {
-                    self.give_up(*slot).await;
+                    self.abandon_slot(*slot).await;
                 }
                 if !slots.is_empty() {
                     warn!(
                         slots = slots.len(),
-                        "fenced: the sessions are another worker's"
+                        "rows were fenced: another worker owns these slots"
                     );
                     // What is still wanted of us comes back with a new claim and a new epoch.
-                    let _ = self
-                        .claims
-                        .send(ClaimRequest::Release(slots.into_iter().collect()))
-                        .await;
+                    self.locks.release(slots).await;
                 }
             }
             Finding::Missing(keys) => {
-                // Somebody deleted a row: another command than the one that runs makes the next look
-                // tell the link again, which writes it anew; or lets go of it.
+                // Somebody deleted a row. Since the session seems to run under another command, the next
+                // pass starts it again, and its link writes the row anew; or it stops the session.
                 for key in keys {
                     if let Some(running) = self.state.running.get_mut(&key) {
                         running.command = Uuid::nil();
                     }
-                    self.state.said.remove(&key);
-                    self.hints.slot(key.user.slot());
+                    self.state.last_published.remove(&key);
+                    self.wakeups.wake_slot(key.user.slot());
                 }
             }
         }
-        self.tell_sessions();
+        self.report_session_count();
     }
 
-    /// Lets all sessions of a slot go without a word: what is to be said of them, somebody else says.
-    async fn give_up(&mut self, slot: Slot) {
+    /// Stops all sessions of a slot without a final status: another worker writes their rows.
+    async fn abandon_slot(&mut self, slot: Slot) {
         self.state.held.remove(&slot);
-        self.state.warm.remove(&slot);
+        self.state.incoming.remove(&slot);
         for key in self.keys_of(&BTreeSet::from([slot])) {
             self.stop(&key, None).await;
         }
-        self.state.forget_words(&BTreeSet::from([slot]));
+        self.state.forget_published(&BTreeSet::from([slot]));
     }
 
-    /// The sessions of these slots that links carry.
+    /// The sessions of these slots that run.
     fn keys_of(&self, slots: &BTreeSet<Slot>) -> Vec<SessionKey> {
         self.state
             .running
@@ -405,17 +338,10 @@ impl Coordinator {
             .collect()
     }
 
-    async fn tell_all(&self, command: impl Fn() -> LinkCommand) {
-        for link in self.links.all() {
-            // It is gone only when the worker stops.
-            let _ = link.send(command()).await;
-        }
-    }
-
     /// Tells the health routes how many sessions this worker runs.
-    fn tell_sessions(&self) {
+    fn report_session_count(&self) {
         let running = self.state.running.values();
-        let claimed = running.filter(|running| running.right != Right::Offer);
+        let claimed = running.filter(|running| running.ownership != Ownership::Incoming);
         self.status.set_sessions(claimed.count());
     }
 }

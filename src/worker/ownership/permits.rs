@@ -19,18 +19,18 @@ pub(in crate::worker) struct Permits {
     /// Links that may have a connection.
     links: BTreeSet<usize>,
     /// Whether there is one at least.
-    able: watch::Sender<bool>,
-    said: bool,
+    has_permit: watch::Sender<bool>,
+    reported: bool,
 }
 
 impl Permits {
-    pub(in crate::worker) fn new(limit: u32, able: watch::Sender<bool>) -> Self {
+    pub(in crate::worker) fn new(limit: u32, has_permit: watch::Sender<bool>) -> Self {
         Self {
             limit,
             numbers: Vec::new(),
             links: BTreeSet::new(),
-            able,
-            said: false,
+            has_permit,
+            reported: false,
         }
     }
 
@@ -41,12 +41,12 @@ impl Permits {
     ) -> Result<Vec<usize>, PgError> {
         self.numbers.clear();
         while self.numbers.len() < self.links.len().max(1) {
-            let Some(number) = connection.take_permit(self.limit).await? else {
+            let Some(number) = connection.acquire_permit(self.limit).await? else {
                 break;
             };
             self.numbers.push(number);
         }
-        self.say();
+        self.report();
         let mut without = Vec::new();
         while self.links.len() > self.numbers.len() {
             without.extend(self.links.pop_last());
@@ -60,9 +60,9 @@ impl Permits {
         connection: &mut LockConnection,
     ) -> Result<(), PgError> {
         if self.numbers.is_empty() {
-            let first = connection.take_permit(self.limit).await?;
+            let first = connection.acquire_permit(self.limit).await?;
             self.numbers.extend(first);
-            self.say();
+            self.report();
         }
         Ok(())
     }
@@ -74,11 +74,11 @@ impl Permits {
         connection: &mut LockConnection,
     ) -> Result<bool, PgError> {
         if !self.links.contains(&link) && self.links.len() >= self.numbers.len() {
-            let Some(number) = connection.take_permit(self.limit).await? else {
+            let Some(number) = connection.acquire_permit(self.limit).await? else {
                 return Ok(false);
             };
             self.numbers.push(number);
-            self.say();
+            self.report();
         }
         self.links.insert(link);
         Ok(true)
@@ -93,26 +93,26 @@ impl Permits {
         self.links.remove(&link);
         while self.numbers.len() > self.links.len().max(1) {
             if let Some(number) = self.numbers.pop() {
-                connection.return_permit(number).await?;
+                connection.release_permit(number).await?;
             }
         }
         Ok(())
     }
 
-    fn say(&mut self) {
-        let able = !self.numbers.is_empty();
-        let changed = self.able.send_if_modified(|before| {
-            let changed = *before != able;
-            *before = able;
+    fn report(&mut self) {
+        let has_permit = !self.numbers.is_empty();
+        let changed = self.has_permit.send_if_modified(|before| {
+            let changed = *before != has_permit;
+            *before = has_permit;
             changed
         });
-        if !able && (changed || !self.said) {
-            self.said = true;
+        if !has_permit && (changed || !self.reported) {
+            self.reported = true;
             warn!(
                 limit = self.limit,
                 "all connections to cTrader are taken: this worker claims nothing until one is free"
             );
-        } else if able && changed {
+        } else if has_permit && changed {
             info!(limit = self.limit, "a connection to cTrader is permitted");
         }
     }

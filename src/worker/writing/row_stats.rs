@@ -26,11 +26,11 @@ struct Written {
 
 /// The rows of this worker's sessions.
 #[derive(Debug, Default)]
-pub(in crate::worker) struct Tally {
+pub(in crate::worker) struct RowStats {
     rows: Mutex<HashMap<SessionKey, Written>>,
 }
 
-impl Tally {
+impl RowStats {
     /// Takes in what became of a batch, and tells the metrics.
     pub(in crate::worker) fn wrote(
         &self,
@@ -157,23 +157,23 @@ mod tests {
 
     #[test]
     fn sessions_count_by_what_was_written_last() {
-        let (tally, metrics) = (Tally::default(), crate::worker::metrics());
+        let (row_stats, metrics) = (RowStats::default(), crate::worker::metrics());
         let report = WriteReport::default();
         let batch = [write("a", Status::Connecting), write("b", Status::Failed)];
-        tally.wrote(&batch, &report, Duration::ZERO, &metrics);
-        assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
+        row_stats.wrote(&batch, &report, Duration::ZERO, &metrics);
+        assert_eq!(row_stats.statuses(), [0, 1, 0, 0, 1, 0]);
         let held = [
             write("a", Status::Live).fence.slot,
             write("b", Status::Live).fence.slot,
         ];
-        tally.keep(&held.into_iter().collect());
-        assert_eq!(tally.statuses(), [0, 1, 0, 0, 1, 0]);
+        row_stats.keep(&held.into_iter().collect());
+        assert_eq!(row_stats.statuses(), [0, 1, 0, 0, 1, 0]);
         let batch = [write("a", Status::Stopped)];
-        tally.wrote(&batch, &report, Duration::ZERO, &metrics);
-        assert_eq!(tally.statuses(), [0, 0, 0, 0, 1, 0]);
-        tally.keep(&BTreeSet::new());
-        assert_eq!(tally.statuses(), [0; 6]);
-        tally.wrote(
+        row_stats.wrote(&batch, &report, Duration::ZERO, &metrics);
+        assert_eq!(row_stats.statuses(), [0, 0, 0, 0, 1, 0]);
+        row_stats.keep(&BTreeSet::new());
+        assert_eq!(row_stats.statuses(), [0; 6]);
+        row_stats.wrote(
             &[write("b", Status::Failed)],
             &report,
             Duration::ZERO,
@@ -183,8 +183,8 @@ mod tests {
             fenced: vec![write("b", Status::Failed).fence.key],
             ..WriteReport::default()
         };
-        tally.wrote(&[], &report, Duration::ZERO, &metrics);
-        assert_eq!(tally.statuses(), [0; 6]);
-        assert_eq!(tally.age_max(), Duration::ZERO);
+        row_stats.wrote(&[], &report, Duration::ZERO, &metrics);
+        assert_eq!(row_stats.statuses(), [0; 6]);
+        assert_eq!(row_stats.age_max(), Duration::ZERO);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -16,12 +16,13 @@ use crate::domain::ids::SessionKey;
 use crate::domain::row::RowWrite;
 use crate::metrics::Metrics;
 use crate::pg::PgError;
-use crate::pg::cache::{self, Failure, WriteReport};
+use crate::pg::cache::{self, WriteFailure, WriteReport};
 use crate::pg::connect::{Database, within};
 use crate::pg::deals::{self, DealWrite};
 use crate::pg::history;
+use crate::worker::handles::findings::{Finding, Findings};
 use crate::worker::writing::outbox::{Outbox, Taken};
-use crate::worker::writing::row_stats::Tally;
+use crate::worker::writing::row_stats::RowStats;
 
 /// The pause after a round that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -29,24 +30,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last rows are tried; the caller's grace may end it sooner.
 const LAST_TRIES: Duration = Duration::from_secs(30);
 
-/// What a write found out about its sessions.
-#[derive(Debug)]
-pub(in crate::worker) enum Finding {
-    /// Another worker has the slots of these sessions, which were written under these epochs.
-    Fenced(Vec<(SessionKey, i64)>),
-    /// The row is gone: it must be written whole.
-    Missing(Vec<SessionKey>),
-}
-
 /// Writes rows and deals.
 pub(in crate::worker) struct Writer {
     pub(in crate::worker) database: Database,
     pub(in crate::worker) outbox: Arc<Outbox>,
     pub(in crate::worker) worker_id: String,
     pub(in crate::worker) metrics: Arc<Metrics>,
-    pub(in crate::worker) tally: Arc<Tally>,
-    /// A full channel drops findings: the next write of the same session finds the same.
-    pub(in crate::worker) findings: mpsc::Sender<Finding>,
+    pub(in crate::worker) row_stats: Arc<RowStats>,
+    pub(in crate::worker) findings: Findings,
     /// Why rows cannot be written, if they can't.
     pub(in crate::worker) trouble: watch::Sender<Option<String>>,
 }
@@ -138,19 +129,19 @@ impl Writer {
         if rows.is_empty() {
             return (rows, None);
         }
-        let mut lease = match self.database.lease().await {
-            Ok(lease) => lease,
+        let mut conn = match self.database.acquire().await {
+            Ok(conn) => conn,
             Err(error) => return (rows, Some(error)),
         };
         let limit = self.database.reply_timeout();
         let began = Instant::now();
         let written = within(limit, async {
-            Ok(cache::write(&mut lease, &rows, &self.worker_id).await)
+            Ok(cache::write(&mut conn, &rows, &self.worker_id).await)
         })
         .await;
-        match lease.settle(written) {
+        match conn.release(written) {
             Ok(report) => {
-                self.tally
+                self.row_stats
                     .wrote(&rows, &report, began.elapsed(), &self.metrics);
                 self.tell(&rows, &report);
                 again(rows, report)
@@ -162,12 +153,12 @@ impl Writer {
     /// Writes deals. If a value of one is at fault they are written one by one, and that one is given up.
     async fn write_deals(&self, deals: &[DealWrite]) -> Result<(), PgError> {
         match self.insert(deals).await {
-            Err(error) if error.is_about_data() => {}
+            Err(error) if error.is_data_error() => {}
             done => return done,
         }
         for deal in deals.chunks(1) {
             match self.insert(deal).await {
-                Err(error) if error.is_about_data() => {
+                Err(error) if error.is_data_error() => {
                     let ids: Vec<i64> = deal.iter().map(|write| write.deal.deal_id.0).collect();
                     error!(deal = ?ids, error = %error, "a deal cannot be stored");
                 }
@@ -224,13 +215,11 @@ impl Writer {
             let fenced = fenced
                 .map(|row| (row.fence.key.clone(), row.fence.epoch))
                 .collect();
-            // See the field.
-            let _ = self.findings.try_send(Finding::Fenced(fenced));
+            self.findings.report(Finding::Fenced(fenced));
         }
         if !report.missing.is_empty() {
-            let _ = self
-                .findings
-                .try_send(Finding::Missing(report.missing.clone()));
+            self.findings
+                .report(Finding::Missing(report.missing.clone()));
         }
     }
 }
@@ -240,8 +229,8 @@ impl Writer {
 fn again(rows: Vec<RowWrite>, report: WriteReport) -> (Vec<RowWrite>, Option<PgError>) {
     let mut again = BTreeSet::new();
     let mut why = None;
-    for Failure { keys, error } in report.failed {
-        if error.is_about_data() {
+    for WriteFailure { keys, error } in report.failed {
+        if error.is_data_error() {
             error!(rows = keys.len(), error = %error, "rows were given up");
         } else {
             again.extend(keys);

@@ -1,6 +1,7 @@
-// Who asks: verifies Supabase's JWT and tells the user or the service from everybody else.
+// Authentication: verifies the caller's Supabase JWT, and tells users and the service from anybody else.
 //
-// The algorithm decides the kind of key, never the other way round: a public key is no HMAC secret.
+// The token's algorithm decides which keys are tried: public keys for ES256 and RS256, the secret for HS256
+// only. A public key is never used as an HMAC secret.
 
 import {
   createLocalJWKSet,
@@ -11,29 +12,29 @@ import {
   jwtVerify,
   type JWTVerifyGetKey,
 } from "jose";
-import { Refusal } from "./errors.ts";
+import { HttpError } from "./errors.ts";
 import type { Settings } from "./env.ts";
 
-/** Who has a valid token. `nobody` is the app itself, with its anonymous key. */
+/** The owner of a valid token. `anonymous` is the app itself, with its anonymous key. */
 export type Caller =
   | { kind: "service" }
   | { kind: "user"; ids: string[] }
-  | { kind: "nobody" };
+  | { kind: "anonymous" };
 
-/** Clocks differ; Supabase's tokens live for an hour. */
+/** Clocks differ, and Supabase's tokens are valid for an hour. */
 const CLOCK_TOLERANCE_SECS = 5;
 const KEYS_TIMEOUT_MS = 2000;
-/** Longer than any token of Supabase's; also bounds what is parsed for strangers. */
+/** Longer than any of Supabase's tokens. It bounds what is parsed before the caller is known. */
 const TOKEN_CHARS_MAX = 8192;
 
 export type Authenticate = (request: Request) => Promise<Caller>;
 
 export function authenticator(settings: Settings): Authenticate {
   const keys = publicKeys(settings);
-  return async (request) => caller(await verify(bearer(request), keys, settings.jwtSecret));
+  return async (request) => callerOf(await verify(bearerToken(request), keys, settings.jwtSecret));
 }
 
-function bearer(request: Request): string {
+function bearerToken(request: Request): string {
   const header = request.headers.get("authorization") ?? "";
   const token = /^Bearer ([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i.exec(header)?.[1];
   if (token === undefined || token.length > TOKEN_CHARS_MAX) {
@@ -57,27 +58,27 @@ async function verify(
       return (await jwtVerify(token, secret, { ...options, algorithms: ["HS256"] })).payload;
     }
   } catch (error) {
-    if (error instanceof Refusal) throw error;
+    if (error instanceof HttpError) throw error;
     if (error instanceof errors.JWTExpired) throw unauthorised("the token has expired");
-    // Whatever else is wrong with it is nobody's business.
+    // The caller does not learn what else is wrong with the token.
   }
   throw unauthorised("the token is not valid");
 }
 
-function caller(claims: JWTPayload): Caller {
+function callerOf(claims: JWTPayload): Caller {
   if (claims.role === "service_role") return { kind: "service" };
   if (claims.role === "authenticated") {
     const ids = [claims.sub, claims.email]
       .filter((id): id is string => typeof id === "string" && id !== "");
     if (ids.length > 0) return { kind: "user", ids };
   }
-  return { kind: "nobody" };
+  return { kind: "anonymous" };
 }
 
-/** The keys that were given, and the project's own once a token names a key that is not among them. */
+/** Returns the configured keys; a token that names another key is looked up among the project's own. */
 function publicKeys(settings: Settings): JWTVerifyGetKey | undefined {
   const local = settings.jwks && createLocalJWKSet(settings.jwks);
-  const remote = settings.jwksUrl === undefined ? undefined : fetchedKeys(settings.jwksUrl);
+  const remote = settings.jwksUrl === undefined ? undefined : remoteKeys(settings.jwksUrl);
   if (local === undefined || remote === undefined) return local ?? remote;
   return async (header, token) => {
     try {
@@ -89,28 +90,28 @@ function publicKeys(settings: Settings): JWTVerifyGetKey | undefined {
   };
 }
 
-/** Errors of a look-up that are not the token's fault; the generic one is an answer without keys. */
-const UNAVAILABLE = ["ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID", "ERR_JOSE_GENERIC"];
+/** Errors of a look-up that are not the token's fault. The generic one is a response without keys. */
+const UNAVAILABLE_CODES = ["ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID", "ERR_JOSE_GENERIC"];
 
-function fetchedKeys(url: string): JWTVerifyGetKey {
+function remoteKeys(url: string): JWTVerifyGetKey {
   const keys = createRemoteJWKSet(new URL(url), { timeoutDuration: KEYS_TIMEOUT_MS });
   return async (header, token) => {
     try {
       return await keys(header, token);
     } catch (error) {
-      if (error instanceof errors.JOSEError && !UNAVAILABLE.includes(error.code)) throw error;
-      throw new Refusal(503, "the token's key could not be fetched", { "retry-after": "2" });
+      if (error instanceof errors.JOSEError && !UNAVAILABLE_CODES.includes(error.code)) throw error;
+      throw new HttpError(503, "the token's key could not be fetched", { "retry-after": "2" });
     }
   };
 }
 
-function unauthorised(message: string): Refusal {
-  return new Refusal(401, message, { "www-authenticate": "Bearer" });
+function unauthorised(message: string): HttpError {
+  return new HttpError(401, message, { "www-authenticate": "Bearer" });
 }
 
-/** Passes if the caller may act for that user. */
-export function mayActFor(caller: Caller, userId: string): void {
+/** Throws an `HttpError` of 403 unless the caller may act for that user. */
+export function requireMayActFor(caller: Caller, userId: string): void {
   if (caller.kind === "service") return;
   if (caller.kind === "user" && caller.ids.includes(userId)) return;
-  throw new Refusal(403, "you can act for yourself only");
+  throw new HttpError(403, "you can act for yourself only");
 }

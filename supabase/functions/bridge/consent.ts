@@ -1,89 +1,78 @@
-// The state of a consent: signed, bound to its user, good once and for ten minutes.
+// The `state` parameter of a consent: signed, bound to its user, valid once and for ten minutes.
 //
-// It names nobody, since cTrader sees it. Who it is for is part of what is signed: the callback tries the
-// ids of whoever brings it, so that somebody else's state fails before the database is asked.
+// The state does not contain the user's id, because cTrader sees it. The id is part of the signed text: the
+// callback tries the ids of the caller, so another user's state is refused before the database is asked.
 
-import { Refusal } from "./errors.ts";
+import { base64url } from "jose";
+import { HttpError } from "./errors.ts";
 
-export const LIFETIME_SECS = 600;
+export const STATE_LIFETIME_SECS = 600;
 
 const encoder = new TextEncoder();
 
-export interface State {
+export interface ConsentState {
   state: string;
+  /** The hash under which the database stores the state. */
   hash: string;
   expiresAt: Date;
 }
 
-export async function newState(
+export async function createState(
   secret: string,
   userId: string,
   now = Date.now(),
-): Promise<State> {
-  const nonce = base64url(crypto.getRandomValues(new Uint8Array(24)));
-  const ends = Math.floor(now / 1000) + LIFETIME_SECS;
-  const tag = base64url(await sign(secret, nonce, ends, userId));
+): Promise<ConsentState> {
+  const nonce = base64url.encode(crypto.getRandomValues(new Uint8Array(24)));
+  const expirySecs = Math.floor(now / 1000) + STATE_LIFETIME_SECS;
+  const tag = await crypto.subtle.sign("HMAC", await hmacKey(secret), signedText(nonce, expirySecs, userId));
   return {
-    state: `${nonce}.${ends}.${tag}`,
+    state: `${nonce}.${expirySecs}.${base64url.encode(new Uint8Array(tag))}`,
     hash: await hashOf(nonce),
-    expiresAt: new Date(ends * 1000),
+    expiresAt: new Date(expirySecs * 1000),
   };
 }
 
-/** Whose state it is, of those it may be for. */
-export async function openState(
+/** Returns which of the users the state was created for. */
+export async function verifyState(
   secret: string,
   state: string,
   userIds: string[],
   now = Date.now(),
 ): Promise<{ hash: string; userId: string }> {
-  const parts = /^([\w-]{32})\.(\d{10,12})\.([\w-]{43})$/.exec(state);
-  const [nonce, ends, tag] = parts?.slice(1) ?? [];
-  if (nonce === undefined || ends === undefined || tag === undefined) {
-    throw new Refusal(400, "the state is not one of ours");
+  // The last character of the tag carries four bits, so only sixteen characters are canonical there.
+  const parts = /^([\w-]{32})\.(\d{10,12})\.([\w-]{42}[AEIMQUYcgkosw048])$/.exec(state);
+  const [nonce, expiry, tag] = parts?.slice(1) ?? [];
+  if (nonce === undefined || expiry === undefined || tag === undefined) {
+    throw new HttpError(400, "the state is not one of ours");
   }
+  const expirySecs = Number(expiry);
+  const signature = new Uint8Array(base64url.decode(tag));
+  const key = await hmacKey(secret);
   for (const userId of userIds) {
-    const right = await sign(secret, nonce, Number(ends), userId);
-    if (!same(right, tag)) continue;
-    if (Number(ends) * 1000 < now) throw new Refusal(400, "the consent took too long; begin again");
+    // In constant time.
+    const isSigned = await crypto.subtle.verify(
+      "HMAC",
+      key,
+      signature,
+      signedText(nonce, expirySecs, userId),
+    );
+    if (!isSigned) continue;
+    if (expirySecs * 1000 < now) throw new HttpError(400, "the consent took too long; begin again");
     return { hash: await hashOf(nonce), userId };
   }
-  throw new Refusal(403, "the state is not one of yours");
+  throw new HttpError(403, "the state is not one of yours");
 }
 
-async function sign(
-  secret: string,
-  nonce: string,
-  ends: number,
-  userId: string,
-): Promise<Uint8Array> {
-  const key = await crypto.subtle.importKey(
-    "raw",
-    encoder.encode(secret),
-    { name: "HMAC", hash: "SHA-256" },
-    false,
-    ["sign"],
-  );
-  const text = `mahspeccy-bridge consent v1\n${nonce}\n${ends}\n${userId}`;
-  return new Uint8Array(await crypto.subtle.sign("HMAC", key, encoder.encode(text)));
+function hmacKey(secret: string): Promise<CryptoKey> {
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  return crypto.subtle.importKey("raw", encoder.encode(secret), algorithm, false, ["sign", "verify"]);
 }
 
-/** In the same time wherever they differ. */
-function same(right: Uint8Array, tag: string): boolean {
-  const expected = base64url(right);
-  let differing = expected.length ^ tag.length;
-  for (let at = 0; at < expected.length; at++) {
-    differing |= expected.charCodeAt(at) ^ tag.charCodeAt(at);
-  }
-  return differing === 0;
+function signedText(nonce: string, expirySecs: number, userId: string) {
+  return encoder.encode(`mahspeccy-bridge consent v1\n${nonce}\n${expirySecs}\n${userId}`);
 }
 
 async function hashOf(nonce: string): Promise<string> {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(nonce)));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function base64url(bytes: Uint8Array): string {
-  return btoa(String.fromCharCode(...bytes))
-    .replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

@@ -1,27 +1,47 @@
-// cTrader, as far as connecting an account takes: the exchange of a code over HTTP, and the accounts of a
-// grant over one short connection of the Open API.
+// cTrader, as far as connecting an account needs it: the exchange of an authorisation code over HTTP, and the
+// list of a grant's accounts over one short connection of the Open API.
 //
-// Four messages of protobuf, written by hand, so that the same address serves as the worker's.
+// open_api/ is generated from proto/ by scripts/bindings; a test compares the two.
 
+import {
+  create,
+  type DescMessage,
+  fromBinary,
+  isFieldSet,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import type { ConnectedAccount } from "./api.ts";
 import type { CtraderSettings } from "./env.ts";
-import type { Account } from "./store.ts";
-import { Refusal } from "./errors.ts";
+import { HttpError } from "./errors.ts";
+import { ProtoErrorResSchema, ProtoMessageSchema } from "./open_api/OpenApiCommonMessages_pb.ts";
+import { ProtoPayloadType } from "./open_api/OpenApiCommonModelMessages_pb.ts";
+import {
+  ProtoOAApplicationAuthReqSchema,
+  ProtoOAErrorResSchema,
+  ProtoOAGetAccountListByAccessTokenReqSchema,
+  ProtoOAGetAccountListByAccessTokenResSchema,
+} from "./open_api/OpenApiMessages_pb.ts";
+import {
+  type ProtoOACtidTraderAccount,
+  ProtoOACtidTraderAccountSchema,
+  ProtoOAPayloadType,
+} from "./open_api/OpenApiModelMessages_pb.ts";
 
 const TOKEN_TIMEOUT_MS = 10_000;
 const ACCOUNTS_TIMEOUT_MS = 10_000;
 
-export interface Pair {
+export interface TokenPair {
   accessToken: string;
   refreshToken: string;
   expiresAt: Date | null;
 }
 
-export interface Listed extends Account {
-  traderLogin: string | null;
-}
+/** An account that the user gave access to. */
+export type GrantedAccount = Omit<ConnectedAccount, "isPrimary">;
 
-/** Exchanges the code, which lives for a minute and works once. */
-export async function exchange(settings: CtraderSettings, code: string): Promise<Pair> {
+/** Exchanges an authorisation code, which is valid for a minute and once, for tokens. */
+export async function exchangeCode(settings: CtraderSettings, code: string): Promise<TokenPair> {
   const url = new URL(settings.tokenUrl);
   url.search = new URLSearchParams({
     grant_type: "authorization_code",
@@ -39,14 +59,14 @@ export async function exchange(settings: CtraderSettings, code: string): Promise
     });
     body = await response.json();
   } catch {
-    // Not the cause itself: its text has the address, and that has the secret.
-    throw new Refusal(503, "cTrader did not answer; begin again", { "retry-after": "5" });
+    // The cause is left out: its text contains the URL, and the URL contains the secret.
+    throw new HttpError(503, "cTrader did not answer; begin again", { "retry-after": "5" });
   }
   const { accessToken, refreshToken, expiresIn, errorCode } = body ?? {};
-  // Errors come with status 200, too.
+  // cTrader sends errors with status 200, too.
   if (errorCode || typeof accessToken !== "string" || typeof refreshToken !== "string") {
-    const said = /^[A-Z_]{1,64}$/.test(String(errorCode)) ? ` (${errorCode})` : "";
-    throw new Refusal(400, `cTrader did not take the code${said}; begin again`);
+    const detail = /^[A-Z_]{1,64}$/.test(String(errorCode)) ? ` (${errorCode})` : "";
+    throw new HttpError(400, `cTrader did not take the code${detail}; begin again`);
   }
   const seconds = Number(expiresIn);
   return {
@@ -56,37 +76,50 @@ export async function exchange(settings: CtraderSettings, code: string): Promise
   };
 }
 
-/** The accounts that the grant covers, of both environments. */
-export async function accounts(settings: CtraderSettings, accessToken: string): Promise<Listed[]> {
+/** Returns the accounts that the user gave access to, demo and live ones. */
+export async function listAccounts(
+  settings: CtraderSettings,
+  accessToken: string,
+): Promise<GrantedAccount[]> {
   const socket = new WebSocket(settings.accountsUrl);
   socket.binaryType = "arraybuffer";
   let timer: ReturnType<typeof setTimeout> | undefined;
   try {
-    return await new Promise<Listed[]>((resolve, reject) => {
-      const away = () => reject(unavailable());
-      timer = setTimeout(away, ACCOUNTS_TIMEOUT_MS);
-      socket.onerror = away;
-      socket.onclose = away;
+    return await new Promise<GrantedAccount[]>((resolve, reject) => {
+      const fail = () => reject(unavailable());
+      timer = setTimeout(fail, ACCOUNTS_TIMEOUT_MS);
+      socket.onerror = fail;
+      socket.onclose = fail;
       socket.onopen = () =>
-        socket.send(envelope(
-          APPLICATION_AUTH_REQ,
-          text(2, settings.clientId),
-          text(3, settings.clientSecret),
+        socket.send(encode(
+          ProtoOAPayloadType.PROTO_OA_APPLICATION_AUTH_REQ,
+          ProtoOAApplicationAuthReqSchema,
+          { clientId: settings.clientId, clientSecret: settings.clientSecret },
         ));
       socket.onmessage = ({ data }) => {
         try {
-          const message = fields(new Uint8Array(data));
-          const type = Number(message.find(([number]) => number === 1)?.[1]);
-          const payload = fields(bytesOf(message, 2));
-          if (type === APPLICATION_AUTH_RES) {
-            socket.send(envelope(ACCOUNTS_REQ, text(2, accessToken)));
-          } else if (type === ACCOUNTS_RES) {
-            resolve(listed(payload));
-          } else if (type === OA_ERROR_RES || type === ERROR_RES) {
-            reject(refused(stringOf(payload, type === OA_ERROR_RES ? 3 : 2)));
+          const { payloadType, payload } = fromBinary(ProtoMessageSchema, new Uint8Array(data));
+          switch (payloadType) {
+            case ProtoOAPayloadType.PROTO_OA_APPLICATION_AUTH_RES:
+              socket.send(encode(
+                ProtoOAPayloadType.PROTO_OA_GET_ACCOUNTS_BY_ACCESS_TOKEN_REQ,
+                ProtoOAGetAccountListByAccessTokenReqSchema,
+                { accessToken },
+              ));
+              break;
+            case ProtoOAPayloadType.PROTO_OA_GET_ACCOUNTS_BY_ACCESS_TOKEN_RES: {
+              const list = fromBinary(ProtoOAGetAccountListByAccessTokenResSchema, payload);
+              resolve(list.ctidTraderAccount.map(grantedAccount));
+              break;
+            }
+            case ProtoOAPayloadType.PROTO_OA_ERROR_RES:
+              reject(rejected(fromBinary(ProtoOAErrorResSchema, payload).errorCode));
+              break;
+            case ProtoPayloadType.ERROR_RES:
+              reject(rejected(fromBinary(ProtoErrorResSchema, payload).errorCode));
           }
         } catch {
-          away();
+          fail();
         }
       };
     });
@@ -97,91 +130,30 @@ export async function accounts(settings: CtraderSettings, accessToken: string): 
   }
 }
 
-function unavailable(): Refusal {
-  return new Refusal(503, "cTrader did not list the accounts; begin again", { "retry-after": "5" });
+/** Returns a frame: the message in a `ProtoMessage`. */
+function encode<Desc extends DescMessage>(
+  payloadType: ProtoOAPayloadType,
+  schema: Desc,
+  fields: MessageInitShape<Desc>,
+) {
+  const payload = toBinary(schema, create(schema, fields));
+  return toBinary(ProtoMessageSchema, create(ProtoMessageSchema, { payloadType, payload }));
 }
 
-function refused(errorCode: string): Refusal {
-  const code = /^[A-Z_]{1,64}$/.test(errorCode) ? errorCode : "no code";
-  return new Refusal(503, `cTrader did not list the accounts (${code}); begin again`);
-}
-
-const ERROR_RES = 50;
-const APPLICATION_AUTH_REQ = 2100;
-const APPLICATION_AUTH_RES = 2101;
-const OA_ERROR_RES = 2142;
-const ACCOUNTS_REQ = 2149;
-const ACCOUNTS_RES = 2150;
-
-/** `ctidTraderAccount` (4): `ctidTraderAccountId` (1), `isLive` (2), `traderLogin` (3). */
-function listed(payload: Field[]): Listed[] {
-  return payload.filter(([number]) => number === 4).map(([, value]) => {
-    const account = fields(value as Uint8Array);
-    const varint = (wanted: number) => account.find(([number]) => number === wanted)?.[1];
-    return {
-      accountId: String(varint(1)),
-      isDemo: varint(2) !== 1n,
-      traderLogin: varint(3) === undefined ? null : String(varint(3)),
-    };
-  });
-}
-
-// Protobuf: a field is a number, and a varint (wire type 0) or bytes (2); 1 and 5 are fixed and skipped.
-type Field = [number: number, value: bigint | Uint8Array];
-
-function varint(value: number): number[] {
-  const bytes = [];
-  for (; value > 127; value >>>= 7) bytes.push(value & 127 | 128);
-  return [...bytes, value];
-}
-
-function text(number: number, value: string): number[] {
-  const bytes = [...new TextEncoder().encode(value)];
-  return [number << 3 | 2, ...varint(bytes.length), ...bytes];
-}
-
-/** `ProtoMessage`: `payloadType` (1), `payload` (2). */
-function envelope(type: number, ...parts: number[][]) {
-  const payload = parts.flat();
-  return new Uint8Array([8, ...varint(type), 18, ...varint(payload.length), ...payload]);
-}
-
-function fields(bytes: Uint8Array): Field[] {
-  const found: Field[] = [];
-  let at = 0;
-  const read = () => {
-    let value = 0n;
-    for (let shift = 0n;; shift += 7n) {
-      const byte = bytes[at++];
-      if (byte === undefined || shift > 63n) throw new Error("not protobuf");
-      value |= BigInt(byte & 127) << shift;
-      if (byte < 128) return value;
-    }
+function grantedAccount(account: ProtoOACtidTraderAccount): GrantedAccount {
+  const hasLogin = isFieldSet(account, ProtoOACtidTraderAccountSchema.field.traderLogin);
+  return {
+    accountId: String(account.ctidTraderAccountId),
+    isDemo: !account.isLive,
+    traderLogin: hasLogin ? String(account.traderLogin) : null,
   };
-  while (at < bytes.length) {
-    const tag = Number(read());
-    const [number, type] = [tag >>> 3, tag & 7];
-    if (type === 0) {
-      found.push([number, read()]);
-    } else if (type === 1 || type === 5) {
-      at += type === 1 ? 8 : 4;
-    } else if (type === 2) {
-      const length = Number(read());
-      if (at + length > bytes.length) throw new Error("not protobuf");
-      found.push([number, bytes.subarray(at, at + length)]);
-      at += length;
-    } else {
-      throw new Error("not protobuf");
-    }
-  }
-  return found;
 }
 
-function bytesOf(message: Field[], wanted: number): Uint8Array {
-  const value = message.find(([number]) => number === wanted)?.[1];
-  return value instanceof Uint8Array ? value : new Uint8Array();
+function unavailable(): HttpError {
+  return new HttpError(503, "cTrader did not list the accounts; begin again", { "retry-after": "5" });
 }
 
-function stringOf(message: Field[], wanted: number): string {
-  return new TextDecoder().decode(bytesOf(message, wanted));
+function rejected(errorCode: string): HttpError {
+  const code = /^[A-Z_]{1,64}$/.test(errorCode) ? errorCode : "no code";
+  return new HttpError(503, `cTrader did not list the accounts (${code}); begin again`);
 }

@@ -1,6 +1,6 @@
-// One deadline for all that a request waits for.
+// One deadline for everything that a request waits for.
 
-import { Refusal } from "./errors.ts";
+import { HttpError } from "./errors.ts";
 
 export class Deadline {
   readonly #at: number;
@@ -9,29 +9,32 @@ export class Deadline {
     this.#at = performance.now() + ms;
   }
 
-  /** Milliseconds that are left, never less than 0. */
-  left(): number {
+  /** Returns the milliseconds that are left, never less than 0. */
+  remainingMs(): number {
     return Math.max(0, this.#at - performance.now());
   }
 
-  /** Waits for an answer no longer than is left, or than `ms` if that is less. */
-  async wait<T>(what: string, answer: Promise<T>, ms = Infinity): Promise<T> {
+  /**
+   * Waits for `work` until the deadline, or for `limitMs` if that is sooner. Rejects with a `TimeoutError`
+   * that names `what` did not answer.
+   */
+  async wait<T>(what: string, work: Promise<T>, limitMs = Infinity): Promise<T> {
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new TimedOut(what)), Math.min(ms, this.left()));
+    const timeout = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new TimeoutError(what)), Math.min(limitMs, this.remainingMs()));
     });
-    // Whoever loses the race may still fail, with nobody listening.
-    answer.catch(() => {});
+    // The work may still fail after the timeout, when nobody handles its error any more.
+    work.catch(() => {});
     try {
-      return await Promise.race([answer, late]);
+      return await Promise.race([work, timeout]);
     } finally {
       clearTimeout(timer);
     }
   }
 }
 
-export class TimedOut extends Refusal {
-  override name = "TimedOut";
+export class TimeoutError extends HttpError {
+  override name = "TimeoutError";
 
   constructor(what: string) {
     super(503, `${what} did not answer in time`, { "retry-after": "2" });

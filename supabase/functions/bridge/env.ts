@@ -1,5 +1,5 @@
-// Settings: the only file that knows the names of variables. Every problem is listed at once, and no
-// value is repeated: values are secrets.
+// Reads the settings from the environment; no other file knows the variables' names. Every problem is reported
+// at once. No report contains a value, because values may be secrets.
 
 import type { JSONWebKeySet } from "jose";
 
@@ -11,7 +11,7 @@ export interface FlySettings {
   processGroup: string;
 }
 
-/** The cTrader application, for connecting accounts. */
+/** The cTrader application that users connect their accounts to. */
 export interface CtraderSettings {
   clientId: string;
   clientSecret: string;
@@ -35,7 +35,7 @@ export interface Settings {
   ctrader?: CtraderSettings;
 }
 
-/** What is wrong with the environment. The messages name variables and never hold a value. */
+/** Lists everything that is wrong with the environment. */
 export class SettingsError extends Error {
   override name = "SettingsError";
 
@@ -44,21 +44,21 @@ export class SettingsError extends Error {
   }
 }
 
-/** HS256 takes any length, and a short secret can be guessed from one token. */
+/** HS256 allows secrets of any length, but a short one can be guessed from a single token. */
 const JWT_SECRET_BYTES_MIN = 32;
 
 type Env = (name: string) => string | undefined;
 
 export function readSettings(env: Env): Settings {
   const problems: string[] = [];
-  // An empty variable is one that is not set.
+  // An empty variable counts as not set.
   const read = (name: string) => env(name)?.trim() || undefined;
-  const need = (name: string, ...others: string[]) => {
+  const readRequired = (name: string, ...others: string[]) => {
     const value = [name, ...others].map(read).find((value) => value !== undefined);
     if (value === undefined) problems.push(`${[name, ...others].join(" or ")} is not set`);
     return value ?? "";
   };
-  const url = (name: string, value: string, ...protocols: string[]) => {
+  const requireUrl = (name: string, value: string, ...protocols: string[]) => {
     if (value !== "" && !protocols.includes(protocolOf(value) ?? "")) {
       problems.push(`${name} is not a URL of ${protocols.join(" or ")}`);
     }
@@ -66,16 +66,16 @@ export function readSettings(env: Env): Settings {
   };
 
   const supabaseUrl = read("SUPABASE_URL");
-  if (supabaseUrl !== undefined) url("SUPABASE_URL", supabaseUrl, "https:", "http:");
+  if (supabaseUrl !== undefined) requireUrl("SUPABASE_URL", supabaseUrl, "https:", "http:");
   const settings: Settings = {
-    databaseUrl: url(
+    databaseUrl: requireUrl(
       "DATABASE_URL",
-      need("DATABASE_URL", "SUPABASE_DB_URL"),
+      readRequired("DATABASE_URL", "SUPABASE_DB_URL"),
       "postgres:",
       "postgresql:",
     ),
     databaseCa: read("DATABASE_CA"),
-    amqpUrl: url("AMQP_URL", need("AMQP_URL"), "amqp:", "amqps:"),
+    amqpUrl: requireUrl("AMQP_URL", readRequired("AMQP_URL"), "amqp:", "amqps:"),
     jwks: readJwks(read("SUPABASE_JWKS"), problems),
     jwksUrl: supabaseUrl && `${supabaseUrl.replace(/\/+$/, "")}/auth/v1/.well-known/jwks.json`,
     jwtSecret: readJwtSecret(read("JWT_SECRET"), problems),
@@ -87,15 +87,13 @@ export function readSettings(env: Env): Settings {
   if (!settings.jwks && !settings.jwksUrl && !settings.jwtSecret) {
     problems.push("none of SUPABASE_URL, SUPABASE_JWKS, JWT_SECRET is set: no token can be verified");
   }
-  for (const [name, value] of [["CTRADER_TOKEN_URL", settings.ctrader?.tokenUrl]]) {
-    if (value !== undefined) secure(name ?? "", value, "https:", "http:", problems);
-  }
   if (settings.ctrader) {
-    secure("CTRADER_DEMO_URL", settings.ctrader.accountsUrl, "wss:", "ws:", problems);
-    url("CTRADER_CONSENT_URL", settings.ctrader.consentUrl, "https:", "http:");
-    url("CTRADER_REDIRECT_URI", settings.ctrader.redirectUri, "https:", "http:");
+    requireSecureUrl("CTRADER_TOKEN_URL", settings.ctrader.tokenUrl, "https:", "http:", problems);
+    requireSecureUrl("CTRADER_DEMO_URL", settings.ctrader.accountsUrl, "wss:", "ws:", problems);
+    requireUrl("CTRADER_CONSENT_URL", settings.ctrader.consentUrl, "https:", "http:");
+    requireUrl("CTRADER_REDIRECT_URI", settings.ctrader.redirectUri, "https:", "http:");
   }
-  if (settings.fly) secure("FLY_API_URL", settings.fly.api, "https:", "http:", problems);
+  if (settings.fly) requireSecureUrl("FLY_API_URL", settings.fly.api, "https:", "http:", problems);
   if (problems.length > 0) throw new SettingsError(problems);
   return settings;
 }
@@ -104,12 +102,12 @@ function protocolOf(value: string): string | undefined {
   return URL.canParse(value) ? new URL(value).protocol : undefined;
 }
 
-/** Secrets go over it: unencrypted to this machine, and to Fly's own private network, only. */
-function secure(name: string, value: string, safe: string, plain: string, problems: string[]) {
+/** Secrets are sent to this URL: it may be unencrypted on this machine and in Fly's private network only. */
+function requireSecureUrl(name: string, value: string, safe: string, plain: string, problems: string[]) {
   const url = URL.canParse(value) ? new URL(value) : undefined;
-  const near = url !== undefined &&
+  const isLocal = url !== undefined &&
     (["localhost", "127.0.0.1", "[::1]"].includes(url.hostname) || url.hostname.endsWith(".internal"));
-  if (url?.protocol === safe || (url?.protocol === plain && near)) return;
+  if (url?.protocol === safe || (url?.protocol === plain && isLocal)) return;
   problems.push(`${name} is not a URL of ${safe}, or of ${plain} on this machine`);
 }
 
@@ -120,7 +118,7 @@ function readJwks(text: string | undefined, problems: string[]): JSONWebKeySet |
     const keys = Array.isArray(value) ? value : value?.keys;
     if (Array.isArray(keys)) return { keys };
   } catch {
-    // Said below.
+    // Reported below.
   }
   problems.push("SUPABASE_JWKS is not a set of keys");
   return undefined;
@@ -151,7 +149,7 @@ function readTokenKey(text: string | undefined, problems: string[]): Uint8Array 
     const key = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
     if (key.length === 32) return key;
   } catch {
-    // Said below.
+    // Reported below.
   }
   problems.push("TOKEN_ENCRYPTION_KEY is not the base64 of 32 bytes");
   return undefined;
@@ -190,12 +188,12 @@ function readCtrader(read: Env, problems: string[]): CtraderSettings | undefined
     clientId,
     clientSecret,
     redirectUri,
-    // The bridge only reads.
+    // The default scope reads only, which is all the bridge does.
     scope: scope === "trading" ? "trading" : "accounts",
     consentUrl: read("CTRADER_CONSENT_URL") ??
       "https://id.ctrader.com/my/settings/openapi/grantingaccess/",
     tokenUrl: read("CTRADER_TOKEN_URL") ?? "https://openapi.ctrader.com/apps/token",
-    // Either environment lists the accounts of both.
+    // Either host lists the demo and the live accounts.
     accountsUrl: read("CTRADER_DEMO_URL") ?? "wss://demo.ctraderapi.com:5035",
   };
 }

@@ -1,13 +1,13 @@
-// Refusals: a status and a sentence that is fit for whoever asked. Anything else that is thrown is an
-// error of ours, and its text stays inside.
+// Errors that become HTTP responses. The message of an `HttpError` is sent to the caller. The message of any
+// other error is neither sent nor logged.
 
-export type RefusalStatus = 400 | 401 | 403 | 404 | 405 | 409 | 413 | 415 | 503;
+export type ErrorStatus = 400 | 401 | 403 | 404 | 405 | 409 | 413 | 415 | 503;
 
-export class Refusal extends Error {
-  override name = "Refusal";
+export class HttpError extends Error {
+  override name = "HttpError";
 
   constructor(
-    readonly status: RefusalStatus,
+    readonly status: ErrorStatus,
     message: string,
     readonly headers: Record<string, string> = {},
     options?: ErrorOptions,

@@ -1,7 +1,7 @@
-// Wakes the fleet: where workers scale to zero, a start also starts a stopped machine of Fly's.
+// Where workers scale to zero, a start command also starts a stopped machine of Fly's.
 //
-// It runs after the command was confirmed, beside the answer: the command waits in its queue, and the
-// next start tries again.
+// This runs in the background after the command was confirmed. If it fails, the command waits in the queue,
+// and the next start command tries again.
 
 import type { FlySettings } from "./env.ts";
 
@@ -11,38 +11,41 @@ interface Machine {
   config?: { metadata?: Record<string, unknown> };
 }
 
-/** How often it looks: a machine that is stopping can be started once it has stopped. */
-const LOOKS_MAX = 6;
+/** The number of polls: a machine that is stopping can be started once it has stopped. */
+const POLLS_MAX = 6;
 
-export interface Wake {
-  /** Whether a worker has taken the command over. */
-  applied: () => Promise<boolean>;
-  /** Between two looks. */
-  pauseMs: number;
+export interface StartMachineOptions {
+  /** Returns whether a worker has applied the command. */
+  isApplied: () => Promise<boolean>;
+  /** Milliseconds between two polls. */
+  pollMs: number;
 }
 
-/** Answers what it did: the id of the machine it started, or undefined. */
-export async function wake(settings: FlySettings, options: Wake): Promise<string | undefined> {
-  for (let look = 1; look <= LOOKS_MAX; look++) {
-    if (look > 1) {
-      await new Promise((resolve) => setTimeout(resolve, options.pauseMs));
-      if (await options.applied()) return undefined;
+/** Returns the id of the machine that was started, or undefined if none had to be. */
+export async function startMachine(
+  settings: FlySettings,
+  { isApplied, pollMs }: StartMachineOptions,
+): Promise<string | undefined> {
+  for (let poll = 1; poll <= POLLS_MAX; poll++) {
+    if (poll > 1) {
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
+      if (await isApplied()) return undefined;
     }
-    const machines = (await call(settings, "GET", "machines") as Machine[])
+    const machines = (await callApi(settings, "GET", "machines") as Machine[])
       .filter((machine) => {
         const group = machine.config?.metadata?.fly_process_group;
         return group === undefined || group === settings.processGroup;
       });
     if (machines.length === 0) throw new Error("the app has no such machine");
-    // One that runs takes the command, unless it is about to stop: then look again.
+    // A running machine applies the command, unless it is about to stop: the next poll shows which.
     if (machines.some(({ state }) => state === "started" || state === "starting")) continue;
     for (const { id, state } of machines) {
       if (!["stopped", "suspended", "created"].includes(String(state))) continue;
       try {
-        await call(settings, "POST", `machines/${encodeURIComponent(String(id))}/start`);
+        await callApi(settings, "POST", `machines/${encodeURIComponent(String(id))}/start`);
         return String(id);
       } catch (error) {
-        // Its host may be full: the next one.
+        // The machine's host may have no capacity, another machine's may.
         console.warn(JSON.stringify({ event: "machine not started", error: String(error) }));
       }
     }
@@ -50,7 +53,7 @@ export async function wake(settings: FlySettings, options: Wake): Promise<string
   return undefined;
 }
 
-async function call(settings: FlySettings, method: string, path: string): Promise<unknown> {
+async function callApi(settings: FlySettings, method: string, path: string): Promise<unknown> {
   const response = await fetch(
     `${settings.api}/v1/apps/${encodeURIComponent(settings.app)}/${path}`,
     {

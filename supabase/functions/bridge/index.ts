@@ -1,5 +1,5 @@
-// The edge function `bridge`, as Supabase's runtime starts it. What it does is in bridge.ts.
+// The entry point of the edge function `bridge`. The routes are in bridge.ts.
 
-import { serve } from "./bridge.ts";
+import { createHandler } from "./bridge.ts";
 
-Deno.serve(serve((name) => Deno.env.get(name)));
+Deno.serve(createHandler((name) => Deno.env.get(name)));

@@ -1,5 +1,5 @@
-// Tokens as they are stored: plain, or `enc:v1:` + base64(12-byte nonce, AES-256-GCM ciphertext, tag) with
-// the user's id as associated data, which the worker opens.
+// Encrypts tokens for the database, in the form that the worker decrypts: `enc:v1:` + base64(12-byte nonce,
+// AES-256-GCM ciphertext, tag), with the user's id as associated data. Without a key tokens are stored plain.
 
 const NONCE_BYTES = 12;
 
@@ -11,9 +11,9 @@ export async function seal(
 ): Promise<string> {
   if (key === undefined) return token;
   const encode = (text: string) => new TextEncoder().encode(text);
-  const bytes = (array: Uint8Array) => new Uint8Array(array);
-  const imported = await crypto.subtle.importKey("raw", bytes(key), "AES-GCM", false, ["encrypt"]);
-  const parameters = { name: "AES-GCM", iv: bytes(nonce), additionalData: encode(userId) };
+  const copy = (array: Uint8Array) => new Uint8Array(array);
+  const imported = await crypto.subtle.importKey("raw", copy(key), "AES-GCM", false, ["encrypt"]);
+  const parameters = { name: "AES-GCM", iv: copy(nonce), additionalData: encode(userId) };
   const sealed = new Uint8Array(
     await crypto.subtle.encrypt(parameters, imported, encode(token)),
   );

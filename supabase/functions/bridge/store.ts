@@ -1,54 +1,33 @@
-// The database, as the role `bridge_app` may use it.
+// The database, with the rights of the role `bridge_app`.
 //
-// Plain SQL over a small pool, not PostgREST: the schema `bridge` is closed to Supabase's API, and to
-// disconnect takes a transaction around the publish. No statement is prepared under a name, so that
-// Supabase's transaction pooler serves too. Values are always parameters.
+// Queries are plain SQL over a small pool. PostgREST does not serve: the schema `bridge` is closed to
+// Supabase's API, and disconnecting needs a transaction around a publish. Statements are not prepared by name,
+// so that Supabase's transaction pooler works, too. Values are always parameters.
 
 import postgres from "postgres";
-import { Deadline, TimedOut } from "./deadline.ts";
-import { Refusal } from "./errors.ts";
+import type { Account, Sessions, WebSocketStatus } from "./api.ts";
+import { Deadline, TimeoutError } from "./deadline.ts";
+import { HttpError } from "./errors.ts";
 
-/** A warm isolate handles a few requests at once; the database has to serve many isolates. */
+/** An isolate handles a few requests at once, and the database serves many isolates. */
 const CONNECTIONS_MAX = 3;
 
-/** A warm connection may be dead without knowing: then enough has to be left for a fresh one. */
-const WARM_MS = 1200;
+/** A warm connection may be dead without notice: this leaves enough time for a retry on a new one. */
+const WARM_TIMEOUT_MS = 1200;
 
-/** How long a pool that was given up may go on for those who have an answer coming. */
-const CLOSING_SECS = 3;
+/** How long the queries of a discarded pool may still run. */
+const CLOSE_TIMEOUT_SECS = 3;
 
-/** A connected row is written every 2 s; one that missed five of them does not follow the stream. */
+/** A connected row is written every 2 s. A row that missed five writes does not follow the stream. */
 export const STALE_SECS = 10;
 
-/** How many consents one user may have under way. */
-const STATES_MAX = 5;
+/** The number of unfinished consents that a user may have. */
+const CONSENTS_MAX = 5;
 
-/** What one page of sessions has at most. */
+/** The size of a page of sessions. */
 export const SESSIONS_MAX = 1000;
 
-export interface Account {
-  accountId: string;
-  isDemo: boolean;
-}
-
-export interface CacheStatus {
-  connected: boolean;
-  accountId: string | null;
-  lastUpdate: string | null;
-  balance: number | null;
-  equity: number | null;
-  positions: number;
-}
-
-export interface SessionStatus {
-  userId: string;
-  isConnected: boolean;
-  accountId: string | null;
-  lastUpdate: string | null;
-  balance: number | null;
-  positions: number;
-}
-
+/** The tokens of a consent, encrypted or not, and the accounts that they give access to. */
 export interface Grant {
   accessToken: string;
   refreshToken: string;
@@ -60,12 +39,13 @@ type Sql = postgres.Sql<Record<string, unknown>>;
 type Tx = postgres.TransactionSql<Record<string, unknown>>;
 
 export class Store {
-  readonly #open: () => Sql;
+  readonly #openPool: () => Sql;
+  /** Discarded pools that are not closed yet. */
   readonly #closing = new Set<Promise<void>>();
   #sql: Sql;
 
   constructor(url: string, ca?: string) {
-    this.#open = () =>
+    this.#openPool = () =>
       postgres(url, {
         max: CONNECTIONS_MAX,
         idle_timeout: 20,
@@ -74,50 +54,50 @@ export class Store {
         fetch_types: false,
         onnotice: () => {},
         connection: { application_name: "edge function bridge" },
-        // Without it TLS is as the URL says: `sslmode=require` encrypts, and believes any certificate.
+        // Without a CA the URL decides about TLS: `sslmode=require` encrypts, and accepts any certificate.
         ...(ca === undefined ? {} : { ssl: { ca } }),
       });
-    this.#sql = this.#open();
+    this.#sql = this.#openPool();
   }
 
   async close(): Promise<void> {
     await Promise.all([this.#sql.end({ timeout: 1 }), ...this.#closing]);
   }
 
-  /** The accounts a start may mean: all of the user's, or the one that was named. */
-  async account(
+  /** Returns the account that a start command is for: the named one, the primary one, or the only one. */
+  async resolveAccount(
     userId: string,
     accountId: string | undefined,
     deadline: Deadline,
   ): Promise<Account> {
-    const rows = await this.#ask(
+    const rows = await this.#query(
       deadline,
       (sql) =>
         sql`select account_id::text as id, is_live, is_primary from bridge.credentials
           where user_id = ${userId} order by is_primary desc, account_id`,
     );
     if (rows.length === 0) {
-      throw new Refusal(404, "no cTrader account is connected");
+      throw new HttpError(404, "no cTrader account is connected");
     }
     const named = rows.find((row) => row.id === accountId);
     if (accountId !== undefined && named === undefined) {
-      throw new Refusal(404, "this cTrader account is not connected");
+      throw new HttpError(404, "this cTrader account is not connected");
     }
-    // As the worker decides it: the primary account, or else the only one.
-    const meant = named ?? (rows[0]?.is_primary || rows.length === 1 ? rows[0] : undefined);
-    if (meant === undefined) {
-      throw new Refusal(409, "several cTrader accounts are connected and none is primary: name one");
+    // The worker chooses by the same rule.
+    const resolved = named ?? (rows[0]?.is_primary || rows.length === 1 ? rows[0] : undefined);
+    if (resolved === undefined) {
+      throw new HttpError(409, "several cTrader accounts are connected and none is primary: name one");
     }
-    return { accountId: String(meant.id), isDemo: meant.is_live === false };
+    return { accountId: String(resolved.id), isDemo: resolved.is_live === false };
   }
 
-  /** Whether a row of the user's, or that of one account, follows its stream now. */
+  /** Returns whether any row of the user, or the row of the named account, follows its stream now. */
   async isConnected(
     userId: string,
     accountId: string | undefined,
     deadline: Deadline,
   ): Promise<boolean> {
-    const [row] = await this.#ask(
+    const [row] = await this.#query(
       deadline,
       (sql) =>
         sql`select exists (
@@ -130,13 +110,13 @@ export class Store {
     return row?.connected === true;
   }
 
-  /** The row of the named account, of the primary one, or of the one that was written last. */
+  /** Returns the row of the named account, of the primary one, or else the row that was written last. */
   async status(
     userId: string,
     accountId: string | undefined,
     deadline: Deadline,
-  ): Promise<CacheStatus> {
-    const [row] = await this.#ask(
+  ): Promise<WebSocketStatus> {
+    const [row] = await this.#query(
       deadline,
       (sql) =>
         sql`select c.account_id::text as id, c.updated_at, c.balance, c.equity, c.position_count,
@@ -148,34 +128,34 @@ export class Store {
           order by coalesce(k.is_primary, false) desc, c.is_connected desc, c.updated_at desc
           limit 1`,
     );
-    const known = row === undefined ? accountId ?? null : accountOf(row.id);
+    const known = row === undefined ? accountId ?? null : toAccountId(row.id);
     return {
       connected: row?.connected === true,
-      accountId: known ?? await this.#primary(userId, deadline),
-      lastUpdate: time(row?.updated_at),
-      balance: number(row?.balance),
-      equity: number(row?.equity),
-      positions: number(row?.position_count) ?? 0,
+      accountId: known ?? await this.#resolvedAccountId(userId, deadline),
+      lastUpdate: toTimestamp(row?.updated_at),
+      balance: toNumber(row?.balance),
+      equity: toNumber(row?.equity),
+      positions: toNumber(row?.position_count) ?? 0,
     };
   }
 
-  /** The account that a start would mean, if there is one. */
-  async #primary(userId: string, deadline: Deadline): Promise<string | null> {
+  /** Returns the account that a start command without an account would be for, if there is one. */
+  async #resolvedAccountId(userId: string, deadline: Deadline): Promise<string | null> {
     try {
-      return (await this.account(userId, undefined, deadline)).accountId;
+      return (await this.resolveAccount(userId, undefined, deadline)).accountId;
     } catch (error) {
-      if (error instanceof Refusal && error.status !== 503) return null;
+      if (error instanceof HttpError && error.status !== 503) return null;
       throw error;
     }
   }
 
-  /** The sessions that are wanted, a page of them, and how many there are. */
+  /** Returns one page of the sessions that should be running, and the number of all of them. */
   async sessions(
     limit: number,
     offset: number,
     deadline: Deadline,
-  ): Promise<{ total: number; sessions: SessionStatus[] }> {
-    const rows = await this.#ask(
+  ): Promise<Sessions> {
+    const rows = await this.#query(
       deadline,
       (sql) =>
         sql`select wanted.total, s.user_id, s.account_id::text as id, c.updated_at, c.balance,
@@ -194,42 +174,42 @@ export class Store {
     const sessions = rows.filter((row) => row.user_id !== null).map((row) => ({
       userId: String(row.user_id),
       isConnected: row.connected === true,
-      accountId: accountOf(row.id),
-      lastUpdate: time(row.updated_at),
-      balance: number(row.balance),
-      positions: number(row.position_count) ?? 0,
+      accountId: toAccountId(row.id),
+      lastUpdate: toTimestamp(row.updated_at),
+      balance: toNumber(row.balance),
+      positions: toNumber(row.position_count) ?? 0,
     }));
-    return { total: number(rows[0]?.total) ?? 0, sessions };
+    return { total: toNumber(rows[0]?.total) ?? 0, sessions };
   }
 
-  /** How many rows are live, how many sessions are wanted, how many workers are there. */
+  /** Counts the rows that are live, the sessions that should be running, and the workers that are alive. */
   async fleet(
     deadline: Deadline,
   ): Promise<{ activeSessions: number; wanted: number; workers: number }> {
-    const [row] = await this.#ask(
+    const [row] = await this.#query(
       deadline,
       (sql) =>
         sql`select
             (select count(*) from public.ctrader_cache
               where is_connected and updated_at > now() - ${STALE_SECS} * interval '1 second') as active,
             (select count(*) from bridge.sessions where desired = 'running') as wanted,
-            -- 0x6D616877: a worker holds the lock of its number; the row of one that was killed may still be
-            -- there, its lock is not. The others look at it with a shared one.
+            -- 0x6D616877: each worker holds the lock of its number in exclusive mode. A killed worker may leave
+            -- its row behind, but not its lock. Other workers probe the lock in shared mode.
             (select count(distinct w.worker_id) from bridge.workers w
               join pg_locks l on l.locktype = 'advisory' and l.classid::bigint = 1835100279
                 and l.objid::bigint = w.number and l.granted and l.mode = 'ExclusiveLock'
               join pg_database d on d.oid = l.database and d.datname = current_database()) as workers`,
     );
     return {
-      activeSessions: number(row?.active) ?? 0,
-      wanted: number(row?.wanted) ?? 0,
-      workers: number(row?.workers) ?? 0,
+      activeSessions: toNumber(row?.active) ?? 0,
+      wanted: toNumber(row?.wanted) ?? 0,
+      workers: toNumber(row?.workers) ?? 0,
     };
   }
 
-  /** Whether a worker has applied a command of this user that was issued then, or later. */
-  async applied(userId: string, issuedAt: string, deadline: Deadline): Promise<boolean> {
-    const [row] = await this.#ask(
+  /** Returns whether a worker has applied a command of this user that was issued at this time or later. */
+  async isApplied(userId: string, issuedAt: string, deadline: Deadline): Promise<boolean> {
+    const [row] = await this.#query(
       deadline,
       (sql) =>
         sql`select exists (
@@ -240,8 +220,8 @@ export class Store {
     return row?.applied === true;
   }
 
-  /** Notes that a consent was begun; of a user who begins many, the latest few count. */
-  async beginConsent(
+  /** Saves a consent that was begun. Of each user, the latest `CONSENTS_MAX` are kept. */
+  async saveConsent(
     stateHash: string,
     userId: string,
     lifetimeSecs: number,
@@ -253,16 +233,16 @@ export class Store {
         )`;
       await tx`delete from bridge.oauth_states where state_hash in (
           select state_hash from bridge.oauth_states where user_id = ${userId}
-          order by created_at desc offset ${STATES_MAX - 1}
+          order by created_at desc offset ${CONSENTS_MAX - 1}
         )`;
       await tx`insert into bridge.oauth_states (state_hash, user_id, expires_at)
         values (${stateHash}, ${userId}, now() + ${lifetimeSecs} * interval '1 second')`;
     });
   }
 
-  /** Takes a consent: true once, for the user who began it, and in time. */
-  async takeConsent(stateHash: string, userId: string, deadline: Deadline): Promise<boolean> {
-    const rows = await this.#ask(
+  /** Deletes a consent. Returns true only for the first call, for the user who began it, and in time. */
+  async consumeConsent(stateHash: string, userId: string, deadline: Deadline): Promise<boolean> {
+    const rows = await this.#query(
       deadline,
       (sql) =>
         sql`delete from bridge.oauth_states
@@ -272,10 +252,10 @@ export class Store {
     return rows[0]?.in_time === true;
   }
 
-  /** Stores a grant for its accounts, and answers which of the user's accounts is primary then. */
-  async storeGrant(userId: string, grant: Grant, deadline: Deadline): Promise<string> {
+  /** Saves a grant for each of its accounts. Returns which of the user's accounts is primary afterwards. */
+  async saveGrant(userId: string, grant: Grant, deadline: Deadline): Promise<string> {
     return await this.#transaction(deadline, async (tx) => {
-      // Two consents of one user, one after the other: neither may miss the other's primary account.
+      // Two consents of one user are saved one after the other: each has to see the other's primary account.
       await tx`select pg_advisory_xact_lock(hashtextextended('bridge.credentials ' || ${userId}, 0))`;
       for (const account of grant.accounts) {
         const stored = await tx`update bridge.credentials set
@@ -283,15 +263,15 @@ export class Store {
             refresh_token = ${grant.refreshToken}, expires_at = ${grant.expiresAt}
           where user_id = ${userId} and account_id = ${account.accountId}::text::bigint`;
         if (stored.count > 0) continue;
-        // Not an upsert: that would have to read the token it was given, and this role reads none.
+        // An upsert would have to read the stored token, which this role may not.
         await tx`insert into bridge.credentials
             (user_id, account_id, is_live, is_primary, access_token, refresh_token, expires_at)
           values (${userId}, ${account.accountId}::text::bigint, ${!account.isDemo}, false,
             ${grant.accessToken}, ${grant.refreshToken}, ${grant.expiresAt})`;
       }
-      const [chosen] = grant.accounts;
+      const [first] = grant.accounts;
       await tx`update bridge.credentials set is_primary = true
-        where user_id = ${userId} and account_id = ${chosen?.accountId ?? null}::text::bigint
+        where user_id = ${userId} and account_id = ${first?.accountId ?? null}::text::bigint
           and not exists (select from bridge.credentials where user_id = ${userId} and is_primary)`;
       const [primary] = await tx`select account_id::text as id from bridge.credentials
         where user_id = ${userId} and is_primary`;
@@ -299,52 +279,52 @@ export class Store {
     });
   }
 
-  /** Forgets the user's grants, if `stop` succeeds while they are as good as gone. */
-  async forget(userId: string, stop: () => Promise<void>, deadline: Deadline): Promise<number> {
+  /** Deletes the user's grants, if `beforeCommit` succeeds. Returns how many there were. */
+  async deleteGrants(userId: string, beforeCommit: () => Promise<void>, deadline: Deadline): Promise<number> {
     return await this.#transaction(deadline, async (tx) => {
-      const gone = await tx`delete from bridge.credentials where user_id = ${userId}`;
+      const deleted = await tx`delete from bridge.credentials where user_id = ${userId}`;
       await tx`delete from bridge.oauth_states where user_id = ${userId}`;
-      await stop();
-      return gone.count;
+      await beforeCommit();
+      return deleted.count;
     });
   }
 
-  /** Only reads, or what may be done twice: it is, if the first time was over a dead connection. */
-  async #ask(
+  /** Runs a query, and once more if a warm connection does not answer. So it must be safe to run twice. */
+  async #query(
     deadline: Deadline,
     build: (sql: Sql) => postgres.PendingQuery<postgres.Row[]>,
   ): Promise<postgres.Row[]> {
     try {
-      return await this.#once(deadline, WARM_MS, build);
+      return await this.#queryOnce(deadline, WARM_TIMEOUT_MS, build);
     } catch (error) {
-      if (!(error instanceof TimedOut) || deadline.left() === 0) throw error;
-      return await this.#once(deadline, Infinity, build);
+      if (!(error instanceof TimeoutError) || deadline.remainingMs() === 0) throw error;
+      return await this.#queryOnce(deadline, Infinity, build);
     }
   }
 
-  async #once(
+  async #queryOnce(
     deadline: Deadline,
-    ms: number,
+    limitMs: number,
     build: (sql: Sql) => postgres.PendingQuery<postgres.Row[]>,
   ): Promise<postgres.Row[]> {
     const sql = this.#sql;
     const query = build(sql);
-    // What a lazy query does when it is awaited, and cancelled when it comes too late.
+    // A query is lazy: it is sent here. It is cancelled if it takes too long.
     const rows = query.execute();
     try {
-      return await deadline.wait("the database", Promise.resolve(rows), ms);
+      return await deadline.wait("the database", Promise.resolve(rows), limitMs);
     } catch (error) {
       query.cancel();
-      if (error instanceof TimedOut) this.#giveUp(sql);
-      throw refusal(error);
+      if (error instanceof TimeoutError) this.#discard(sql);
+      throw toHttpError(error);
     }
   }
 
-  /** Others may have a new pool by now. */
-  #giveUp(sql: Sql): void {
+  /** Replaces the pool, unless another request has replaced it already. */
+  #discard(sql: Sql): void {
     if (this.#sql !== sql) return;
-    this.#sql = this.#open();
-    const closed = sql.end({ timeout: CLOSING_SECS }).catch(() => {}).finally(() =>
+    this.#sql = this.#openPool();
+    const closed = sql.end({ timeout: CLOSE_TIMEOUT_SECS }).catch(() => {}).finally(() =>
       this.#closing.delete(closed)
     );
     this.#closing.add(closed);
@@ -354,40 +334,40 @@ export class Store {
     const sql = this.#sql;
     try {
       const done = sql.begin(async (tx) => {
-        // Its locks go with it, should this isolate be frozen in the middle.
+        // If this isolate is frozen in the middle, the server ends the transaction and frees its locks.
         await tx`select set_config('statement_timeout', '3s', true),
           set_config('idle_in_transaction_session_timeout', '5s', true)`;
-        const answer = await work(tx);
-        // Nobody waits for the answer any more, and was told that nothing happened.
-        if (deadline.left() === 0) throw new Refusal(503, "the database was too slow");
-        return answer;
+        const result = await work(tx);
+        // The caller was told that nothing happened, so nothing may be committed.
+        if (deadline.remainingMs() === 0) throw new HttpError(503, "the database was too slow");
+        return result;
       });
       return await deadline.wait("the database", done as Promise<T>);
     } catch (error) {
-      if (error instanceof TimedOut) this.#giveUp(sql);
-      throw refusal(error);
+      if (error instanceof TimeoutError) this.#discard(sql);
+      throw toHttpError(error);
     }
   }
 }
 
-/** An error of the server's own that goes away by itself, or a connection that cannot be had. */
-function refusal(error: unknown): unknown {
-  if (error instanceof Refusal) return error;
+/** Turns passing errors into an `HttpError` of 503: a failed connection, or a server that is not available. */
+function toHttpError(error: unknown): unknown {
+  if (error instanceof HttpError) return error;
   const code = String((error as { code?: unknown })?.code ?? "");
-  const passing = /^(08|53|57|55P03|25P0|40)/.test(code) || /^(CONNECT|E[A-Z]+$)/.test(code);
-  if (!passing) return error;
-  return new Refusal(503, "the database cannot be reached", { "retry-after": "2" }, { cause: error });
+  const isPassing = /^(08|53|57|55P03|25P0|40)/.test(code) || /^(CONNECT|E[A-Z]+$)/.test(code);
+  if (!isPassing) return error;
+  return new HttpError(503, "the database cannot be reached", { "retry-after": "2" }, { cause: error });
 }
 
-/** 0 stands for a primary account that is not known. */
-function accountOf(id: unknown): string | null {
+/** In the cache, 0 stands for a primary account that is not known yet. */
+function toAccountId(id: unknown): string | null {
   return id === "0" || id === null || id === undefined ? null : String(id);
 }
 
-function number(value: unknown): number | null {
+function toNumber(value: unknown): number | null {
   return value === null || value === undefined ? null : Number(value);
 }
 
-function time(value: unknown): string | null {
+function toTimestamp(value: unknown): string | null {
   return value instanceof Date ? value.toISOString() : null;
 }

@@ -1,5 +1,5 @@
-// Who may see what, as Supabase's API and its Realtime ask: over a database with Supabase's roles, default
-// privileges and publication, as the migrations leave it. What each role may do by SQL is in the Rust tests.
+// Which rows Supabase's API and Realtime show to whom, on a migrated database with Supabase's roles, default
+// privileges and publication. The Rust tests cover what each role may do by SQL.
 
 import assert from "node:assert/strict";
 import { LANCE, OTHER, test } from "./support/world.ts";
@@ -7,7 +7,7 @@ import { LANCE, OTHER, test } from "./support/world.ts";
 test("logical replication has the two public tables, and nothing of the private schema", async (world) => {
   const slot = `slot_${world.name}`;
   await world.sql`select pg_create_logical_replication_slot(${slot}, 'pgoutput', true)`.catch(async () => {
-    // A temporary slot belongs to its connection, and this pool has several.
+    // A temporary slot belongs to one connection, and this pool has several.
     await world.sql`select pg_create_logical_replication_slot(${slot}, 'pgoutput')`;
   });
   await world.connect(LANCE.email, 1, { token: "a-token-of-lance" });
@@ -28,7 +28,7 @@ test("logical replication has the two public tables, and nothing of the private 
   assert.doesNotMatch(text, /credentials|slots|a-token-of-lance|a-worker-of-ours/);
 });
 
-test("what Realtime asks before it hands a change on is answered by the policies", async (world) => {
+test("Realtime passes a change on only to users who may read the row, by the policies", async (world) => {
   await world.row(LANCE.email, 1);
   await world.row(LANCE.sub, 2);
   await world.row(OTHER.email, 3);
@@ -47,7 +47,7 @@ test("what Realtime asks before it hands a change on is answered by the policies
 });
 
 test("the private schema is closed to Supabase's roles, after its default grants too", async (world) => {
-  // What its dashboard does for a new table, applied to all of ours once more.
+  // Supabase's dashboard grants this for new tables.
   await world.sql.unsafe(`alter default privileges grant all on tables to anon, authenticated;
     create table bridge.later (x int);`);
   const tables = await world.sql`select c.oid::regclass::text as name from pg_class c

@@ -1,14 +1,14 @@
-// A table of attacks: each gets its status, and an answer that says nothing of others or of the inside.
+// A table of attacks. Each gets the right status, and a response that reveals nothing about other users or about
+// the implementation.
 
 import assert from "node:assert/strict";
-import { exportSPKI, SignJWT } from "jose";
+import { base64url, exportSPKI, SignJWT } from "jose";
 import { jwks, keys, LANCE, OTHER, serviceToken, sign, test } from "./support/world.ts";
 
 const START = "/api/start-websocket";
-const base64url = (value: unknown) =>
-  btoa(JSON.stringify(value)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+const encoded = (value: unknown) => base64url.encode(JSON.stringify(value));
 
-/** Words that no answer to an attacker holds: other users, their money, the inside. */
+/** What no response to an attacker contains: other users, their money, the implementation. */
 const LEAKS =
   /other@|5d1c88aa|777001|31337|select|insert|bridge\.|postgres|amqp|sql|stack|\.ts|file:|undefined|secret/i;
 
@@ -64,13 +64,13 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     {
       name: "a header that is no object",
       status: 401,
-      token: `${base64url("x")}.${claims}.${signature}`,
+      token: `${encoded("x")}.${claims}.${signature}`,
       body,
     },
     { name: "a kid that is a path", status: 401, token: await withHeader({ kid: "../../secret" }), body },
     { name: "a critical header", status: 401, token: await withHeader({ crit: ["x"], x: 1 }), body },
     { name: "expired", status: 401, token: await sign(LANCE, { secs: -60 }), body },
-    { name: "never expires", status: 401, token: await neverEnds(), body },
+    { name: "never expires", status: 401, token: await withoutExpiry(), body },
     { name: "wrong key", status: 401, token: await sign(LANCE, { key: keys.stranger.privateKey }), body },
     {
       name: "wrong secret",
@@ -81,13 +81,13 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     {
       name: "alg none",
       status: 401,
-      token: `${base64url({ alg: "none", typ: "JWT" })}.${base64url(serviceClaims)}.`,
+      token: `${encoded({ alg: "none", typ: "JWT" })}.${encoded(serviceClaims)}.`,
       body,
     },
     {
       name: "alg None with a signature",
       status: 401,
-      token: `${base64url({ alg: "None" })}.${base64url(serviceClaims)}.${signature}`,
+      token: `${encoded({ alg: "None" })}.${encoded(serviceClaims)}.${signature}`,
       body,
     },
     { name: "HS256 with the EC public key", status: 401, token: await confused(publicKey, "es"), body },
@@ -104,7 +104,7 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     {
       name: "claims exchanged under the signature",
       status: 401,
-      token: `${head}.${base64url(serviceClaims)}.${signature}`,
+      token: `${head}.${encoded(serviceClaims)}.${signature}`,
       body,
     },
     {
@@ -281,18 +281,17 @@ test("attacks get the right status, leak nothing and change nothing", async (wor
     [LANCE.email, 5150705],
   ]);
 
-  /** Signed with the right key, but for what was added. */
+  /** A token that is signed with the right key, with additional header fields. */
   async function withHeader(header: Record<string, unknown>): Promise<string> {
-    const text = `${base64url({ alg: "ES256", kid: "es", ...header })}.${
-      base64url({ ...LANCE, ...serviceClaims })
+    const text = `${encoded({ alg: "ES256", kid: "es", ...header })}.${
+      encoded({ ...LANCE, ...serviceClaims })
     }`;
     const by = { name: "ECDSA", hash: "SHA-256" };
     const bytes = await crypto.subtle.sign(by, keys.es256.privateKey, new TextEncoder().encode(text));
-    const signature = btoa(String.fromCharCode(...new Uint8Array(bytes)));
-    return `${text}.${signature.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
+    return `${text}.${base64url.encode(new Uint8Array(bytes))}`;
   }
 
-  async function neverEnds(): Promise<string> {
+  async function withoutExpiry(): Promise<string> {
     return await new SignJWT({ ...LANCE, role: "authenticated" }).setProtectedHeader({
       alg: "ES256",
       kid: "es",
@@ -313,7 +312,7 @@ test("tokens of every kind that Supabase issues are taken", async (world) => {
 });
 
 test(
-  "keys are the project's own, new ones are fetched, and without them the answer is 503",
+  "the project's keys are used, new ones are fetched, and without them the response is 503",
   async (world) => {
     const published = { keys: [jwks.keys[1]] as unknown[], status: 200 };
     const project = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
@@ -328,7 +327,7 @@ test(
 
     await world.serve({ SUPABASE_URL: url, SUPABASE_JWKS: "", JWT_SECRET: "" });
     assert.deepEqual([await ask("RS256"), await ask("ES256"), await ask("HS256")], [200, 401, 401]);
-    // The keys that the function was deployed with lack the one that the project signs with by now.
+    // The function was deployed with keys that lack the one that the project signs with now.
     published.keys = jwks.keys;
     await world.serve({ SUPABASE_URL: url, SUPABASE_JWKS: JSON.stringify({ keys: [jwks.keys[1]] }) });
     assert.deepEqual([await ask("RS256"), await ask("ES256")], [200, 200]);
@@ -339,4 +338,4 @@ test(
     assert.equal(await ask("ES256"), 503);
   },
   { sanitizeResources: false },
-); // jose leaves an answer with an error unread
+); // jose does not read the body of an error response

@@ -1,5 +1,5 @@
-// Connecting cTrader: the consent, the exchange, the accounts from the simulated cTrader itself, and a start
-// that makes the row live by the real worker; then disconnecting.
+// Connecting cTrader: the consent, the exchange of the code, the account list of the simulated cTrader, a start
+// command that the real worker applies, and disconnecting.
 
 import assert from "node:assert/strict";
 import { LANCE, OTHER, sign, type Simulator, test, type World } from "./support/world.ts";
@@ -7,33 +7,33 @@ import { eventually } from "./support/services.ts";
 
 const KEY = btoa(String.fromCharCode(...Uint8Array.from({ length: 32 }, (_, at) => at + 1)));
 
-/** What stands in for cTrader's token endpoint: codes work once. */
+/** A fake of cTrader's token endpoint, where each code works once. */
 function tokenEndpoint(world: World, sim: Pick<Simulator, "clientId" | "clientSecret">) {
   const codes = new Map<string, Record<string, unknown>>();
-  const asked: URLSearchParams[] = [];
+  const requests: URLSearchParams[] = [];
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
     const query = new URL(request.url).searchParams;
-    asked.push(query);
+    requests.push(query);
     const pair = codes.get(query.get("code") ?? "");
     codes.delete(query.get("code") ?? "");
     const right = query.get("grant_type") === "authorization_code" &&
       query.get("redirect_uri") === "https://app.example.org/connected" &&
       query.get("client_id") === sim.clientId && query.get("client_secret") === sim.clientSecret;
-    // Errors come with 200, as cTrader's do.
+    // cTrader sends errors with status 200.
     return Response.json(
       right && pair ? pair : { errorCode: "ACCESS_DENIED", description: "secret details" },
     );
   });
   world.onClose(() => server.shutdown());
   const url = `http://127.0.0.1:${server.addr.port}/apps/token`;
-  const give = (code: string, token: string) =>
+  const addCode = (code: string, token: string) =>
     codes.set(code, {
       accessToken: token,
       refreshToken: `refresh-${token}`,
       tokenType: "bearer",
       expiresIn: 2_628_000,
     });
-  return { url, give, asked };
+  return { url, addCode, requests };
 }
 
 async function begin(world: World, token: string, userId: string): Promise<string> {
@@ -68,7 +68,7 @@ async function ready(world: World, variables: Record<string, string> = {}) {
 test("from the consent to a live row by the real worker, with sealed tokens, and back", async (world) => {
   const { sim, endpoint, token } = await ready(world, { TOKEN_ENCRYPTION_KEY: KEY });
   const userId = LANCE.email;
-  endpoint.give("code-1", "token-a");
+  endpoint.addCode("code-1", "token-a");
   const state = await begin(world, token, userId);
   const connected = await finish(world, token, "code-1", state);
   assert.equal(connected.status, 200, connected.text);
@@ -118,14 +118,14 @@ test("from the consent to a live row by the real worker, with sealed tokens, and
 
 test("a state works once, for whoever began, while it lasts, and the code is not spent before", async (world) => {
   const { endpoint, token } = await ready(world);
-  endpoint.give("code-1", "token-a");
+  endpoint.addCode("code-1", "token-a");
   const state = await begin(world, token, LANCE.email);
   const other = await sign(OTHER);
   assert.equal((await finish(world, other, "code-1", state)).status, 403);
   assert.equal((await finish(world, token, "code-1", `${state.slice(0, -1)}!`)).status, 400);
   await world.sql`update bridge.oauth_states set expires_at = now() - interval '1 second'`;
   assert.equal((await finish(world, token, "code-1", state)).status, 409);
-  assert.equal(endpoint.asked.length, 0, "no code was spent on any of these");
+  assert.equal(endpoint.requests.length, 0, "no code was spent on any of these");
 
   const second = await begin(world, token, LANCE.email);
   const [one, two] = await Promise.all([
@@ -134,10 +134,10 @@ test("a state works once, for whoever began, while it lasts, and the code is not
   ]);
   assert.deepEqual([one.status, two.status].sort(), [200, 409], "of two at once, one");
   assert.equal((await finish(world, token, "code-1", second)).status, 409, "replayed");
-  assert.equal(endpoint.asked.length, 1);
+  assert.equal(endpoint.requests.length, 1);
 });
 
-test("a code that cTrader does not take is said so, and its details are not", async (world) => {
+test("a code that cTrader rejects gives its error code, without the details", async (world) => {
   const { token } = await ready(world);
   const state = await begin(world, token, LANCE.email);
   const answer = await finish(world, token, "spent", state);
@@ -151,7 +151,7 @@ test("a code that cTrader does not take is said so, and its details are not", as
 
 test("a grant that cTrader does not know stores nothing", async (world) => {
   const { endpoint, token } = await ready(world);
-  endpoint.give("code-1", "token-of-nobody");
+  endpoint.addCode("code-1", "token-of-nobody");
   const answer = await finish(world, token, "code-1", await begin(world, token, LANCE.email));
   assert.equal(answer.status, 503, answer.text);
   assert.equal((await world.sql`select 1 from bridge.credentials`).length, 0);
@@ -161,7 +161,7 @@ test("connecting again renews the tokens and keeps the primary account", async (
   const { endpoint, token } = await ready(world);
   await world.connect(LANCE.email, 1001, { token: "old" });
   await world.connect(LANCE.email, 7, { live: true, primary: false, token: "another-grant" });
-  endpoint.give("code-1", "token-a");
+  endpoint.addCode("code-1", "token-a");
   const answer = await finish(world, token, "code-1", await begin(world, token, LANCE.email));
   assert.equal(answer.status, 200, answer.text);
   const rows = await world.sql`select account_id::int as id, is_live, is_primary, access_token

@@ -1,19 +1,19 @@
-// Waking Fly's machines, against a server that stands in for the Machines API.
+// Starting Fly's machines, against a fake of the Machines API.
 
 import assert from "node:assert/strict";
 import { LANCE, sign, test, type World } from "./support/world.ts";
 
-interface StandIn {
-  /** The states that the list shows, one look after the other; the last one stays. */
-  looks: Record<string, string>[];
-  /** Machines that cannot be started. */
+interface FakeMachinesApi {
+  /** The machines' states in each poll; the last one is repeated. */
+  polls: Record<string, string>[];
+  /** Machines that cannot be started: their hosts have no capacity. */
   full: Set<string>;
   started: string[];
   requests: { method: string; path: string; authorization: string | null }[];
 }
 
-function machinesApi(world: World): [StandIn, Record<string, string>] {
-  const api: StandIn = { looks: [], full: new Set(), started: [], requests: [] };
+function machinesApi(world: World): [FakeMachinesApi, Record<string, string>] {
+  const api: FakeMachinesApi = { polls: [], full: new Set(), started: [], requests: [] };
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
     const { pathname } = new URL(request.url);
     api.requests.push({
@@ -31,9 +31,9 @@ function machinesApi(world: World): [StandIn, Record<string, string>] {
       return Response.json({ previous_state: "stopped" });
     }
     if (request.method === "GET" && pathname === "/v1/apps/bridge-workers/machines") {
-      const look = api.looks.length > 1 ? api.looks.shift() : api.looks[0];
+      const poll = api.polls.length > 1 ? api.polls.shift() : api.polls[0];
       return Response.json(
-        Object.entries(look ?? {}).map(([id, state]) => ({
+        Object.entries(poll ?? {}).map(([id, state]) => ({
           id,
           state,
           config: { metadata: { fly_process_group: id.startsWith("other") ? "other" : "worker" } },
@@ -57,7 +57,7 @@ async function start(world: World): Promise<void> {
   await world.bridge.idle();
 }
 
-async function ready(world: World, pauseMs = 10): Promise<StandIn> {
+async function ready(world: World, pauseMs = 10): Promise<FakeMachinesApi> {
   await world.topology();
   const [api, variables] = machinesApi(world);
   await world.serve(variables, pauseMs);
@@ -67,7 +67,7 @@ async function ready(world: World, pauseMs = 10): Promise<StandIn> {
 
 test("a start wakes one stopped machine of the workers'", async (world) => {
   const api = await ready(world);
-  api.looks = [{ other1: "stopped", m1: "stopped", m2: "stopped" }];
+  api.polls = [{ other1: "stopped", m1: "stopped", m2: "stopped" }];
   await start(world);
   assert.deepEqual(api.started, ["m1"]);
   assert.deepEqual(api.requests.map(({ method, path }) => `${method} ${path}`), [
@@ -78,7 +78,7 @@ test("a start wakes one stopped machine of the workers'", async (world) => {
 
 test("a machine that runs is enough, once a worker has taken the command", async (world) => {
   const api = await ready(world, 1);
-  api.looks = [{ m1: "started", m2: "stopped" }];
+  api.polls = [{ m1: "started", m2: "stopped" }];
   await world.sql`insert into bridge.sessions
       (user_id, account_id, desired, command_id, command_issued_at, status)
     values (${LANCE.email}, 1, 'running', gen_random_uuid(), now() + interval '1 hour', 'pending')`;
@@ -88,14 +88,14 @@ test("a machine that runs is enough, once a worker has taken the command", async
 
 test("a machine that was about to stop is started once it has stopped", async (world) => {
   const api = await ready(world);
-  api.looks = [{ m1: "started" }, { m1: "stopping" }, { m1: "stopped" }];
+  api.polls = [{ m1: "started" }, { m1: "stopping" }, { m1: "stopped" }];
   await start(world);
   assert.deepEqual(api.started, ["m1"]);
 });
 
 test("where one machine cannot be started, the next one is", async (world) => {
   const api = await ready(world);
-  api.looks = [{ m1: "suspended", m2: "stopped" }];
+  api.polls = [{ m1: "suspended", m2: "stopped" }];
   api.full.add("m1");
   await start(world);
   assert.deepEqual(api.started, ["m2"]);

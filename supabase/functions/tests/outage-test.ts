@@ -1,4 +1,5 @@
-// Servers that are down, silent, full or not set up: 503 within three seconds, and nothing half done.
+// Servers that are down, silent, full or not set up: the function answers 503 within three seconds, and leaves
+// nothing half done.
 
 import assert from "node:assert/strict";
 import amqp from "amqplib";
@@ -7,8 +8,8 @@ import { eventually, freePort } from "./support/services.ts";
 
 const WITHIN_MS = 3000;
 
-/** A server that takes connections and says nothing. */
-function silent(world: World): number {
+/** Listens on a port, accepts connections and never answers. */
+function listenSilently(world: World): number {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const connections: Deno.Conn[] = [];
   const accepting = (async () => {
@@ -22,15 +23,15 @@ function silent(world: World): number {
   return (listener.addr as Deno.NetAddr).port;
 }
 
-/** Every route that has to publish answers 503 in time, and the grant is as it was. */
-async function refusesAll(world: World): Promise<void> {
+/** Every route that publishes answers 503 in time, and the grant is still stored. */
+async function assertUnavailable(world: World): Promise<void> {
   const token = await sign(LANCE);
   const body = { userId: LANCE.email };
   const paths = ["/api/start-websocket", "/api/stop-websocket", "/api/ctrader/disconnect"];
   await Promise.all(paths.map(async (path) => {
-    const { status, body: said, ms } = await world.call("POST", path, { token, body });
-    assert.equal(status, 503, `${path}: ${JSON.stringify(said)}`);
-    assert.deepEqual(Object.keys(said), ["success", "error"]);
+    const { status, body: answered, ms } = await world.call("POST", path, { token, body });
+    assert.equal(status, 503, `${path}: ${JSON.stringify(answered)}`);
+    assert.deepEqual(Object.keys(answered), ["success", "error"]);
     assert.ok(ms < WITHIN_MS, `${path}: ${ms} ms`);
   }));
   const [{ left } = { left: -1 }] = await world.sql`
@@ -46,27 +47,27 @@ async function refusesAll(world: World): Promise<void> {
 test("a broker that refuses connections gives 503 at once", async (world) => {
   await world.serve({ AMQP_URL: `amqp://guest:guest@127.0.0.1:${freePort()}` });
   await world.connect(LANCE.email, 1);
-  await refusesAll(world);
+  await assertUnavailable(world);
   const health = await world.call("GET", "/health", { token: await sign(LANCE) });
   assert.deepEqual([health.status, health.body.status], [200, "degraded"]);
 });
 
 test("a broker that says nothing gives 503 within three seconds", async (world) => {
-  await world.serve({ AMQP_URL: `amqp://guest:guest@127.0.0.1:${silent(world)}` });
+  await world.serve({ AMQP_URL: `amqp://guest:guest@127.0.0.1:${listenSilently(world)}` });
   await world.connect(LANCE.email, 1);
-  await refusesAll(world);
+  await assertUnavailable(world);
 });
 
 test("a broker that knows another password gives 503, and the password stays inside", async (world) => {
   await world.serve({ AMQP_URL: world.amqpUrl.replace(/\/\/[^@]*@/, "//guest:hunter2@") });
   await world.connect(LANCE.email, 1);
-  await refusesAll(world);
+  await assertUnavailable(world);
 });
 
 test("an exchange that no worker has declared gives 503", async (world) => {
   await world.serve();
   await world.connect(LANCE.email, 1);
-  await refusesAll(world);
+  await assertUnavailable(world);
 });
 
 test("a command that reaches no queue gives 503", async (world) => {
@@ -76,21 +77,21 @@ test("a command that reaches no queue gives 503", async (world) => {
   await model.close();
   await world.serve();
   await world.connect(LANCE.email, 1);
-  await refusesAll(world);
+  await assertUnavailable(world);
 });
 
 test("a queue that is full gives 503", async (world) => {
-  const take = await world.topology({ most: 1 });
+  const take = await world.topology({ maxLength: 1 });
   await world.serve();
   await world.connect(LANCE.email, 1);
   const token = await sign(LANCE);
   const body = { userId: LANCE.email };
-  // A quorum queue goes a little over its length before it refuses.
+  // A quorum queue exceeds its length limit a little before it rejects messages.
   await eventually("the queue to be full", async () => {
     const { status } = await world.call("POST", "/api/start-websocket", { token, body });
     return status === 503;
   });
-  await refusesAll(world);
+  await assertUnavailable(world);
   assert.ok((await take()).length >= 1);
 });
 
@@ -105,7 +106,7 @@ test("a warm connection that died is replaced within the same request", async (w
     assert.equal(status, 200, text);
   };
   await start();
-  // The user's connections alone: the test's own stays.
+  // Closes the function's connections only, not the test's.
   await manage("DELETE", `connections/username/${world.name}`);
   await start();
   await start();
@@ -115,10 +116,10 @@ test("a warm connection that died is replaced within the same request", async (w
 test("a warm connection that went silent is replaced within three seconds", async (world) => {
   const take = await world.topology();
   const broker = new URL(world.amqpUrl);
-  const cable = await Cable.lay(Number(broker.port));
-  world.onClose(() => cable.close());
+  const proxy = await TcpProxy.listen(Number(broker.port));
+  world.onClose(() => proxy.close());
   const url = new URL(await world.publisherUrl());
-  url.port = String(cable.port);
+  url.port = String(proxy.port);
   await world.serve({ AMQP_URL: url.href });
   await world.connect(LANCE.email, 1);
   const start = async () =>
@@ -127,29 +128,29 @@ test("a warm connection that went silent is replaced within three seconds", asyn
       body: { userId: LANCE.email },
     });
   for (let n = 0; n < 3; n++) assert.equal((await start()).status, 200);
-  assert.equal(cable.laid, 1, "one connection serves them all");
-  cable.cut();
-  // All find out that it is dead, and none may take the new one from another.
+  assert.equal(proxy.connectionCount, 1, "one connection serves them all");
+  proxy.silence();
+  // Every request notices that the connection is dead, and none may discard the new one of another.
   const again = await Promise.all(Array.from({ length: 10 }, start));
   for (const { status, text, ms } of again) {
     assert.deepEqual([status, ms < WITHIN_MS], [200, true], `${text} ${ms} ms`);
   }
-  assert.equal(cable.laid, 2);
+  assert.equal(proxy.connectionCount, 2);
   const ids = (await take()).map((message) => message.properties.messageId);
   assert.equal(new Set(ids).size, 13);
 });
 
 test("a pool whose connections went silent is replaced within three seconds", async (world) => {
   const database = new URL(world.databaseUrlAs("bridge_app"));
-  const cable = await Cable.lay(Number(database.port));
-  world.onClose(() => cable.close());
-  database.port = String(cable.port);
+  const proxy = await TcpProxy.listen(Number(database.port));
+  world.onClose(() => proxy.close());
+  database.port = String(proxy.port);
   await world.serve({ DATABASE_URL: database.href });
   const token = await sign(LANCE);
   const status = () => world.call("GET", `/api/websocket-status/${LANCE.email}`, { token });
   const several = () => Promise.all(Array.from({ length: 6 }, status));
   for (const { status } of await several()) assert.equal(status, 200);
-  cable.cut();
+  proxy.silence();
   for (const { status, ms, text } of await several()) {
     assert.deepEqual([status, ms < WITHIN_MS], [200, true], `${text} ${ms} ms`);
   }
@@ -175,7 +176,7 @@ test("many starts at once share one connection", async (world) => {
 for (const how of ["refuses connections", "says nothing"] as const) {
   test(`a database that ${how} gives 503 within three seconds`, async (world) => {
     const take = await world.topology();
-    const port = how === "says nothing" ? silent(world) : freePort();
+    const port = how === "says nothing" ? listenSilently(world) : freePort();
     await world.serve({ DATABASE_URL: `postgres://app:hunter2@127.0.0.1:${port}/x` });
     const token = await sign(LANCE);
     const body = { userId: LANCE.email };
@@ -195,14 +196,14 @@ for (const how of ["refuses connections", "says nothing"] as const) {
   });
 }
 
-/** Between the function and the broker: passes bytes on until it is cut, and takes new connections then. */
-class Cable {
+/** A TCP proxy between the function and a server. It can silence its connections; new ones work again. */
+class TcpProxy {
   readonly #listener: Deno.TcpListener;
   readonly #target: number;
   readonly #ends = new Set<Deno.Conn>();
-  #cut: { dead: boolean } = { dead: false };
-  /** Connections so far. */
-  laid = 0;
+  #generation: { silent: boolean } = { silent: false };
+  /** The number of connections so far. */
+  connectionCount = 0;
 
   private constructor(listener: Deno.TcpListener, target: number) {
     this.#listener = listener;
@@ -210,18 +211,18 @@ class Cable {
     void this.#accept();
   }
 
-  static lay(target: number): Promise<Cable> {
-    return Promise.resolve(new Cable(Deno.listen({ hostname: "127.0.0.1", port: 0 }), target));
+  static listen(target: number): Promise<TcpProxy> {
+    return Promise.resolve(new TcpProxy(Deno.listen({ hostname: "127.0.0.1", port: 0 }), target));
   }
 
   get port(): number {
     return (this.#listener.addr as Deno.NetAddr).port;
   }
 
-  /** What is connected now hears nothing any more, and is not told. */
-  cut(): void {
-    this.#cut.dead = true;
-    this.#cut = { dead: false };
+  /** Stops forwarding on the current connections, without closing them. */
+  silence(): void {
+    this.#generation.silent = true;
+    this.#generation = { silent: false };
   }
 
   close(): void {
@@ -230,7 +231,7 @@ class Cable {
       try {
         end.close();
       } catch {
-        // It was closed from the other side.
+        // The other side closed it.
       }
     }
   }
@@ -238,24 +239,24 @@ class Cable {
   async #accept(): Promise<void> {
     try {
       for await (const near of this.#listener) {
-        this.laid++;
+        this.connectionCount++;
         const far = await Deno.connect({ hostname: "127.0.0.1", port: this.#target });
-        const state = this.#cut;
+        const generation = this.#generation;
         for (const [from, to] of [[near, far], [far, near]] as const) {
           this.#ends.add(from);
-          void this.#pass(from, to, state);
+          void this.#forward(from, to, generation);
         }
       }
     } catch {
-      // It was closed.
+      // The listener was closed.
     }
   }
 
-  async #pass(from: Deno.Conn, to: Deno.Conn, state: { dead: boolean }): Promise<void> {
+  async #forward(from: Deno.Conn, to: Deno.Conn, generation: { silent: boolean }): Promise<void> {
     const buffer = new Uint8Array(16_384);
     try {
       for (let read; (read = await from.read(buffer)) !== null;) {
-        for (let at = 0; !state.dead && at < read;) at += await to.write(buffer.subarray(at, read));
+        for (let at = 0; !generation.silent && at < read;) at += await to.write(buffer.subarray(at, read));
       }
     } catch {
       // One of the ends was closed.

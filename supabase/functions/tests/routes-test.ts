@@ -1,4 +1,4 @@
-// The five routes against real Postgres and RabbitMQ, each answer with exactly the contract's fields.
+// The routes against real Postgres and RabbitMQ. Each response has exactly the documented fields.
 
 import assert from "node:assert/strict";
 import { Child } from "./support/child.ts";
@@ -175,7 +175,7 @@ test("health is the fleet's, for anybody with a token of the project", async (wo
   lock.release();
 });
 
-test("a configured origin may ask, and no other", async (world) => {
+test("a configured origin passes the preflight, and no other", async (world) => {
   const token = await lance(world);
   const preflight = (origin: string) =>
     world.call("OPTIONS", "/api/start-websocket", {
@@ -219,7 +219,7 @@ test("a transaction pooler serves the function", async (world) => {
     ["POST", "/api/stop-websocket"],
     ["GET", "/health"],
   ] as const;
-  // More at once than there are backends.
+  // There are more requests at once than backends.
   const answers = await Promise.all(
     [...calls, ...calls, ...calls].map(([method, path]) =>
       world.call(method, path, { token, body: method === "POST" ? { userId: LANCE.email } : undefined })
@@ -228,7 +228,7 @@ test("a transaction pooler serves the function", async (world) => {
   for (const { status, text } of answers) assert.equal(status, 200, text);
   const gone = await world.call("POST", "/api/ctrader/disconnect", { token, body: { userId: LANCE.email } });
   assert.deepEqual([gone.status, gone.body.accounts], [200, 1], gone.text);
-  // A broker that is slow to confirm is given a command again, the same one.
+  // If the broker is slow to confirm, the same command is published again.
   const commands = (await take()).map((message) => message.content.toString());
   assert.equal(new Set(commands).size, 7);
 });
@@ -239,7 +239,7 @@ test("the function runs as it is deployed, with no more than Supabase's runtime 
   const index = new URL("../bridge/index.ts", import.meta.url);
   const entry = await Deno.makeTempFile({ suffix: ".ts" });
   world.onClose(() => Deno.remove(entry));
-  // It listens on a port of its own choice there.
+  // In Supabase's runtime the function does not choose the port: here it takes a free one.
   await Deno.writeTextFile(
     entry,
     `const serve = Deno.serve;
@@ -269,8 +269,8 @@ test("the function runs as it is deployed, with no more than Supabase's runtime 
     );
     const child = new Child("function", Deno.execPath(), args, env);
     world.onClose(() => child.kill());
-    const said = await child.said(/^port \d+$/m);
-    const url = `http://127.0.0.1:${/^port (\d+)$/m.exec(said)?.[1]}/bridge/api/start-websocket`;
+    const output = await child.waitForOutput(/^port \d+$/m);
+    const url = `http://127.0.0.1:${/^port (\d+)$/m.exec(output)?.[1]}/bridge/api/start-websocket`;
     const response = await fetch(url, {
       method: "POST",
       headers: { authorization: `Bearer ${await sign(LANCE)}`, "content-type": "application/json" },

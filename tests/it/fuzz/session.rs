@@ -12,8 +12,9 @@ use mahspeccy_bridge::ctrader::wire::{
 };
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::ids::AccountId;
-use mahspeccy_bridge::domain::row::{AccountRow, ToJson as _};
+use mahspeccy_bridge::domain::row::AccountRow;
 use mahspeccy_bridge::domain::secret::Secret;
+use mahspeccy_bridge::pg::row_json::ToJson as _;
 use prost::Message;
 use time::OffsetDateTime;
 

@@ -2,7 +2,7 @@
 //! does not happen.
 
 use mahspeccy_bridge::sim::{
-    AccountTruth, Broker, BrokerSpec, MarginType, OrderChange, OrderSpec, PositionTruth, Side,
+    AccountTruth, Broker, BrokerSpec, MarginType, OrderAmendment, OrderSpec, PositionTruth, Side,
     SymbolSpec,
 };
 
@@ -162,10 +162,10 @@ impl Turn<'_> {
             0 => self.broker.cancel_order(ACCOUNT, order),
             1 => self.broker.expire_order(ACCOUNT, order),
             _ => {
-                let change = OrderChange {
+                let change = OrderAmendment {
                     take_profit: self.chance.pick(&[None, Some(9_000_000)]),
                     expiration_ms: Some(1_760_000_000_000),
-                    ..OrderChange::default()
+                    ..OrderAmendment::default()
                 };
                 self.broker.amend_order(ACCOUNT, order, change)
             }

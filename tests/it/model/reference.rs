@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use mahspeccy_bridge::ctrader::wire;
-use mahspeccy_bridge::sim::{BrokerSpec, Entry, MarginType, Side, What};
+use mahspeccy_bridge::sim::{BrokerSpec, JournalEntry, JournalEvent, MarginType, Side};
 
 use super::exact::{Fraction, ten};
 use super::figures::{Figures, Held, Pending};
@@ -63,7 +63,7 @@ struct Book<'a> {
 
 impl Start {
     /// What the row must say after all of this.
-    pub(super) fn after(&self, happened: &[Entry]) -> Figures {
+    pub(super) fn after(&self, happened: &[JournalEntry]) -> Figures {
         let known = |price: i64| (price > 0).then_some(price);
         let symbols = self.broker.symbols.iter();
         let mut book = Book {
@@ -80,7 +80,7 @@ impl Start {
         };
         for entry in happened {
             if entry.account == 0 || entry.account == self.account {
-                book.add(&entry.what);
+                book.add(&entry.event);
             }
         }
         book.figures()
@@ -107,9 +107,9 @@ impl Start {
 }
 
 impl<'a> Book<'a> {
-    fn add(&mut self, what: &'a What) {
+    fn add(&mut self, what: &'a JournalEvent) {
         match what {
-            What::Quote {
+            JournalEvent::Quote {
                 broker,
                 symbol,
                 bid,
@@ -120,20 +120,22 @@ impl<'a> Book<'a> {
                     *quote = (bid.or(quote.0), ask.or(quote.1));
                 }
             }
-            What::Deal(deal) => self.deal(deal),
-            What::Cash(delta) => {
+            JournalEvent::Deal(deal) => self.deal(deal),
+            JournalEvent::Cash(delta) => {
                 self.balance += i128::from(*delta);
                 self.version += 1;
             }
-            What::Bonus(manager, introducing) => self.bonus += i128::from(manager + introducing),
-            What::Swap(id, delta) => self.held(*id).swap += i128::from(*delta),
-            What::Margin(id, margin) => self.held(*id).margin = i128::from(*margin),
-            What::Levels(id, stop_loss, take_profit) => {
+            JournalEvent::Bonus(manager, introducing) => {
+                self.bonus += i128::from(manager + introducing)
+            }
+            JournalEvent::Swap(id, delta) => self.held(*id).swap += i128::from(*delta),
+            JournalEvent::Margin(id, margin) => self.held(*id).margin = i128::from(*margin),
+            JournalEvent::Levels(id, stop_loss, take_profit) => {
                 let position = self.held(*id);
                 position.stop_loss = *stop_loss;
                 position.take_profit = *take_profit;
             }
-            What::Order(order) => {
+            JournalEvent::Order(order) => {
                 let waits = PENDING.contains(&order.order_type) && order.order_status == ACCEPTED;
                 if waits {
                     self.orders.insert(order.order_id, order);
@@ -141,7 +143,7 @@ impl<'a> Book<'a> {
                     self.orders.remove(&order.order_id);
                 }
             }
-            What::Rule(rule) => self.rule = *rule,
+            JournalEvent::MarginType(rule) => self.rule = *rule,
         }
     }
 

@@ -138,7 +138,7 @@ pub(super) enum Act {
 
 /// A fleet to be checked.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(super) struct FleetModel {
     pub(super) begin: State,
     pub(super) troubles: &'static [Trouble],
     /// How many workers may be in the middle of a round at a time.
@@ -150,7 +150,7 @@ pub(super) struct Fleet {
     pub(super) followed: Mutex<Followed>,
 }
 
-impl Fleet {
+impl FleetModel {
     pub(super) fn saw(&self, event: Event) {
         self.seen.fetch_or(1 << event as u32, Ordering::Relaxed);
     }
@@ -354,7 +354,7 @@ fn can_hit(trouble: Trouble, worker: &Worker) -> bool {
         }
 }
 
-impl Model for Fleet {
+impl Model for FleetModel {
     type State = State;
     type Action = Act;
 
@@ -415,8 +415,8 @@ pub(super) const MADE: &str = "the taker streams before the giver lets go";
 pub(super) const HEALS: &str = "left alone, the fleet runs what is to run";
 
 /// A step shows them, and no state does: they are noted beside the states, or there would be many more.
-fn sights() -> [Property<Fleet>; 9] {
-    type Sight = Property<Fleet>;
+fn sights() -> [Property<FleetModel>; 9] {
+    type Sight = Property<FleetModel>;
     [
         Sight::sometimes("a hand-over completes", |fleet, _| {
             fleet.has_seen(Event::HandedOver)

@@ -5,12 +5,12 @@
 
 use mahspeccy_bridge::domain::fleet::{self, FreeSlot, Handover};
 
-use super::acts::{Event, Flaw, Fleet, Trouble, Wrong};
+use super::acts::{Event, Flaw, FleetModel, Trouble, Wrong};
 use super::state::{
     Life, Link, News, Row, Run, SESSIONS, SLOTS, Set, State, Warm, Worker, index, slot, worker_of,
 };
 
-impl Fleet {
+impl FleetModel {
     /// `hand_over_and_take_over`: a look at the fleet, and what follows from it for the hand-overs.
     pub(super) fn looks(&self, state: &mut State, me: usize) {
         let worker = &state.workers[me];
@@ -200,7 +200,7 @@ impl Fleet {
                 worker.held[*index] == 0
                     && worker.warm[*index].is_none()
                     && fleet::is_anybodys(slot(*index), mine.number, &members, &handovers)
-                    // `pg::fleet::free`
+                    // `pg::fleet::free_slots`
                     && is_free(*index)
             })
             .map(|index| FreeSlot {
@@ -321,7 +321,7 @@ impl Fleet {
     }
 }
 
-/// `pg::fleet::bury`: rows of hand-overs that lead to the dead.
+/// `pg::fleet::delete_dead_members`: rows of hand-overs that lead to the dead.
 fn buries(state: &mut State) {
     for slot in 0..SLOTS {
         let is_of_use = state.db.rows[slot]
@@ -392,7 +392,7 @@ fn withdraw(state: &mut State, me: usize, slots: Set) {
     }
 }
 
-/// `pg::fleet::ready`, and what the taker remembers of it.
+/// `pg::fleet::mark_ready`, and what the taker remembers of it.
 fn is_ready(state: &mut State, me: usize, slots: Set) {
     let worker = &mut state.workers[me];
     for slot in slots.slots() {

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use stateright::Model;
 
-use super::acts::Fleet;
+use super::acts::FleetModel;
 use super::state::{Life, Link, Run, SLOTS, State, WORKERS};
 
 /// What is known of states that were seen.
@@ -28,13 +28,13 @@ pub(super) struct Followed {
 
 impl Followed {
     /// Whether every way on from here, without another disturbance, ends, and ends well.
-    pub(super) fn heals(&mut self, fleet: &Fleet, state: &State) -> bool {
+    pub(super) fn heals(&mut self, fleet: &FleetModel, state: &State) -> bool {
         let heals = self.follow(fleet, state);
         self.is_told |= !heals;
         heals
     }
 
-    fn follow(&mut self, fleet: &Fleet, state: &State) -> bool {
+    fn follow(&mut self, fleet: &FleetModel, state: &State) -> bool {
         let mut hasher = DefaultHasher::new();
         state.hash(&mut hasher);
         let key = hasher.finish();
@@ -60,7 +60,7 @@ impl Followed {
         }
     }
 
-    fn heals_from(&mut self, fleet: &Fleet, state: &State) -> bool {
+    fn heals_from(&mut self, fleet: &FleetModel, state: &State) -> bool {
         let mut is_end = true;
         let mut acts = Vec::new();
         fleet.own_acts(state, &mut acts);

@@ -1,10 +1,10 @@
 //! What a keeper, the writer and the server do: `src/worker/keeper.rs`, `src/pg/claims.rs`, `src/pg/cache`.
 
-use super::acts::{Event, Flaw, Fleet, Wrong};
+use super::acts::{Event, Flaw, FleetModel, Wrong};
 use super::coordinator::{give_up, suspend};
 use super::state::{Life, Link, News, Run, SLOTS, Set, State, Worker, next_number, worker_of};
 
-impl Fleet {
+impl FleetModel {
     /// `LockConnection::acquire`: those that are free are locked, and their epochs rise. Answers what is held
     /// then, also what was held before.
     pub(super) fn acquires(&self, state: &mut State, me: usize, slots: Set) -> Set {

@@ -327,7 +327,7 @@ impl State {
         self.db.members.has(usize::from(number))
     }
 
-    /// `pg::fleet::look`: who is alive by the locks. A row is taken to be up to date.
+    /// `pg::fleet::load`: who is alive by the locks. A row is taken to be up to date.
     pub(super) fn members(&self) -> Vec<Member> {
         (1..NUMBERS)
             .filter(|number| self.is_member(*number))

@@ -133,9 +133,12 @@ async fn template(server: &Url) -> String {
     if !exists {
         // Under another name until it is done: whoever is stopped half-way leaves nothing to be taken for it.
         let draft = format!("it_draft_{}", Uuid::new_v4().simple());
-        execute(server, format!("create database {draft} template template0"))
-            .await
-            .expect("a draft");
+        execute(
+            server,
+            format!("create database {draft} template template0"),
+        )
+        .await
+        .expect("a draft");
         let mut url = server.clone();
         url.set_path(&draft);
         migrate(&PgConfig::new(Secret::new(url.as_str()), "it"))

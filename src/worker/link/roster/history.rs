@@ -1,56 +1,62 @@
-//! From when on an account's deals are looked for, and what was known of it when it was last followed.
+//! From when on an account's deals are requested, and what was last seen of the account.
 
 use std::time::{Duration, Instant};
 
-use super::{Roster, Stage};
+use super::Roster;
+use super::session::Stage;
 use crate::ctrader::connection::{Connection, HistoryReport};
 use crate::domain::fence::HistoryMark;
 use crate::domain::ids::AccountId;
 
-/// How far a first look goes back.
-const FIRST_LOOK_MS: i64 = 7 * 24 * 3_600_000;
+/// How far back the first request of a session goes.
+const FIRST_HISTORY_MS: i64 = 7 * 24 * 3_600_000;
 
-/// Looks overlap by that: clocks differ, and a deal may be missing from the history for a moment.
-const OVERLAP_MS: i64 = 600_000;
+/// How far requests overlap: clocks differ, and cTrader's history may lack a deal for a moment.
+const HISTORY_OVERLAP_MS: i64 = 600_000;
 
-/// A live account's history is looked into that often, should an event have been lost that nothing
-/// else shows.
-const LOOK_EVERY: Duration = Duration::from_hours(1);
+/// How often the history of a live account is requested, for the case that an event was lost and nothing else
+/// shows it.
+const HISTORY_INTERVAL: Duration = Duration::from_hours(1);
 
-/// A look that did not tell all is repeated after that.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_mins(10);
+/// The pause before a request that did not return everything is repeated.
+const HISTORY_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 impl Roster {
-    /// Looks for the deals of a live account since the earliest time that one of its sessions needs.
-    pub(super) fn look_back(&mut self, account: AccountId, link: &mut Connection, now: Instant) {
-        let first = self.wall_ms(now).saturating_sub(FIRST_LOOK_MS);
+    /// Requests the deals of a live account since the earliest time that one of its sessions needs.
+    pub(super) fn request_history(
+        &mut self,
+        account: AccountId,
+        connection: &mut Connection,
+        now: Instant,
+    ) {
+        let first = self.wall_ms(now).saturating_sub(FIRST_HISTORY_MS);
         let mut from_ms: Option<i64> = None;
-        for (_, entry) in self.sharing(account) {
-            if entry.stage != Stage::Live || entry.assignment.standby {
+        for session in self.sharing(account) {
+            if session.stage != Stage::Live || session.assignment.standby {
                 continue;
             }
-            entry.history_at = Some(now + LOOK_AGAIN_AFTER);
-            entry.lost_deal = false;
-            let through = entry.assignment.through_ms;
-            let own = through.map_or(first, |through| through.saturating_sub(OVERLAP_MS));
+            session.history_at = Some(now + HISTORY_RETRY_AFTER);
+            session.lost_deal = false;
+            let through = session.assignment.through_ms;
+            let own = through.map_or(first, |through| through.saturating_sub(HISTORY_OVERLAP_MS));
             from_ms = Some(from_ms.map_or(own, |from| from.min(own)));
         }
         if let Some(from_ms) = from_ms {
-            link.fetch_history(account, from_ms, now);
+            connection.fetch_history(account, from_ms, now);
         }
     }
 
-    /// A later snapshot differs from what the events said.
-    pub(in crate::worker) fn handle_amended(
+    /// A later snapshot of an account differs from what its events led to: deals may have been missed.
+    pub(in crate::worker) fn handle_snapshot_diverged(
         &mut self,
         account: AccountId,
-        link: &mut Connection,
+        connection: &mut Connection,
         now: Instant,
     ) {
-        self.look_back(account, link, now);
+        self.request_history(account, connection, now);
     }
 
-    /// A look is over; gives back for whom all deals are told, and up to when.
+    /// A history request has ended. Returns the marks of the sessions whose deals are complete up to a new time.
     pub(in crate::worker) fn handle_history(
         &mut self,
         account: AccountId,
@@ -59,53 +65,55 @@ impl Roster {
     ) -> Vec<HistoryMark> {
         let is_whole = !report.is_partial && report.unexplained.is_none();
         let mut marks = Vec::new();
-        for (_, entry) in self.sharing(account) {
-            // Of one that came since, an earlier time may be needed: its own look is under way.
-            let from = entry
+        for session in self.sharing(account) {
+            // A session that started since may need an earlier time: its own request is under way.
+            let from = session
                 .assignment
                 .through_ms
-                .unwrap_or_else(|| report.through_ms.saturating_sub(FIRST_LOOK_MS));
-            if !is_whole || entry.lost_deal || entry.assignment.standby || from < report.from_ms {
+                .unwrap_or_else(|| report.through_ms.saturating_sub(FIRST_HISTORY_MS));
+            if !is_whole || session.lost_deal || session.assignment.standby || from < report.from_ms
+            {
                 continue;
             }
             let through_ms = report.through_ms.max(from);
-            entry.assignment.through_ms = Some(through_ms);
-            entry.history_at = Some(now + LOOK_EVERY);
-            let fence = entry.assignment.fence.clone();
+            session.assignment.through_ms = Some(through_ms);
+            session.history_at = Some(now + HISTORY_INTERVAL);
+            let fence = session.assignment.fence.clone();
             marks.extend(HistoryMark::at_ms(fence, through_ms));
         }
         marks
     }
 
-    /// A deal of an account found no room.
+    /// A deal of an account was dropped, because the outbox was full.
     pub(in crate::worker) fn handle_lost_deal(&mut self, account: AccountId) {
-        for (_, entry) in self.sharing(account) {
-            entry.lost_deal = true;
+        for session in self.sharing(account) {
+            session.lost_deal = true;
         }
     }
 
-    /// What a connection knows of an account is what the next one should know.
-    pub(in crate::worker) fn remember(&mut self, account: AccountId, link: &Connection) {
-        let Some(known) = link.known(account) else {
+    /// Saves what the connection has seen of an account last, for the next connection.
+    pub(in crate::worker) fn save_last_seen(
+        &mut self,
+        account: AccountId,
+        connection: &Connection,
+    ) {
+        let Some(known) = connection.known(account) else {
             return;
         };
-        for (_, entry) in self.sharing(account) {
-            entry.assignment.known = known.clone();
+        for session in self.sharing(account) {
+            session.assignment.known = known.clone();
         }
     }
 
-    /// The same of all accounts: the connection is over.
-    pub(in crate::worker) fn remember_all(&mut self, link: &Connection) {
-        let accounts: Vec<AccountId> = self.entries.keys().map(|key| key.account).collect();
-        for account in accounts {
-            self.remember(account, link);
+    /// Saves the same for all accounts: the connection is over.
+    pub(in crate::worker) fn save_all_last_seen(&mut self, connection: &Connection) {
+        for (account, stream) in &mut self.accounts {
+            let Some(known) = connection.known(*account) else {
+                continue;
+            };
+            for session in stream.sessions_mut() {
+                session.assignment.known = known.clone();
+            }
         }
-    }
-
-    /// The wall clock's time at a moment, milliseconds since the epoch.
-    pub(super) fn wall_ms(&self, now: Instant) -> i64 {
-        let (at, wall_ms) = self.wall;
-        let since = now.saturating_duration_since(at).as_millis();
-        wall_ms.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
     }
 }

@@ -1,84 +1,102 @@
-//! What the end of a session means: for when to try again, and for the user.
+//! When a session or a connection that ended is tried again, and what its users read about it.
 
 use std::time::Duration;
 
-use crate::ctrader::connection::Down;
+use crate::ctrader::connection::{ConnectionError, Down};
 use crate::ctrader::error::{Disposition, Refusal};
 
-/// The shortest pause where asking sooner makes it worse.
+/// The shortest pause after a refusal that sooner retries would only prolong.
 const LONG_PAUSE: Duration = Duration::from_mins(2);
 
-/// A new token is there sooner, or it takes longer than that and the old one is tried again.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(20);
+/// The shortest pause after a token was refused. A refreshed token is usually there sooner, and is tried at once;
+/// otherwise the old one is tried again.
+const TOKEN_REFRESH_PAUSE: Duration = Duration::from_secs(20);
 
-/// No maintenance is believed to take longer.
+/// The longest pause for an announced maintenance.
 const MAINTENANCE_MAX: Duration = Duration::from_hours(24);
 
-/// What helps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::worker) enum Remedy {
-    /// Trying again, with growing pauses.
-    Soon,
-    /// The same, but no sooner than after that.
-    NotBefore(Duration),
-    /// Somebody has to do something first.
-    Help,
-    /// Another token.
-    Renew,
-    /// Trying again, if the account is not one of the other environment.
-    Route,
+/// When sessions count as failed, and how long they pause then.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::worker) struct RetryPolicy {
+    /// Consecutive failures after which a session counts as failed.
+    pub(in crate::worker) attempts_max: u32,
+    /// The pause of a failed session.
+    pub(in crate::worker) failed_pause: Duration,
 }
 
-impl Remedy {
-    /// The shortest pause before the next try.
+/// Why there is no connection, for the sessions that start meanwhile.
+#[derive(Debug)]
+pub(super) struct Outage {
+    /// Attempts to connect that failed so far.
+    pub(super) attempts: u32,
+    pub(super) error: String,
+}
+
+/// How a failed session is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum RetryDecision {
+    /// Retry with growing pauses.
+    Retry,
+    /// The same, but no sooner than after this pause.
+    RetryAfter(Duration),
+    /// Somebody has to do something first: the session counts as failed, and is retried rarely.
+    NeedsIntervention,
+    /// Request another token, and retry.
+    RefreshToken,
+    /// Retry, unless the account turns out to belong to the other environment.
+    CheckEnvironment,
+}
+
+impl RetryDecision {
+    /// The shortest pause before the next attempt.
     pub(super) const fn pause_min(self) -> Duration {
         match self {
-            Self::NotBefore(pause) => pause,
-            Self::Renew => RENEWAL_PAUSE,
-            Self::Soon | Self::Help | Self::Route => Duration::ZERO,
+            Self::RetryAfter(pause) => pause,
+            Self::RefreshToken => TOKEN_REFRESH_PAUSE,
+            Self::Retry | Self::NeedsIntervention | Self::CheckEnvironment => Duration::ZERO,
         }
     }
 }
 
-/// What helps a session that is down, at a time of the wall clock.
-pub(super) fn remedy(down: &Down, wall_ms: i64) -> Remedy {
+/// How a session that is down is tried again. `wall_ms` is the wall clock's time in milliseconds since the epoch.
+pub(super) fn decide_retry(down: &Down, wall_ms: i64) -> RetryDecision {
     match down {
-        Down::Refused(refusal) => remedy_of(refusal, wall_ms),
+        Down::Refused(refusal) => decide_retry_of_refused(refusal, wall_ms),
         Down::LoggedOut
         | Down::Dropped
         | Down::TokenInvalidated
         | Down::TimedOut
         | Down::Malformed(_)
-        | Down::ForeignAuthorisation => Remedy::Soon,
+        | Down::ForeignAuthorisation => RetryDecision::Retry,
     }
 }
 
-/// What helps against a refusal.
-pub(in crate::worker) fn remedy_of(refusal: &Refusal, wall_ms: i64) -> Remedy {
+/// How something that cTrader refused is tried again.
+fn decide_retry_of_refused(refusal: &Refusal, wall_ms: i64) -> RetryDecision {
     let left_ms = refusal.maintenance_end_ms.map_or(0, |end| end - wall_ms);
     if let Some(left_ms) = u64::try_from(left_ms).ok().filter(|left| *left > 0) {
-        return Remedy::NotBefore(Duration::from_millis(left_ms).min(MAINTENANCE_MAX));
+        return RetryDecision::RetryAfter(Duration::from_millis(left_ms).min(MAINTENANCE_MAX));
     }
     if refusal.code == "CANT_ROUTE_REQUEST" {
-        return Remedy::Route;
+        return RetryDecision::CheckEnvironment;
     }
     match refusal.disposition() {
         Disposition::GiveUp | Disposition::ReauthoriseAccount | Disposition::StopApplication => {
-            Remedy::Help
+            RetryDecision::NeedsIntervention
         }
-        Disposition::RefreshToken => Remedy::Renew,
-        Disposition::BackOffLong => Remedy::NotBefore(LONG_PAUSE),
+        Disposition::RefreshToken => RetryDecision::RefreshToken,
+        Disposition::BackOffLong => RetryDecision::RetryAfter(LONG_PAUSE),
         Disposition::Success
         | Disposition::RetrySoon
         | Disposition::BackOff
         | Disposition::ReauthoriseApplication
         | Disposition::CallerError
-        | Disposition::TradingRefused => Remedy::Soon,
+        | Disposition::TradingRefused => RetryDecision::Retry,
     }
 }
 
-/// What a user may read about it.
-pub(super) fn for_user(down: &Down) -> String {
+/// What a user may read about the end of a session.
+pub(super) fn session_error_text(down: &Down) -> String {
     match down {
         Down::Refused(refusal) if refusal.disposition() == Disposition::RefreshToken => {
             "the cTrader authorisation is being renewed".to_owned()
@@ -93,6 +111,52 @@ pub(super) fn for_user(down: &Down) -> String {
     }
 }
 
+// ── connections ──────────────────────────────────────────────────────────────────────────────────
+
+/// Whether connecting again soon is of no use, and would do harm.
+pub(in crate::worker) fn is_fatal(failure: &ConnectionError) -> bool {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => {
+            refusal.disposition() == Disposition::StopApplication
+        }
+        ConnectionError::Disconnected { reason } => reason
+            .as_deref()
+            .is_some_and(|reason| reason.to_ascii_lowercase().contains("block")),
+        ConnectionError::Unanswered | ConnectionError::Silent | ConnectionError::Malformed => false,
+    }
+}
+
+/// The shortest pause before the next attempt to connect, after this failure. `wall_ms` is the wall clock's time
+/// in milliseconds since the epoch.
+pub(in crate::worker) fn reconnect_pause_min(failure: &ConnectionError, wall_ms: i64) -> Duration {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => {
+            match decide_retry_of_refused(refusal, wall_ms) {
+                RetryDecision::RetryAfter(pause) => pause,
+                RetryDecision::Retry
+                | RetryDecision::NeedsIntervention
+                | RetryDecision::RefreshToken
+                | RetryDecision::CheckEnvironment => Duration::ZERO,
+            }
+        }
+        ConnectionError::Disconnected { .. }
+        | ConnectionError::Unanswered
+        | ConnectionError::Silent
+        | ConnectionError::Malformed => Duration::ZERO,
+    }
+}
+
+/// What a user may read about the end of a connection.
+pub(in crate::worker) fn connection_error_text(failure: &ConnectionError) -> String {
+    match failure {
+        ConnectionError::ApplicationRefused(refusal) => refusal.for_user(),
+        ConnectionError::Disconnected { .. } => "cTrader ended the connection".to_owned(),
+        ConnectionError::Unanswered => "cTrader did not answer".to_owned(),
+        ConnectionError::Silent => "cTrader has gone silent".to_owned(),
+        ConnectionError::Malformed => "cTrader sent something unreadable".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,31 +164,42 @@ mod tests {
     #[test]
     fn a_maintenance_is_waited_for_up_to_a_day() {
         let mut refusal = Refusal::with_code("SERVER_IS_UNDER_MAINTENANCE");
-        assert_eq!(remedy_of(&refusal, 1_000), Remedy::Soon);
+        assert_eq!(
+            decide_retry_of_refused(&refusal, 1_000),
+            RetryDecision::Retry
+        );
         refusal.maintenance_end_ms = Some(61_000);
-        let minute = Remedy::NotBefore(Duration::from_mins(1));
-        assert_eq!(remedy_of(&refusal, 1_000), minute);
-        assert_eq!(remedy_of(&refusal, 61_000), Remedy::Soon, "it is over");
+        let minute = RetryDecision::RetryAfter(Duration::from_mins(1));
+        assert_eq!(decide_retry_of_refused(&refusal, 1_000), minute);
+        assert_eq!(
+            decide_retry_of_refused(&refusal, 61_000),
+            RetryDecision::Retry,
+            "it is over"
+        );
         refusal.maintenance_end_ms = Some(i64::MAX);
         assert_eq!(
-            remedy_of(&refusal, 1_000),
-            Remedy::NotBefore(MAINTENANCE_MAX)
+            decide_retry_of_refused(&refusal, 1_000),
+            RetryDecision::RetryAfter(MAINTENANCE_MAX)
         );
     }
 
     #[test]
-    fn each_refusal_has_its_remedy() {
-        for (code, remedy) in [
-            ("OA_AUTH_TOKEN_EXPIRED", Remedy::Renew),
-            ("CH_ACCESS_TOKEN_INVALID", Remedy::Renew),
-            ("ACCOUNT_NOT_AUTHORIZED", Remedy::Help),
-            ("RET_ACCOUNT_DISABLED", Remedy::Help),
-            ("CANT_ROUTE_REQUEST", Remedy::Route),
-            ("CHANNEL_IS_BLOCKED", Remedy::NotBefore(LONG_PAUSE)),
-            ("CH_SERVER_NOT_REACHABLE", Remedy::Soon),
-            ("SOMETHING_NEW", Remedy::Soon),
+    fn each_refusal_has_its_retry_decision() {
+        for (code, decision) in [
+            ("OA_AUTH_TOKEN_EXPIRED", RetryDecision::RefreshToken),
+            ("CH_ACCESS_TOKEN_INVALID", RetryDecision::RefreshToken),
+            ("ACCOUNT_NOT_AUTHORIZED", RetryDecision::NeedsIntervention),
+            ("RET_ACCOUNT_DISABLED", RetryDecision::NeedsIntervention),
+            ("CANT_ROUTE_REQUEST", RetryDecision::CheckEnvironment),
+            ("CHANNEL_IS_BLOCKED", RetryDecision::RetryAfter(LONG_PAUSE)),
+            ("CH_SERVER_NOT_REACHABLE", RetryDecision::Retry),
+            ("SOMETHING_NEW", RetryDecision::Retry),
         ] {
-            assert_eq!(remedy_of(&Refusal::with_code(code), 0), remedy, "{code}");
+            assert_eq!(
+                decide_retry_of_refused(&Refusal::with_code(code), 0),
+                decision,
+                "{code}"
+            );
         }
     }
 }

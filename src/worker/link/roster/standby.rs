@@ -1,128 +1,133 @@
-//! Sessions that stream and write nothing: of slots that another worker is about to hand over, and of slots
-//! whose claim is in doubt. Deals that come meanwhile are held back, and written once the slot is ours.
+//! Sessions on standby: they stream and write nothing, because another worker is about to hand their slot over, or
+//! because it is in doubt whether their slot is still ours. Their deals are deferred, and written once it is.
 
 use std::time::{Duration, Instant};
 
-use super::{Fence, Roster, Stage};
+use super::Roster;
+use super::output::DeferredDeal;
+use super::session::{Stage, UserSession};
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::{AccountId, SessionKey};
 
-/// A live account without quotes is as good as it gets after that.
-const VALUED_WITHIN: Duration = Duration::from_secs(3);
+/// How long a live account on standby may lack quotes before it counts as ready all the same.
+const VALUATION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Deals of one session that are held back; history has those beyond it.
-const HELD_MAX: usize = 1_000;
-
-/// A deal that was held back, and who may write it now.
-#[derive(Debug)]
-pub(in crate::worker) struct Held {
-    pub(in crate::worker) fence: Fence,
-    pub(in crate::worker) source: Source,
-    pub(in crate::worker) deal: Deal,
-}
+/// The most deals that are deferred for one session. History has those beyond it.
+const DEFERRED_DEALS_MAX: usize = 1_000;
 
 impl Roster {
-    /// Nothing is written any more until a session is started anew: the claims are in doubt.
+    /// Puts all sessions on standby: the claims are in doubt. Each is promoted by the next start of it.
     pub(in crate::worker) fn suspend(&mut self) {
-        for entry in self.entries.values_mut() {
-            entry.assignment.standby = true;
+        for session in self.sessions_mut() {
+            session.assignment.standby = true;
         }
-        self.says.clear();
+        self.status_updates.clear();
     }
 
-    /// Holds a deal back for those who stand by.
-    pub(in crate::worker) fn hold_deal(&mut self, account: AccountId, source: Source, deal: &Deal) {
-        for (_, entry) in self.sharing(account) {
-            if !entry.assignment.standby || !matches!(entry.stage, Stage::Opening | Stage::Live) {
+    /// Defers a deal for the sessions of its account that are on standby.
+    pub(in crate::worker) fn defer_deal(
+        &mut self,
+        account: AccountId,
+        source: Source,
+        deal: &Deal,
+    ) {
+        for session in self.sharing(account) {
+            if !session.assignment.standby || !session.uses_stream() {
                 continue;
             }
-            if entry.held.len() < HELD_MAX {
-                entry.held.push((source, deal.clone()));
+            if session.deferred_deals.len() < DEFERRED_DEALS_MAX {
+                session.deferred_deals.push((source, deal.clone()));
             } else {
-                entry.lost_deal = true;
+                session.lost_deal = true;
             }
         }
     }
 
-    /// The session writes from now on: what was held back, and what history knows beside it.
-    pub(super) fn release(
+    /// The session writes from now on: releases its deferred deals, and requests its history.
+    pub(super) fn promote(
         &mut self,
         key: &SessionKey,
-        link: Option<&mut Connection>,
+        connection: Option<&mut Connection>,
         now: Instant,
     ) {
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(session) = self.session_mut(key) else {
             return;
         };
-        let fence = entry.assignment.fence.clone();
-        let held = std::mem::take(&mut entry.held);
-        self.released
-            .extend(held.into_iter().map(|(source, deal)| Held {
+        let fence = session.assignment.fence.clone();
+        let is_live = session.stage == Stage::Live;
+        let deferred = std::mem::take(&mut session.deferred_deals);
+        self.deferred_deals
+            .extend(deferred.into_iter().map(|(source, deal)| DeferredDeal {
                 fence: fence.clone(),
                 source,
                 deal,
             }));
-        if entry.stage == Stage::Live
-            && let Some(link) = link
-        {
-            self.look_back(key.account, link, now);
+        if is_live && let Some(connection) = connection {
+            self.request_history(key.account, connection, now);
         }
     }
 
-    /// Deals that may be written now.
-    pub(in crate::worker) fn take_released(&mut self) -> Vec<Held> {
-        std::mem::take(&mut self.released)
+    /// Returns the deferred deals of the sessions that were promoted since the last call.
+    pub(in crate::worker) fn take_deferred_deals(&mut self) -> Vec<DeferredDeal> {
+        std::mem::take(&mut self.deferred_deals)
     }
 
-    /// Sessions that stand by and are as far as they get, each told once: live with figures, or failed.
-    pub(in crate::worker) fn take_settled(
+    /// Returns the sessions on standby that have become ready to be promoted: live with figures, or failed. Each is
+    /// returned once.
+    pub(in crate::worker) fn take_standby_ready(
         &mut self,
-        link: Option<&Connection>,
+        connection: Option<&Connection>,
         now: Instant,
     ) -> Vec<SessionKey> {
-        if !self.unsettled {
+        if !self.standby_pending {
             return Vec::new();
         }
-        self.unsettled = false;
-        let mut settled = Vec::new();
-        for (key, entry) in &mut self.entries {
-            if !entry.assignment.standby || entry.settled {
+        let mut is_pending = false;
+        let mut ready = Vec::new();
+        for session in self.sessions_mut() {
+            if !session.assignment.standby || session.standby_ready {
                 continue;
             }
-            entry.settled = match entry.stage {
+            session.standby_ready = match session.stage {
                 Stage::Waiting(_) => true,
                 Stage::Live => {
-                    entry.live_at.is_none_or(|at| at + VALUED_WITHIN <= now)
-                        || link.is_some_and(|link| link.is_valued(key.account))
+                    valuation_deadline(session).is_none_or(|deadline| deadline <= now)
+                        || connection
+                            .is_some_and(|connection| connection.is_valued(session.key().account))
                 }
                 Stage::Ready | Stage::Verifying | Stage::Opening => false,
             };
-            if entry.settled {
-                settled.push(key.clone());
+            if session.standby_ready {
+                ready.push(session.key().clone());
             } else {
-                self.unsettled = true;
+                is_pending = true;
             }
         }
-        settled
+        self.standby_pending = is_pending;
+        ready
     }
 
-    /// Whether sessions that stand by may have settled.
-    pub(in crate::worker) const fn is_unsettled(&self) -> bool {
-        self.unsettled
+    /// Whether sessions on standby may have become ready.
+    pub(in crate::worker) const fn has_pending_standby(&self) -> bool {
+        self.standby_pending
     }
 
-    /// When the next session that stands by settles without quotes.
-    pub(super) fn settles_at(&self) -> Option<Instant> {
-        if !self.unsettled {
+    /// When the next session on standby becomes ready without quotes.
+    pub(super) fn standby_deadline(&self) -> Option<Instant> {
+        if !self.standby_pending {
             return None;
         }
-        self.entries
-            .values()
-            .filter(|entry| {
-                entry.assignment.standby && !entry.settled && entry.stage == Stage::Live
+        self.sessions()
+            .filter(|session| {
+                session.assignment.standby && !session.standby_ready && session.stage == Stage::Live
             })
-            .filter_map(|entry| Some(entry.live_at? + VALUED_WITHIN))
+            .filter_map(valuation_deadline)
             .min()
     }
+}
+
+/// Until when a session that is live waits for quotes.
+fn valuation_deadline(session: &UserSession) -> Option<Instant> {
+    Some(session.live_since? + VALUATION_TIMEOUT)
 }

@@ -1,148 +1,145 @@
-//! What is asked about tokens: whether one covers an account, and whether another one is to be had.
+//! What a roster asks about tokens: whether one covers an account, and whether there is a newer one.
 
 use std::time::Instant;
 
-use super::retry::{Remedy, for_user, remedy};
-use super::{Roster, Stage};
+use super::Roster;
+use super::output::CredentialRequest;
+use super::retry::{RetryDecision, decide_retry, session_error_text};
+use super::session::Stage;
+use super::token_check::TokenCheck;
 use crate::ctrader::connection::{Connection, Covered, Down};
 use crate::ctrader::error::Refusal;
 use crate::domain::ids::SessionKey;
 use crate::domain::secret::Secret;
 
-/// What the roster cannot do by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) enum Want {
-    /// The stored credentials may have changed: cTrader ended a session because of its token.
-    Reload(SessionKey),
-    /// cTrader refused this token: it is to be renewed, unless a newer one is stored.
-    Renew(SessionKey, Secret),
-}
-
-/// Why a token is asked about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
-    /// Its user wants to share the stream of another.
-    Share,
-    /// Its account cannot be routed to: it may be one of the other environment.
-    Route,
-}
-
 impl Roster {
-    /// What is to be done elsewhere.
-    pub(in crate::worker) fn take_wants(&mut self) -> Vec<Want> {
-        std::mem::take(&mut self.wants)
-    }
-
-    /// Seeks help for a session that is down.
-    pub(super) fn seek(
+    /// Requests what a session that is down needs to come back: another token, or a check of its account's
+    /// environment.
+    pub(super) fn request_credentials(
         &mut self,
         key: SessionKey,
         token: Secret,
         down: &Down,
-        remedy: Remedy,
-        link: &mut Connection,
+        decision: RetryDecision,
+        connection: &mut Connection,
         now: Instant,
     ) {
-        match remedy {
-            Remedy::Renew => self.wants.push(Want::Renew(key, token)),
-            Remedy::Route => {
-                self.next_ticket += 1;
-                self.tickets
-                    .insert(self.next_ticket, (key, Question::Route));
-                link.verify_token(self.next_ticket, &token, now);
+        match decision {
+            RetryDecision::RefreshToken => self
+                .credential_requests
+                .push(CredentialRequest::Refresh(key, token)),
+            RetryDecision::CheckEnvironment => {
+                let ticket = self.token_checks.begin(key, TokenCheck::Environment);
+                connection.verify_token(ticket, &token, now);
             }
-            Remedy::Soon if *down == Down::TokenInvalidated => {
-                self.wants.push(Want::Reload(key));
-            }
-            Remedy::Soon | Remedy::NotBefore(_) | Remedy::Help => {}
+            RetryDecision::Retry if *down == Down::TokenInvalidated => self
+                .credential_requests
+                .push(CredentialRequest::Reload(key)),
+            RetryDecision::Retry
+            | RetryDecision::RetryAfter(_)
+            | RetryDecision::NeedsIntervention => {}
         }
     }
 
-    /// cTrader said what a token covers.
+    /// cTrader told which accounts a token covers, or refused to. `jitter` is between 0 and 1.
     pub(in crate::worker) fn handle_token_verified(
         &mut self,
         ticket: u64,
         answer: &Result<Covered, Refusal>,
         jitter: f64,
-        link: &mut Connection,
+        connection: &mut Connection,
         now: Instant,
     ) {
-        let Some((key, question)) = self.tickets.remove(&ticket) else {
+        let Some((key, check)) = self.token_checks.end(ticket) else {
             return;
         };
-        match question {
-            Question::Share => self.handle_shared(&key, answer, jitter, link, now),
-            Question::Route => self.handle_routed(&key, answer, now),
+        match check {
+            TokenCheck::Share => self.handle_share_check(&key, answer, jitter, connection, now),
+            TokenCheck::Environment => self.handle_environment_check(&key, answer, now),
         }
-        self.say(&key);
+        self.publish_status(&key);
+        self.open_account(key.account, Some(connection), now);
     }
 
-    fn handle_shared(
+    fn handle_share_check(
         &mut self,
         key: &SessionKey,
         answer: &Result<Covered, Refusal>,
         jitter: f64,
-        link: &mut Connection,
+        connection: &mut Connection,
         now: Instant,
     ) {
-        let bearer_is_live = self
-            .bearers
-            .get(&key.account)
-            .and_then(|bearer| self.entries.get(bearer))
-            .map(|entry| entry.stage);
         let (policy, wall_ms) = (self.policy, self.wall_ms(now));
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(stream) = self.accounts.get_mut(&key.account) else {
+            return;
+        };
+        let stream_stage = stream.authoriser().map(|authoriser| authoriser.stage);
+        let Some(session) = stream.session_mut(&key.user) else {
             return;
         };
         match answer {
-            Ok(covered) if covered.contains_key(&key.account) => match bearer_is_live {
+            Ok(covered) if covered.contains_key(&key.account) => match stream_stage {
                 Some(Stage::Live) => {
-                    entry.go_live(now);
-                    self.look_back(key.account, link, now);
+                    session.go_live(now);
+                    self.request_history(key.account, connection, now);
                 }
-                Some(_) => entry.stage = Stage::Opening,
-                None => entry.stage = Stage::Ready,
+                Some(_) => session.stage = Stage::Opening,
+                // The authoriser has stopped meanwhile.
+                None => session.stage = Stage::Ready,
             },
             Ok(_) => {
                 let reason = Refusal::with_code("ACCOUNT_NOT_AUTHORIZED").for_user();
-                entry.fail(reason, Remedy::Help, policy, jitter, now);
+                session.fail(
+                    reason,
+                    RetryDecision::NeedsIntervention,
+                    policy,
+                    jitter,
+                    now,
+                );
             }
             Err(refusal) => {
                 let down = Down::Refused(refusal.clone());
-                let remedy = remedy(&down, wall_ms);
-                entry.fail(for_user(&down), remedy, policy, jitter, now);
-                if remedy == Remedy::Renew {
-                    let token = entry.assignment.token.clone();
-                    self.wants.push(Want::Renew(key.clone(), token));
+                let decision = decide_retry(&down, wall_ms);
+                session.fail(session_error_text(&down), decision, policy, jitter, now);
+                if decision == RetryDecision::RefreshToken {
+                    let token = session.assignment.token.clone();
+                    self.credential_requests
+                        .push(CredentialRequest::Refresh(key.clone(), token));
                 }
             }
         }
     }
 
-    /// An account that could not be routed to: is it one of the other environment?
-    fn handle_routed(&mut self, key: &SessionKey, answer: &Result<Covered, Refusal>, now: Instant) {
+    /// cTrader could not route requests to the account. If it belongs to the other environment, retries are of no
+    /// use.
+    fn handle_environment_check(
+        &mut self,
+        key: &SessionKey,
+        answer: &Result<Covered, Refusal>,
+        now: Instant,
+    ) {
         let policy = self.policy;
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(session) = self.session_mut(key) else {
             return;
         };
         let is_live = answer
             .as_ref()
             .ok()
             .and_then(|covered| covered.get(&key.account));
-        let is_elsewhere = is_live.copied().flatten() == Some(entry.assignment.is_demo);
-        if is_elsewhere && matches!(entry.stage, Stage::Waiting(_)) {
-            let (is, stored) = if entry.assignment.is_demo {
+        let is_elsewhere = is_live.copied().flatten() == Some(session.assignment.is_demo);
+        if is_elsewhere && matches!(session.stage, Stage::Waiting(_)) {
+            let (is, stored) = if session.assignment.is_demo {
                 ("live", "demo")
             } else {
                 ("demo", "live")
             };
             let reason =
                 format!("this is a {is} account, stored as a {stored} one: connect cTrader again");
-            entry.fail(reason, Remedy::Help, policy, 1.0, now);
+            session.fail(reason, RetryDecision::NeedsIntervention, policy, 1.0, now);
         }
     }
 
-    /// There is no other token to be had for a session, and why. What streams goes on.
+    /// A token can be neither used nor refreshed, for this reason. A session that streams goes on.
     pub(in crate::worker) fn handle_unrenewable(
         &mut self,
         key: &SessionKey,
@@ -151,12 +148,12 @@ impl Roster {
         now: Instant,
     ) {
         let policy = self.policy;
-        let Some(entry) = self.entries.get_mut(key) else {
+        let Some(session) = self.session_mut(key) else {
             return;
         };
-        if entry.assignment.token == *token && matches!(entry.stage, Stage::Waiting(_)) {
-            entry.fail(reason, Remedy::Help, policy, 1.0, now);
-            self.say(key);
+        if session.assignment.token == *token && matches!(session.stage, Stage::Waiting(_)) {
+            session.fail(reason, RetryDecision::NeedsIntervention, policy, 1.0, now);
+            self.publish_status(key);
         }
     }
 }

@@ -9,28 +9,33 @@ use uuid::Uuid;
 use super::super::*;
 use super::*;
 use crate::amqp::AmqpSettings;
-use crate::amqp::consumer::Consumer;
+use crate::amqp::Consumer;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, UserId};
 use crate::domain::ledger::Known;
 use crate::domain::row::RowContent;
+use crate::domain::secret::Secret;
 use crate::domain::status::{Desired, Status};
 use crate::http::HealthSnapshot;
 use crate::pg::connect::PgConfig;
+use crate::pg::credentials::Credentials;
 use crate::pg::history::Baseline;
-use crate::pg::sessions::{Credentials, SessionRecord};
+use crate::pg::sessions::SessionRecord;
+use crate::worker::handles::findings::Findings;
+use crate::worker::handles::link::LinkHandle;
+use crate::worker::handles::locks::Membership;
 
 const EPOCH: i64 = 3;
 
-/// A coordinator that holds the session's slot, and what its links are told. Nothing listens at its database.
-struct Bench {
+/// A coordinator that holds the session's slot, and the commands that its links get. Nothing listens at its
+/// database.
+struct Rig {
     coordinator: Coordinator,
     links: Vec<mpsc::Receiver<LinkCommand>>,
     key: SessionKey,
-    _refresher: mpsc::Receiver<RefreshRequest>,
 }
 
-impl Bench {
+impl Rig {
     fn new() -> Self {
         let nowhere = PgConfig::new(Secret::new("postgres://127.0.0.1:1/none"), "test");
         let settings = AmqpSettings {
@@ -47,8 +52,9 @@ impl Bench {
             user: UserId::new("u").expect("valid"),
             account: AccountId(1),
         };
-        let (links, inboxes): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel(8)).unzip();
-        let (refresher, wanted) = mpsc::channel(8);
+        let (links, inboxes): (Vec<_>, Vec<_>) = (0..2).map(|_| LinkHandle::channel()).unzip();
+        let (locks, inbox) = LockHandle::channel();
+        inbox.claims.send_replace(ClaimState::Held(membership));
         let coordinator = Coordinator {
             database: Database::new(&nowhere, 1).expect("a URL"),
             links: Links {
@@ -56,18 +62,16 @@ impl Bench {
                 live: Vec::new(),
             },
             outbox: Arc::default(),
-            hints: Arc::default(),
-            claims: mpsc::channel(8).0,
-            claim_state: watch::channel(ClaimState::Held(membership)).1,
-            able: watch::channel(true).1,
+            wakeups: Arc::default(),
+            locks,
             consumer,
-            findings: mpsc::channel(8).1,
+            findings: Findings::channel().1,
             status: Arc::new(WorkerStatus::new(
                 watch::channel(HealthSnapshot::default()).0,
             )),
             sessions_max: 10,
             token_cipher: TokenCipher::default(),
-            refresher,
+            renewals: Renewals::channel().0,
             state: State {
                 membership: Some(membership),
                 held: BTreeMap::from([(key.user.slot(), EPOCH)]),
@@ -78,19 +82,18 @@ impl Bench {
             coordinator,
             links: inboxes,
             key,
-            _refresher: wanted,
         }
     }
 
-    /// The first link carries the session.
-    fn carried(mut self) -> Self {
-        let running = Running {
+    /// The first link runs the session.
+    fn running(mut self) -> Self {
+        let running = RunningSession {
             slot: self.key.user.slot(),
             link: 0,
-            right: Right::Claim(EPOCH),
+            ownership: Ownership::Owned(EPOCH),
             command: Uuid::nil(),
             token: Secret::new("token"),
-            settled: false,
+            standby_ready: false,
         };
         let running = BTreeMap::from([(self.key.clone(), running)]);
         self.coordinator.state.running = running;
@@ -117,25 +120,30 @@ impl Bench {
         }
     }
 
-    /// A look that finds the session so.
-    async fn look(&mut self, desired: Desired, status: Status) {
+    /// Reconciles the session, whose row is like this.
+    async fn reconcile(&mut self, desired: Desired, status: Status) {
         let record = self.record(desired, status);
-        self.coordinator.agree(&[record.slot], vec![record]).await;
+        self.coordinator
+            .reconcile(&[record.slot], vec![record])
+            .await;
     }
 
-    /// What the first link is told to say of the session, and under which epoch.
+    /// The final status that the first link is to publish of the session, and under which fence.
     fn stopped(&mut self) -> (Fence, Status) {
         match self.links[0].try_recv() {
-            Ok(LinkCommand::Stop(key, Some((fence, state)))) => {
+            Ok(LinkCommand::Stop {
+                key,
+                final_status: Some(StatusUpdate { fence, state }),
+            }) => {
                 assert_eq!(key, self.key);
                 (fence, state.status)
             }
-            other => panic!("a stop with words, not {other:?}"),
+            other => panic!("a stop with a final status, not {other:?}"),
         }
     }
 
-    /// What the coordinator itself said since it was last asked.
-    fn said(&self) -> Vec<Status> {
+    /// What the coordinator itself published since the last call.
+    fn published(&self) -> Vec<Status> {
         let rows = self.coordinator.outbox.take().rows;
         rows.into_iter()
             .map(|row| match row.content {
@@ -146,102 +154,116 @@ impl Bench {
     }
 }
 
-/// The user disconnects: the credentials go first, then the stop comes. A link that is busy meanwhile would say
-/// the first after the second.
+/// The user disconnects: the credentials go first, then the stop comes. A link that is busy meanwhile would publish
+/// the first status after the second.
 #[tokio::test]
-async fn the_next_word_of_a_session_waits_for_the_last_one_of_its_link() {
-    let mut bench = Bench::new().carried();
-    bench.look(Desired::Running, Status::Live).await;
-    let fence = Fence::new(&bench.key, EPOCH);
-    assert_eq!(bench.stopped(), (fence, Status::Failed));
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.said(), [], "the link may still have its word to say");
-    let key = bench.key.clone();
-    assert!(bench.coordinator.has_left(&key), "it is looked at then");
-    bench.look(Desired::Stopped, Status::Failed).await;
-    assert_eq!(bench.said(), [Status::Stopped]);
-    assert!(!bench.coordinator.has_left(&key), "once");
+async fn the_next_status_of_a_session_waits_for_the_final_one_of_its_link() {
+    let mut rig = Rig::new().running();
+    rig.reconcile(Desired::Running, Status::Live).await;
+    let fence = Fence::new(&rig.key, EPOCH);
+    assert_eq!(rig.stopped(), (fence, Status::Failed));
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(
+        rig.published(),
+        [],
+        "the link may still have its final status to publish"
+    );
+    let key = rig.key.clone();
+    assert!(
+        rig.coordinator.handle_released(&key),
+        "it is reconciled then"
+    );
+    rig.reconcile(Desired::Stopped, Status::Failed).await;
+    assert_eq!(rig.published(), [Status::Stopped]);
+    assert!(!rig.coordinator.handle_released(&key), "once");
 }
 
 /// A new token belongs to another link.
 #[tokio::test]
-async fn a_session_begins_on_its_next_link_when_the_one_before_has_let_go() {
-    let mut bench = Bench::new().carried();
+async fn a_session_starts_on_its_next_link_when_the_previous_one_has_released_it() {
+    let mut rig = Rig::new().running();
     let token = (0..100)
         .map(|number| Secret::new(format!("token {number}")))
-        .find(|token| bench.coordinator.links.of(false, token) == 1)
+        .find(|token| rig.coordinator.links.number_of(false, token) == 1)
         .expect("there are many");
     let credentials = Credentials {
+        key: rig.key.clone(),
         is_live: false,
         refresh_token: token.clone(),
         access_token: token,
         expires_at: None,
         updated_at: OffsetDateTime::UNIX_EPOCH,
     };
-    let mut record = bench.record(Desired::Running, Status::Live);
+    let mut record = rig.record(Desired::Running, Status::Live);
     record.credentials = Some(credentials);
-    let baselines = BTreeMap::from([(bench.key.clone(), bench.baseline())]);
-    let right = Right::Claim(EPOCH);
-    let coordinator = &mut bench.coordinator;
+    let baselines = BTreeMap::from([(rig.key.clone(), rig.baseline())]);
+    let ownership = Ownership::Owned(EPOCH);
+    let coordinator = &mut rig.coordinator;
     coordinator
-        .agree_on(record.clone(), right, &baselines)
+        .reconcile_session(record.clone(), ownership, &baselines)
         .await;
     coordinator
-        .agree_on(record.clone(), right, &baselines)
+        .reconcile_session(record.clone(), ownership, &baselines)
         .await;
-    assert_eq!(bench.stopped().1, Status::Pending);
-    assert!(bench.links[1].is_empty(), "the first link is not done yet");
-    let (key, coordinator) = (bench.key.clone(), &mut bench.coordinator);
-    assert!(coordinator.has_left(&key));
-    coordinator.agree_on(record, right, &baselines).await;
-    let begins = bench.links[1].try_recv();
-    assert!(matches!(begins, Ok(LinkCommand::Start(_))), "{begins:?}");
+    assert_eq!(rig.stopped().1, Status::Pending);
+    assert!(rig.links[1].is_empty(), "the first link is not done yet");
+    let (key, coordinator) = (rig.key.clone(), &mut rig.coordinator);
+    assert!(coordinator.handle_released(&key));
+    coordinator
+        .reconcile_session(record, ownership, &baselines)
+        .await;
+    let started = rig.links[1].try_recv();
+    assert!(matches!(started, Ok(LinkCommand::Start(_))), "{started:?}");
 }
 
 #[tokio::test]
-async fn a_session_that_left_is_not_looked_at_for_nothing() {
-    let mut bench = Bench::new().carried();
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.stopped().1, Status::Stopped);
-    let key = bench.key.clone();
-    assert!(!bench.coordinator.has_left(&key));
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.said(), [], "it is said, and being written");
+async fn a_session_that_was_released_is_not_reconciled_for_nothing() {
+    let mut rig = Rig::new().running();
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(rig.stopped().1, Status::Stopped);
+    let key = rig.key.clone();
+    assert!(!rig.coordinator.handle_released(&key));
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(rig.published(), [], "it is published, and being written");
 }
 
 /// The claims were lost and are there again, under another epoch that the link has not heard of.
 #[tokio::test]
-async fn last_words_are_said_under_the_epoch_of_today() {
-    let mut bench = Bench::new().carried();
-    let slot = bench.key.user.slot();
-    bench.coordinator.state.held = BTreeMap::from([(slot, EPOCH + 1)]);
-    bench.look(Desired::Stopped, Status::Live).await;
-    let fence = Fence::new(&bench.key, EPOCH + 1);
-    assert_eq!(bench.stopped(), (fence, Status::Stopped));
+async fn a_final_status_is_published_under_the_current_epoch() {
+    let mut rig = Rig::new().running();
+    let slot = rig.key.user.slot();
+    rig.coordinator.state.held = BTreeMap::from([(slot, EPOCH + 1)]);
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    let fence = Fence::new(&rig.key, EPOCH + 1);
+    assert_eq!(rig.stopped(), (fence, Status::Stopped));
 }
 
 #[tokio::test]
-async fn what_was_said_and_does_not_count_is_said_again() {
-    let mut bench = Bench::new();
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.said(), [Status::Stopped]);
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.said(), [], "it may be on its way");
-    bench.coordinator.state.said.values_mut().for_each(|said| {
-        said.at = Instant::now()
-            .checked_sub(Duration::from_secs(6))
-            .expect("a machine that has been up for a while");
-    });
-    bench.look(Desired::Stopped, Status::Live).await;
-    assert_eq!(bench.said(), [Status::Stopped]);
+async fn a_status_that_its_row_does_not_show_is_published_again() {
+    let mut rig = Rig::new();
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(rig.published(), [Status::Stopped]);
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(rig.published(), [], "it may be on its way");
+    rig.coordinator
+        .state
+        .last_published
+        .values_mut()
+        .for_each(|published| {
+            published.at = Instant::now()
+                .checked_sub(Duration::from_secs(6))
+                .expect("a machine that has been up for a while");
+        });
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    assert_eq!(rig.published(), [Status::Stopped]);
 }
 
-/// Of a slot that goes, another worker says what is to be said.
+/// Another worker publishes the statuses of a slot that was given up.
 #[tokio::test]
-async fn a_slot_that_goes_takes_with_it_who_is_leaving() {
-    let mut bench = Bench::new().carried();
-    bench.look(Desired::Stopped, Status::Live).await;
-    bench.coordinator.give_up(bench.key.user.slot()).await;
-    assert!(bench.coordinator.state.leaving.is_empty());
-    assert!(bench.coordinator.state.running.is_empty());
+async fn a_slot_that_is_given_up_takes_its_releasing_sessions_with_it() {
+    let mut rig = Rig::new().running();
+    rig.reconcile(Desired::Stopped, Status::Live).await;
+    rig.coordinator.abandon_slot(rig.key.user.slot()).await;
+    assert!(rig.coordinator.state.releasing.is_empty());
+    assert!(rig.coordinator.state.running.is_empty());
 }

@@ -1,4 +1,4 @@
-// A program that a test started: its output is kept, shown when the test needs it, and its end is waited for.
+// A child process of a test. Its output is kept for the test, and its end is awaited.
 
 import { eventually } from "./services.ts";
 
@@ -28,22 +28,22 @@ export class Child {
     ]);
   }
 
-  mustRun(): void {
+  assertRunning(): void {
     if (this.#ended) throw new Error(`the ${this.name} has ended:\n${this.output}`);
   }
 
-  /** Waits until it has said so; answers all of its output. */
-  async said(what: RegExp, ms = 20_000): Promise<string> {
-    await eventually(`the ${this.name} to say ${what}`, () => {
-      const said = what.test(this.output);
-      if (!said) this.mustRun();
-      return said;
+  /** Waits until the output matches. Returns all of the output. */
+  async waitForOutput(pattern: RegExp, ms = 20_000): Promise<string> {
+    await eventually(`the ${this.name} to print ${pattern}`, () => {
+      const matches = pattern.test(this.output);
+      if (!matches) this.assertRunning();
+      return matches;
     }, ms);
     return this.output;
   }
 
   signal(signal: Deno.Signal): void {
-    this.mustRun();
+    this.assertRunning();
     this.#process.kill(signal);
   }
 

@@ -1,4 +1,4 @@
-// Where the servers and programs are. Without them a test fails with the command to run; none is skipped.
+// Where the servers and programs are. Without them a test is not skipped: it fails, and names the command to run.
 
 export function required(name: string): string {
   const value = Deno.env.get(name);
@@ -6,19 +6,19 @@ export function required(name: string): string {
   return value;
 }
 
-/** Waits for a condition, looking again and again until the deadline; answers what was found. */
+/** Polls until the condition holds, and returns its value. Fails after `ms`. */
 export async function eventually<T>(
   what: string,
-  look: () => Promise<T | false | undefined | null> | T | false | undefined | null,
+  check: () => Promise<T | false | undefined | null> | T | false | undefined | null,
   ms = 20_000,
 ): Promise<T> {
   const until = performance.now() + ms;
   let last: unknown;
   while (true) {
     try {
-      const found = await look();
-      if (found) return found;
-      last = found;
+      const value = await check();
+      if (value) return value;
+      last = value;
     } catch (error) {
       last = error;
     }
@@ -27,7 +27,7 @@ export async function eventually<T>(
   }
 }
 
-/** A port that nobody listens on. Somebody may take it before it is used: then try again. */
+/** Returns a port that nothing listens on. Another program may still take it before it is used. */
 export function freePort(): number {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;

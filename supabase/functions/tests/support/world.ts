@@ -1,5 +1,5 @@
-// What one test stands on: a database and a vhost of its own on the real servers, keys to sign tokens with,
-// and on demand the simulated cTrader and the real worker as children. All of it ends with the test.
+// The environment of one test: a database and a vhost of its own on the real servers, keys that sign tokens, and
+// on demand the simulated cTrader and the real worker as child processes. It is removed after the test.
 
 import amqp from "amqplib";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
@@ -55,7 +55,7 @@ export const serviceToken = () => sign({ role: "service_role" }, { alg: "HS256" 
 type Sql = postgres.Sql<Record<string, unknown>>;
 
 export class World {
-  /** Whose output helps to understand a failure. */
+  /** Processes whose output is printed when the test fails. */
   readonly #children: Child[] = [];
   readonly #closers: (() => Promise<unknown> | unknown)[] = [];
   readonly name = `app_${crypto.randomUUID().replaceAll("-", "")}`;
@@ -78,8 +78,8 @@ export class World {
     return world;
   }
 
-  explain(): void {
-    for (const child of this.#children) console.error(`--- the ${child.name} said:\n${child.output}---`);
+  printOutput(): void {
+    for (const child of this.#children) console.error(`--- output of the ${child.name}:\n${child.output}---`);
   }
 
   onClose(close: () => Promise<unknown> | unknown): void {
@@ -132,12 +132,12 @@ export class World {
     this.amqpUrl = url.href;
   }
 
-  /** A URL as it would be for a role of the migrations. */
+  /** Returns the database's URL for one of the roles that the migrations create. */
   databaseUrlAs(role: string): string {
     return `${this.databaseUrl}?options=-c%20role%3D${role}`;
   }
 
-  /** A broker user that may publish commands and do nothing else, as the function's should be. */
+  /** Returns the URL of a broker user that may only publish commands, like the function's. */
   async publisherUrl(): Promise<string> {
     await manage("PUT", `users/${this.name}`, { password: this.name, tags: "" });
     this.onClose(() => manage("DELETE", `users/${this.name}`));
@@ -151,9 +151,9 @@ export class World {
     return url.href;
   }
 
-  /** What the worker declares, for tests without one. Answers how to take what is in the queue. */
+  /** Declares what the worker declares, for tests without one. Returns a function that empties the queue. */
   async topology(
-    { most }: { most?: number } = {},
+    { maxLength }: { maxLength?: number } = {},
   ): Promise<() => Promise<amqp.GetMessage[]>> {
     const model = await amqp.connect(this.amqpUrl, { noDelay: true });
     this.onClose(() => model.close());
@@ -164,7 +164,7 @@ export class World {
       arguments: {
         "x-queue-type": "quorum",
         "x-overflow": "reject-publish",
-        ...(most === undefined ? {} : { "x-max-length": most }),
+        ...(maxLength === undefined ? {} : { "x-max-length": maxLength }),
       },
     });
     for (const key of ["start", "stop"]) await channel.bindQueue("bridge.commands", "bridge.commands", key);
@@ -176,7 +176,7 @@ export class World {
     };
   }
 
-  /** The database behind a transaction pooler, as the role: a backend for each transaction. */
+  /** Returns the URL of a transaction pooler in front of the database, which connects as the role. */
   async pooler(role: string): Promise<string> {
     const program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].find((path) => {
       try {
@@ -207,18 +207,18 @@ default_pool_size = 2
     );
     const args = [`${folder}/pgbouncer.ini`];
     if (Deno.uid() === 0) {
-      // It refuses to run as root. The folder is handed to whom it becomes.
+      // PgBouncer refuses to run as root. The user that it switches to needs the folder.
       await new Deno.Command("chown", { args: ["-R", "nobody", folder] }).output();
       args.unshift("--user", "nobody");
     }
     const child = new Child("pooler", program, args, {});
     this.#children.push(child);
     this.onClose(() => child.kill());
-    await child.said(/process up/);
+    await child.waitForOutput(/process up/);
     return `postgres://${server.username}@127.0.0.1:${port}/${this.name}`;
   }
 
-  /** The function's environment, with these variables besides. */
+  /** Returns the function's environment with additional variables. */
   async env(variables: Record<string, string> = {}): Promise<Record<string, string>> {
     return {
       DATABASE_URL: this.databaseUrlAs("bridge_app"),
@@ -229,10 +229,10 @@ default_pool_size = 2
     };
   }
 
-  /** The function behind a real HTTP server. */
-  async serve(variables: Record<string, string> = {}, flyPauseMs = 50): Promise<Bridge> {
+  /** Serves the function over HTTP. */
+  async serve(variables: Record<string, string> = {}, flyPollMs = 50): Promise<Bridge> {
     const env = await this.env(variables);
-    const bridge = createBridge(readSettings((name) => env[name]), flyPauseMs);
+    const bridge = createBridge(readSettings((name) => env[name]), flyPollMs);
     const server = Deno.serve(
       { hostname: "127.0.0.1", port: 0, onListen: () => {} },
       (request) => bridge.fetch(request),
@@ -253,7 +253,7 @@ default_pool_size = 2
     return this.#bridge;
   }
 
-  /** A request to the function, as Supabase's gateway passes it on. */
+  /** Sends a request to the function, with the path that Supabase's gateway passes on. */
   async call(
     method: string,
     path: string,
@@ -283,7 +283,7 @@ default_pool_size = 2
     };
   }
 
-  /** A user's grant, as the callback stores it. */
+  /** Stores a user's grant, like the callback. */
   async connect(
     userId: string,
     accountId: number,
@@ -294,7 +294,7 @@ default_pool_size = 2
       values (${userId}, ${accountId}, ${live}, ${primary}, ${token}, ${`refresh-${token}`})`;
   }
 
-  /** A cache row, as a worker writes it. */
+  /** Writes a cache row, like a worker. */
   async row(
     userId: string,
     accountId: number,
@@ -319,7 +319,7 @@ default_pool_size = 2
     };
   }
 
-  /** The real worker with the rights of its role, once it is ready. */
+  /** Starts the real worker with the rights of its role, and waits until it is ready. */
   async worker(sim: Simulator, variables: Record<string, string> = {}): Promise<Child> {
     const port = freePort();
     const child = new Child("worker", required("BRIDGE_WORKER"), ["worker"], {
@@ -336,7 +336,7 @@ default_pool_size = 2
     this.#children.push(child);
     this.onClose(() => child.kill());
     await eventually("the worker to be ready", async () => {
-      child.mustRun();
+      child.assertRunning();
       const response = await fetch(`http://127.0.0.1:${port}/readyz`);
       await response.body?.cancel();
       return response.ok;
@@ -352,14 +352,14 @@ default_pool_size = 2
   }
 }
 
-/** `examples/sim.rs` as a child, on ports that it keeps over a restart. */
+/** `examples/sim.rs` as a child process. It keeps its ports over a restart. */
 export class Simulator {
   readonly demoUrl: string;
   readonly liveUrl: string;
   clientId = "";
   clientSecret = "";
-  /** Opens account 5150705, which has positions. */
-  workedToken = "";
+  /** The token of account 5150705, which has positions. */
+  tokenWithPositions = "";
   #child: Child | undefined;
 
   constructor(readonly demoPort: number, readonly livePort: number) {
@@ -371,13 +371,13 @@ export class Simulator {
     const ports = ["--demo-port", String(this.demoPort), "--live-port", String(this.livePort)];
     const child = new Child("simulator", required("BRIDGE_SIM"), [...ports, "--ticks", "5"], {});
     this.#child = child;
-    const said = await child.said(/^ready$/m);
-    const app = /^app\s+(\S+)\s+(\S+)$/m.exec(said);
+    const output = await child.waitForOutput(/^ready$/m);
+    const app = /^app\s+(\S+)\s+(\S+)$/m.exec(output);
     [this.clientId, this.clientSecret] = [app?.[1] ?? "", app?.[2] ?? ""];
-    this.workedToken = /^account 5150705 token (\S+)/m.exec(said)?.[1] ?? "";
+    this.tokenWithPositions = /^account 5150705 token (\S+)/m.exec(output)?.[1] ?? "";
   }
 
-  /** Dies as a server does whose power fails. */
+  /** Kills the server, which closes nothing in order. */
   async stop(): Promise<void> {
     await this.#child?.kill();
     this.#child = undefined;
@@ -407,7 +407,7 @@ async function manage(method: string, path: string, body?: unknown): Promise<voi
 
 export { manage };
 
-/** A test with a world of its own. */
+/** Registers a test with an environment of its own. */
 export function test(
   name: string,
   run: (world: World) => Promise<void>,
@@ -423,7 +423,7 @@ async function inWorld(run: (world: World) => Promise<void>): Promise<void> {
     await run(world);
   } catch (error) {
     failure = error;
-    world.explain();
+    world.printOutput();
   }
   try {
     await world.close();

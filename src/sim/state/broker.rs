@@ -1,0 +1,110 @@
+//! All that the simulated server knows, in one struct.
+//!
+//! It is data: `broker` has the behaviour, `script` what a test does to it. Both add their methods
+//! here, so neither is imported.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use chacha20::ChaCha8Rng;
+
+use crate::sim::world::settings::Settings;
+
+use super::account::Account;
+use super::connection::{ClientConnection, ConnId, Output};
+use super::faults::Faults;
+use super::journal::JournalEntry;
+use super::request::RequestRecord;
+use super::stats::Stats;
+use super::subscriber::SpotSubscriber;
+use super::timer::{Timer, millis};
+use super::tokens::Grants;
+use super::venue::Venue;
+
+/// How often idle sockets, margin calls and stop-outs are looked at.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
+
+/// The simulated cTrader.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) now: Instant,
+    pub(crate) base: Instant,
+    pub(crate) wall_base_ms: i64,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) apps: BTreeMap<String, String>,
+    pub(crate) venues: Vec<Venue>,
+    pub(crate) accounts: BTreeMap<i64, Account>,
+    pub(crate) grants: Grants,
+    pub(crate) conns: BTreeMap<ConnId, ClientConnection>,
+    pub(crate) spot_subscribers: BTreeMap<(usize, i64), Vec<SpotSubscriber>>,
+    pub(crate) resting: BTreeMap<(usize, i64), BTreeSet<(i64, i64)>>,
+    pub(crate) faults: Faults,
+    pub(crate) market_running: bool,
+    pub(crate) scratch: BytesMut,
+    pub(crate) stats: Stats,
+    pub(crate) request_log: VecDeque<RequestRecord>,
+    pub(crate) journal: Option<Vec<JournalEntry>>,
+    pub(crate) settings: Settings,
+    pub(crate) last_conn: u64,
+    pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
+    pub(crate) timer_seq: u64,
+    pub(crate) housekeeping_at: Instant,
+    pub(crate) out: VecDeque<Output>,
+}
+
+/// What a broker starts with.
+pub(crate) struct BrokerSetup {
+    pub(crate) now: Instant,
+    pub(crate) wall_ms: i64,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) apps: BTreeMap<String, String>,
+    pub(crate) venues: Vec<Venue>,
+    pub(crate) settings: Settings,
+    pub(crate) market_running: bool,
+}
+
+impl Broker {
+    pub(crate) fn new(setup: BrokerSetup) -> Self {
+        Self {
+            now: setup.now,
+            base: setup.now,
+            wall_base_ms: setup.wall_ms,
+            rng: setup.rng,
+            apps: setup.apps,
+            venues: setup.venues,
+            accounts: BTreeMap::new(),
+            grants: Grants::default(),
+            conns: BTreeMap::new(),
+            spot_subscribers: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            faults: Faults::default(),
+            market_running: setup.market_running,
+            scratch: BytesMut::new(),
+            stats: Stats::default(),
+            request_log: VecDeque::new(),
+            journal: None,
+            settings: setup.settings,
+            last_conn: 0,
+            timers: BTreeMap::new(),
+            timer_seq: 0,
+            housekeeping_at: setup.now + HOUSEKEEPING,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// The server's wall clock, ms since the epoch.
+    pub fn wall_ms(&self) -> i64 {
+        self.wall_base_ms + millis(self.now.saturating_duration_since(self.base))
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The settings, to be changed while it runs.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
