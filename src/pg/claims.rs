@@ -300,6 +300,10 @@ impl LockConnection {
                 .execute(&mut self.conn)
                 .await?;
         }
+        // Not left to the server, which sees the end of a connection a moment after it.
+        sqlx::query("-- claims.unlock_all\nselect pg_advisory_unlock_all()")
+            .execute(&mut self.conn)
+            .await?;
         Ok(self.conn.close().await?)
     }
 

@@ -13,9 +13,6 @@ const USERS: [(&str, i64, &str); 3] = [
     ("three@example.org", 1003, "token-3"),
 ];
 
-/// How long the server may take to see that a connection has ended.
-const SERVER_NOTICES: Duration = Duration::from_secs(2);
-
 /// Of requests: `ProtoOAAccountLogoutReq`.
 const LOGOUT: u32 = 2162;
 
@@ -43,23 +40,6 @@ async fn start_all(fleet: &Fleet) {
     for (user, id, _) in USERS {
         fleet.until_live(user, id).await;
     }
-}
-
-/// After a drain no slot is claimed any more. The server frees the other locks of the worker when it sees that
-/// their connection has ended, which may be a moment after the process has.
-async fn nothing_is_locked(fleet: &Fleet, log: &str) {
-    let claimed: i64 = sqlx::query_scalar(
-        "select count(*) from pg_locks l join pg_database d on d.oid = l.database
-         where l.locktype = 'advisory' and d.datname = current_database() and l.classid = 1835100275",
-    )
-    .fetch_one(fleet.db.pool())
-    .await
-    .expect("the locks can be read");
-    assert_eq!(claimed, 0, "{log}");
-    eventually("all locks to be free", SERVER_NOTICES, async || {
-        locks(fleet).await == 0
-    })
-    .await;
 }
 
 async fn locks(fleet: &Fleet) -> i64 {
@@ -107,7 +87,7 @@ async fn a_drain_logs_every_account_out_and_writes_the_last_figures_promptly() {
         USERS.len()
     );
     assert!(fleet.sim.with(|broker| broker.connections()).is_empty());
-    nothing_is_locked(&fleet, &log).await;
+    assert_eq!(locks(&fleet).await, 0, "{log}");
     for (user, id, _) in USERS {
         let row = fleet.row(user, id).await.expect("it is there");
         assert_eq!((row.connected, row.status.as_str()), (false, "pending"));
@@ -138,7 +118,7 @@ async fn a_drain_waits_for_a_silent_server_no_longer_than_it_must() {
     for (user, id, _) in USERS {
         assert!(!fleet.row(user, id).await.expect("it is there").connected);
     }
-    nothing_is_locked(&fleet, &log).await;
+    assert_eq!(locks(&fleet).await, 0, "{log}");
 }
 
 #[tokio::test]
