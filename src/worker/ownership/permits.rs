@@ -110,7 +110,7 @@ impl Permits {
             self.reported = true;
             warn!(
                 limit = self.limit,
-                "all connections to cTrader are in use: this worker claims nothing until one is free"
+                "all connections to cTrader are taken: this worker claims nothing until one is free"
             );
         } else if has_permit && changed {
             info!(
