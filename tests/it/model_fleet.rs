@@ -111,13 +111,13 @@ fn check(what: &str, fleet: FleetModel, reaches_all: bool) {
 fn finds(
     flaw: Flaw,
     disturbances: &'static [Disturbance],
-    disturbances: u8,
+    disturbances_max: u8,
     property: &'static str,
 ) {
     let fleet = FleetModel {
         flaw,
         checks_convergence: property == CONVERGES,
-        ..fleet(State::alone(disturbances), disturbances, 2)
+        ..fleet(State::alone(disturbances_max), disturbances, 2)
     };
     let began = Instant::now();
     let found = HasDiscoveries::AnyOf([property].into());
