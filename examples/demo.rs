@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// How long the worker may take to make the first row live.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long the page's server may take to say where it is.
+/// How long the page's server may take to print its address.
 const PAGE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long it may take to drain.
@@ -210,9 +210,9 @@ async fn serve_page(deno: &Path, user: &UserId, log: &Path) -> Result<(Child, St
         .stderr(log)
         .kill_on_drop(true)
         .spawn()?;
-    let said = server.stdout.take().ok_or("its output is not there")?;
+    let stdout = server.stdout.take().ok_or("its output is not there")?;
     let mut address = String::new();
-    tokio::time::timeout(PAGE_WITHIN, BufReader::new(said).read_line(&mut address))
+    tokio::time::timeout(PAGE_WITHIN, BufReader::new(stdout).read_line(&mut address))
         .await
         .map_err(|_| "its server did not start in time")??;
     match address.trim() {
@@ -237,7 +237,7 @@ async fn publish(amqp_url: &str, kind: CommandKind, user: &UserId) -> Result<(),
     Ok(publisher::publish(&settings, &command).await?)
 }
 
-/// What one look at the table saw.
+/// A row of the table.
 struct Seen {
     user_key: String,
     connected: bool,
@@ -245,7 +245,7 @@ struct Seen {
     line: String,
 }
 
-async fn look(pool: &PgPool, keys: &[String]) -> Result<Vec<Seen>, Failure> {
+async fn read_rows(pool: &PgPool, keys: &[String]) -> Result<Vec<Seen>, Failure> {
     let rows = sqlx::query(
         "select user_key, trader_login, is_connected, status, currency, balance::text, equity::text,
                 unrealized_net::text, margin_level::text, position_count,
@@ -312,7 +312,7 @@ async fn show(
             _ = terminated.recv() => break,
             ended = worker.wait() => return Err(format!("the worker ended: {}", ended?).into()),
         }
-        let rows = look(pool, &keys).await?;
+        let rows = read_rows(pool, &keys).await?;
         for row in rows.iter().filter(|row| row.connected) {
             if let Some(equity) = &row.equity {
                 let begun = first

@@ -1,4 +1,4 @@
-//! Up to when all deals of a session are stored, and what its row says of its account from the last time it was streamed.
+//! The history mark of a session, up to which all its deals are stored, and the account as its row last had it.
 
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -18,7 +18,7 @@ pub struct Baseline {
     /// Every deal executed up to this time is stored; `None` if no mark was ever set.
     pub through: Option<OffsetDateTime>,
     /// The account's balance version and positions, by its row in the cache.
-    pub known: LastSeen,
+    pub last_seen: LastSeen,
 }
 
 /// What became of a batch of marks.
@@ -83,7 +83,7 @@ fn baseline(key: &SessionKey, row: &PgRow) -> Result<Baseline, PgError> {
     Ok(Baseline {
         key: key.clone(),
         through: row.try_get("through")?,
-        known: LastSeen {
+        last_seen: LastSeen {
             version: row.try_get("balance_version")?,
             positions: is_filled.then_some(positions),
         },

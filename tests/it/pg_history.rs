@@ -128,12 +128,12 @@ async fn a_baseline_is_what_is_stored_of_a_session() {
     let empty = |key| Baseline {
         key,
         through: None,
-        known: LastSeen::default(),
+        last_seen: LastSeen::default(),
     };
     let known = Baseline {
         key: lance,
         through: Some(EARLY),
-        known: LastSeen {
+        last_seen: LastSeen {
             version: Some(9_007_199_254_740_993),
             positions: Some(Positions::from_iter([
                 (PositionId(9_007_199_254_740_993), Some(dec("100000"))),
@@ -205,7 +205,7 @@ async fn what_no_bridge_wrote_counts_as_absent() {
             let expected = Baseline {
                 key: lance.clone(),
                 through: None,
-                known: LastSeen {
+                last_seen: LastSeen {
                     version,
                     positions: balance.map(|_| expected.clone()),
                 },

@@ -200,7 +200,7 @@ impl Coordinator {
             token,
             through_ms: baseline.and_then(|known| known.through).map(milliseconds),
             known: baseline
-                .map(|baseline| baseline.known.clone())
+                .map(|baseline| baseline.last_seen.clone())
                 .unwrap_or_default(),
             standby: ownership == Ownership::Incoming,
         };

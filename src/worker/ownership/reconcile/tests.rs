@@ -116,7 +116,7 @@ impl Rig {
         Baseline {
             key: self.key.clone(),
             through: None,
-            known: LastSeen::default(),
+            last_seen: LastSeen::default(),
         }
     }
 
