@@ -6,9 +6,10 @@
 //! With `--page`, a Deno, it also serves the example page to the first of the users.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command as Process, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -23,9 +24,8 @@ use mahspeccy_bridge::sim::{
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command as Process};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// How long the worker may take to make the first row live.
@@ -71,7 +71,7 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let database_url = std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
     let amqp_url = std::env::var("AMQP_URL").map_err(|_| "AMQP_URL is not set")?;
     let sim = world(arguments.users).start().await?;
-    let log = tempfile::NamedTempFile::new()?;
+    let log = Log(std::env::temp_dir().join(format!("bridge-demo-{}.log", Uuid::new_v4())));
     let pool = PgPoolOptions::new()
         .max_connections(2)
         .connect(&database_url)
@@ -83,10 +83,8 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
             .await?;
     }
 
-    let migrated = Process::new(&arguments.worker)
-        .arg("migrate")
-        .status()
-        .await?;
+    let mut migrate = Process::new(&arguments.worker);
+    let migrated = Child::spawn(migrate.arg("migrate"))?.ended().await?;
     if !migrated.success() {
         return Err("the migrations failed".into());
     }
@@ -95,10 +93,10 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
         .collect::<Result<_, _>>()?;
     connect_users(&pool, &users).await?;
 
-    let mut worker = start_worker(arguments, &sim, log.path())?;
+    let mut worker = start_worker(arguments, &sim, &log.0)?;
     // Its server ends with it.
     let page = match (&arguments.page, users.first()) {
-        (Some(deno), Some(user)) => Some(serve_page(deno, user, log.path()).await),
+        (Some(deno), Some(user)) => Some(serve_page(deno, user, &log.0).await),
         _ => None,
     };
     let address = page.as_ref().map(|page| match page {
@@ -116,10 +114,7 @@ async fn demo(arguments: &Arguments) -> Result<(), Failure> {
     .await;
     let stopped = stop(&pool, &amqp_url, &users, worker).await;
     if shown.is_err() || stopped.is_err() {
-        eprintln!(
-            "the worker's log:\n{}",
-            std::fs::read_to_string(log.path())?
-        );
+        eprintln!("the worker's log:\n{}", std::fs::read_to_string(&log.0)?);
     }
     shown.and(stopped)
 }
@@ -175,16 +170,77 @@ async fn connect_users(pool: &PgPool, users: &[UserId]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start_worker(
-    arguments: &Arguments,
-    sim: &Handle,
-    log: &std::path::Path,
-) -> Result<Child, Failure> {
+/// A child process, which is killed with the value if it has not ended by then.
+///
+/// Not tokio's: that would be a feature of tokio which the bridge has no need of, and everything built on tokio
+/// would be built twice.
+struct Child {
+    id: u32,
+    ended: oneshot::Receiver<std::io::Result<ExitStatus>>,
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    fn spawn(command: &mut Process) -> std::io::Result<Self> {
+        Ok(Self::watch(command.spawn()?))
+    }
+
+    /// Waits for it on a thread of its own.
+    fn watch(mut child: std::process::Child) -> Self {
+        let (id, (sender, ended)) = (child.id(), oneshot::channel());
+        std::thread::spawn(move || sender.send(child.wait()));
+        Self {
+            id,
+            ended,
+            status: None,
+        }
+    }
+
+    /// Waits for its end. Cancel safe.
+    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let status = (&mut self.ended).await.map_err(std::io::Error::other)??;
+        self.status = Some(status);
+        Ok(status)
+    }
+
+    fn signal(&self, name: &str) -> std::io::Result<()> {
+        if self.status.is_none() {
+            let id = self.id.to_string();
+            Process::new("kill").args(["-s", name, &id]).status()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.status.is_none() && self.ended.try_recv().is_err() {
+            // It may be ending by itself.
+            let _ = self.signal("KILL");
+        }
+    }
+}
+
+/// The file that the children log to. It is removed with the value.
+struct Log(PathBuf);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // There is none if the demo failed before the worker was started.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn start_worker(arguments: &Arguments, sim: &Handle, log: &Path) -> Result<Child, Failure> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port();
-    let log = std::fs::File::create(log)?;
-    Ok(Process::new(&arguments.worker)
+    let log = File::create(log)?;
+    let mut worker = Process::new(&arguments.worker);
+    worker
         .arg("worker")
         .env("CTRADER_CLIENT_ID", CLIENT_ID)
         .env("CTRADER_CLIENT_SECRET", CLIENT_SECRET)
@@ -194,27 +250,29 @@ fn start_worker(
         .env("PORT", port.to_string())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()?)
+        .stderr(log);
+    Ok(Child::spawn(&mut worker)?)
 }
 
 /// The example page's server as a child, and its address.
 async fn serve_page(deno: &Path, user: &UserId, log: &Path) -> Result<(Child, String), Failure> {
-    let log = std::fs::File::options().append(true).open(log)?;
+    let log = File::options().append(true).open(log)?;
     let mut server = Process::new(deno)
         .args(["run", "--frozen", "--quiet", "-A"])
         .args(["examples/dashboard/serve.ts", user.as_str()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .kill_on_drop(true)
         .spawn()?;
-    let stdout = server.stdout.take().ok_or("its output is not there")?;
-    let mut address = String::new();
-    tokio::time::timeout(PAGE_WITHIN, BufReader::new(stdout).read_line(&mut address))
+    let output = server.stdout.take().ok_or("its output is not there")?;
+    let server = Child::watch(server);
+    let first_line = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).map(|_| line)
+    });
+    let address = tokio::time::timeout(PAGE_WITHIN, first_line)
         .await
-        .map_err(|_| "its server did not start in time")??;
+        .map_err(|_| "its server did not start in time")???;
     match address.trim() {
         "" => Err("its server did not start".into()),
         address => Ok((server, address.to_owned())),
@@ -310,7 +368,7 @@ async fn show(
             _ = round.tick() => {}
             pressed = tokio::signal::ctrl_c() => { pressed?; break }
             _ = terminated.recv() => break,
-            ended = worker.wait() => return Err(format!("the worker ended: {}", ended?).into()),
+            ended = worker.ended() => return Err(format!("the worker ended: {}", ended?).into()),
         }
         let rows = read_rows(pool, &keys).await?;
         for row in rows.iter().filter(|row| row.connected) {
@@ -366,13 +424,8 @@ async fn stop(
     for user in users {
         publish(amqp_url, CommandKind::Stop, user).await?;
     }
-    if let Some(pid) = worker.id() {
-        Process::new("kill")
-            .args(["-TERM", &pid.to_string()])
-            .status()
-            .await?;
-    }
-    let ended = tokio::time::timeout(DRAINED_WITHIN, worker.wait()).await;
+    worker.signal("TERM")?;
+    let ended = tokio::time::timeout(DRAINED_WITHIN, worker.ended()).await;
     let status = ended.map_err(|_| "the worker did not drain in time")??;
     for user in users {
         sqlx::query("delete from bridge.credentials where user_id = $1")

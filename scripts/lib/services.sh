@@ -2,6 +2,7 @@
 # Private Postgres and RabbitMQ servers for one run of a script. To be sourced by bash.
 #
 #   services_trap          stop the servers however the script ends
+#   services_prepare       make the run's folder, install what is missing; services_start does it if nobody has
 #   services_start         start what DATABASE_URL / AMQP_URL do not already name; export the URLs
 #   services_run CMD ...   run a command so that a signal to this script reaches it first
 #   services_stop          end the servers, remove their folder
@@ -233,7 +234,7 @@ _services_postgres_launch() {
     -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync) >"$log" 2>&1 || return 1
   _services_spawn _services_postgres_pid env -i PATH=/usr/bin:/bin LANG=C.UTF-8 "$bin/postgres" \
     -D "$dir/data" -p "$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-    -c max_connections=200 -c wal_level=logical -c fsync=off -c full_page_writes=off
+    -c max_connections=400 -c wal_level=logical -c fsync=off -c full_page_writes=off
   _services_postgres_url=postgres://postgres@127.0.0.1:$port/postgres
 }
 
@@ -344,13 +345,17 @@ _services_rabbitmq_end() {
   _services_epmd_pid=""
 }
 
+services_prepare() {
+  [[ -z $SERVICES_DIR ]] || return 0
+  _services_make_dir || return 1
+  [[ -n ${DATABASE_URL:-} && -n ${AMQP_URL:-} ]] || _services_ensure_installed
+}
+
 services_start() {
   local need_postgres="" need_rabbitmq=""
   [[ -n ${DATABASE_URL:-} ]] || need_postgres=yes
   [[ -n ${AMQP_URL:-} ]] || need_rabbitmq=yes
-  _services_make_dir || return 1
-  [[ -n $need_postgres$need_rabbitmq ]] || return 0
-  _services_ensure_installed || return 1
+  services_prepare || return 1
 
   # Side by side: the broker boots while Postgres makes its data folder.
   if [[ -n $need_rabbitmq ]]; then _services_rabbitmq_launch || true; fi

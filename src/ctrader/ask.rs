@@ -27,7 +27,7 @@ pub(super) enum Ask {
     /// What the account's broker has.
     Broker(Need),
     /// What the session can do without: it goes on if this is refused, or not answered.
-    Check(Check),
+    Check(AccountCheck),
 }
 
 /// What is the same for all accounts of a broker, and is asked once for all of them.
@@ -45,7 +45,7 @@ pub(super) enum Need {
 
 /// Whether a live account is what we take it for, and what it did before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
+pub(super) enum AccountCheck {
     /// Positions and orders once more, to see whether the first snapshot lagged.
     Snapshot,
     /// The server's own unrealised P&L.
@@ -83,11 +83,11 @@ impl Ask {
             Self::Broker(Need::SymbolList) => (Type::ProtoOaSymbolsListReq, Broker, Common),
             Self::Broker(Need::Symbols(_)) => (Type::ProtoOaSymbolByIdReq, Broker, Common),
             Self::Broker(Need::Chain(..)) => (Type::ProtoOaSymbolsForConversionReq, Broker, Common),
-            Self::Check(Check::Snapshot) => (Type::ProtoOaReconcileReq, Checking, Common),
-            Self::Check(Check::Pnl) => (Type::ProtoOaGetPositionUnrealizedPnlReq, Checking, Common),
-            Self::Check(Check::BalanceVersion) => (Type::ProtoOaTraderReq, Checking, Common),
-            Self::Check(Check::Deals(_)) => (Type::ProtoOaDealListReq, History, Historical),
-            Self::Check(Check::CashFlow(_)) => (Type::ProtoOaCashFlowHistoryListReq, History, Historical),
+            Self::Check(AccountCheck::Snapshot) => (Type::ProtoOaReconcileReq, Checking, Common),
+            Self::Check(AccountCheck::Pnl) => (Type::ProtoOaGetPositionUnrealizedPnlReq, Checking, Common),
+            Self::Check(AccountCheck::BalanceVersion) => (Type::ProtoOaTraderReq, Checking, Common),
+            Self::Check(AccountCheck::Deals(_)) => (Type::ProtoOaDealListReq, History, Historical),
+            Self::Check(AccountCheck::CashFlow(_)) => (Type::ProtoOaCashFlowHistoryListReq, History, Historical),
         };
         Class {
             priority,
@@ -97,7 +97,7 @@ impl Ask {
     }
 }
 
-impl Check {
+impl AccountCheck {
     /// The time of a part of the history: it is asked for again when it is refused.
     pub(super) const fn window(&self) -> Option<Window> {
         match self {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use prost::Message;
 
-use super::ask::{Ask, Check, Need};
+use super::ask::{AccountCheck, Ask, Need};
 use super::frame::number;
 use super::throttle::{Budget, Class, Priority};
 use super::wire::{
@@ -149,12 +149,12 @@ fn payload(account: AccountId, ask: &Ask, token: &Secret) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
-        Ask::Trader | Ask::Check(Check::BalanceVersion) => ProtoOaTraderReq {
+        Ask::Trader | Ask::Check(AccountCheck::BalanceVersion) => ProtoOaTraderReq {
             ctid_trader_account_id,
             ..Default::default()
         }
         .encode_to_vec(),
-        Ask::Snapshot | Ask::Check(Check::Snapshot) => ProtoOaReconcileReq {
+        Ask::Snapshot | Ask::Check(AccountCheck::Snapshot) => ProtoOaReconcileReq {
             ctid_trader_account_id,
             ..Default::default()
         }
@@ -172,12 +172,12 @@ fn payload(account: AccountId, ask: &Ask, token: &Secret) -> Vec<u8> {
         }
         .encode_to_vec(),
         Ask::Broker(need) => need_payload(ctid_trader_account_id, need),
-        Ask::Check(Check::Pnl) => ProtoOaGetPositionUnrealizedPnLReq {
+        Ask::Check(AccountCheck::Pnl) => ProtoOaGetPositionUnrealizedPnLReq {
             ctid_trader_account_id,
             ..Default::default()
         }
         .encode_to_vec(),
-        Ask::Check(Check::Deals(window)) => ProtoOaDealListReq {
+        Ask::Check(AccountCheck::Deals(window)) => ProtoOaDealListReq {
             ctid_trader_account_id,
             from_timestamp: Some(window.from_ms),
             to_timestamp: Some(window.to_ms),
@@ -185,7 +185,7 @@ fn payload(account: AccountId, ask: &Ask, token: &Secret) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
-        Ask::Check(Check::CashFlow(window)) => ProtoOaCashFlowHistoryListReq {
+        Ask::Check(AccountCheck::CashFlow(window)) => ProtoOaCashFlowHistoryListReq {
             ctid_trader_account_id,
             from_timestamp: window.from_ms,
             to_timestamp: window.to_ms,

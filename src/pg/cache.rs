@@ -15,6 +15,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo}
 
 use super::connect::PooledConnection;
 use super::error::PgError;
+use super::from_row::from_row;
 use super::numeric::Numeric;
 use super::row_json::ToJson;
 use super::text::storable_text;
@@ -142,12 +143,13 @@ impl WriteReport {
 }
 
 /// A row of a statement that refused some writes.
-#[derive(sqlx::FromRow)]
 struct RefusedWrite {
     /// The write's index in the chunk.
     ord: i32,
     reason: String,
 }
+
+from_row!(RefusedWrite { ord, reason });
 
 /// A write, and the public key of its user.
 #[derive(Clone)]

@@ -15,6 +15,7 @@ use sqlx::postgres::PgConnection;
 
 use super::connect::{PgConfig, open, set, within};
 use super::error::PgError;
+use super::from_row::from_row;
 use super::listen::{FLEET_CHANNEL, SLOT_CHANNEL};
 use super::pooler::backend_pid;
 use crate::domain::ids::Slot;
@@ -62,13 +63,18 @@ pub struct LockConnection {
 }
 
 /// The size of the server's lock table, which everybody who uses the cluster shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockCapacity {
     /// `max_locks_per_transaction`
     pub locks_per_transaction: i64,
     /// `max_connections` + `max_prepared_transactions`
     pub transactions: i64,
 }
+
+from_row!(LockCapacity {
+    locks_per_transaction,
+    transactions
+});
 
 impl LockCapacity {
     /// How many locks the table has room for at least.
@@ -294,6 +300,10 @@ impl LockConnection {
                 .execute(&mut self.conn)
                 .await?;
         }
+        // Not left to the server, which sees the end of a connection a moment after it.
+        sqlx::query("-- claims.unlock_all\nselect pg_advisory_unlock_all()")
+            .execute(&mut self.conn)
+            .await?;
         Ok(self.conn.close().await?)
     }
 
@@ -341,11 +351,12 @@ async fn try_lock(
 }
 
 /// A row of [`begin_epochs`].
-#[derive(sqlx::FromRow)]
 struct ClaimedSlot {
     slot: i32,
     epoch: i64,
 }
+
+from_row!(ClaimedSlot { slot, epoch });
 
 async fn begin_epochs(
     conn: &mut PgConnection,

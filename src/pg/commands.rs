@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::PgError;
+use super::from_row::from_row;
 use super::listen::SLOT_CHANNEL;
 use super::sessions::desired;
 use crate::domain::ids::{AccountId, SessionKey, UserId};
@@ -73,7 +74,6 @@ struct UserState {
 }
 
 /// A row of `bridge.sessions`.
-#[derive(sqlx::FromRow)]
 struct SessionRow {
     account_id: i64,
     desired: String,
@@ -81,13 +81,25 @@ struct SessionRow {
     command_id: Uuid,
 }
 
+from_row!(SessionRow {
+    account_id,
+    desired,
+    command_issued_at,
+    command_id
+});
+
 /// A row of `bridge.user_commands`.
-#[derive(sqlx::FromRow)]
 struct UserCommandRow {
     command: String,
     command_issued_at: OffsetDateTime,
     command_id: Uuid,
 }
+
+from_row!(UserCommandRow {
+    command,
+    command_issued_at,
+    command_id
+});
 
 /// Applies a command in one transaction, and wakes the slot's owner.
 ///

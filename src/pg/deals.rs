@@ -4,6 +4,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::error::PgError;
+use super::from_row::from_row;
 use super::numeric::Numeric;
 use super::text::storable_text;
 use crate::domain::deal::{Closing, Deal, Source};
@@ -58,12 +59,17 @@ pub async fn insert(conn: &mut PgConnection, writes: &[DealWrite]) -> Result<Dea
 }
 
 /// A row of `deals.insert`.
-#[derive(sqlx::FromRow)]
 struct InsertCounts {
     owned: i64,
     inserted: i64,
     from_gaps: i64,
 }
+
+from_row!(InsertCounts {
+    owned,
+    inserted,
+    from_gaps
+});
 
 async fn insert_chunk(
     conn: &mut PgConnection,

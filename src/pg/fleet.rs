@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnection;
 
 use super::claims::{SLOT_LOCK_CLASS, WORKER_LOCK_CLASS};
 use super::error::PgError;
+use super::from_row::from_row;
 use super::listen::FLEET_CHANNEL;
 use crate::domain::fleet::{Handover, Member};
 use crate::domain::ids::Slot;
@@ -26,7 +27,6 @@ pub struct FleetView {
 }
 
 /// A row of `fleet.members`.
-#[derive(sqlx::FromRow)]
 struct MemberRow {
     number: i32,
     sessions: i32,
@@ -36,8 +36,16 @@ struct MemberRow {
     is_alive: bool,
 }
 
+from_row!(MemberRow {
+    number,
+    sessions,
+    sessions_max,
+    draining,
+    age_secs,
+    is_alive
+});
+
 /// A row of `fleet.handovers`.
-#[derive(sqlx::FromRow)]
 struct HandoverRow {
     slot: i32,
     epoch: i64,
@@ -47,6 +55,16 @@ struct HandoverRow {
     ready: bool,
     age_secs: f64,
 }
+
+from_row!(HandoverRow {
+    slot,
+    epoch,
+    giver,
+    taker,
+    sessions,
+    ready,
+    age_secs
+});
 
 /// Reads the fleet. It takes one round trip for the workers, and one for the hand-overs.
 ///

@@ -24,6 +24,7 @@ pub mod credentials;
 pub mod deals;
 pub mod error;
 pub mod fleet;
+mod from_row;
 pub mod history;
 pub mod listen;
 pub mod numeric;

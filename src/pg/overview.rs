@@ -6,9 +6,10 @@ use sqlx::postgres::PgConnection;
 
 use super::claims::SLOT_LOCK_CLASS;
 use super::error::PgError;
+use super::from_row::from_row;
 
 /// A session as the tables have it.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionOverview {
     /// Whose.
@@ -43,6 +44,23 @@ pub struct SessionOverview {
     /// How many positions are open.
     pub positions: i32,
 }
+
+from_row!(SessionOverview {
+    user_id,
+    account_id,
+    desired,
+    status,
+    last_error,
+    attempts,
+    worker_id,
+    is_demo,
+    is_connected,
+    age_seconds,
+    currency,
+    balance,
+    equity,
+    positions,
+});
 
 /// A 64-bit id is a string in JSON.
 #[expect(clippy::ref_option, reason = "what serde calls")]

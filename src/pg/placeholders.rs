@@ -9,24 +9,31 @@ use uuid::Uuid;
 
 use super::commands::{CommandOrder, lock_user, primary_account, set_running};
 use super::error::PgError;
+use super::from_row::from_row;
 use super::sessions::desired;
 use crate::domain::ids::{SessionKey, Slot, UserId};
 use crate::domain::status::Desired;
 
 /// A user with a placeholder and credentials, and the epoch of the slot.
-#[derive(sqlx::FromRow)]
 struct Candidate {
     user_id: String,
     epoch: i64,
 }
 
+from_row!(Candidate { user_id, epoch });
+
 /// A placeholder's row.
-#[derive(sqlx::FromRow)]
 struct PlaceholderRow {
     desired: String,
     command_issued_at: OffsetDateTime,
     command_id: Uuid,
 }
+
+from_row!(PlaceholderRow {
+    desired,
+    command_issued_at,
+    command_id
+});
 
 /// Turns placeholder rows of users whose primary (or only) account is known by now into rows of that account, for slots
 /// that still have these epochs. Returns the sessions of the new rows. Deletes the placeholder and its row of the cache.

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::claims::capacity;
 use super::connect::{PgConfig, close_within, open, within};
 use super::error::{PgError, SchemaError};
+use super::from_row::from_row;
 use crate::failure::network::NetworkFault;
 use crate::failure::{Diagnosis, with_causes};
 
@@ -41,12 +42,17 @@ pub struct DatabaseProbe {
 }
 
 /// A row of `probe.server`.
-#[derive(sqlx::FromRow)]
 struct ServerRow {
     version: String,
     username: String,
     database: String,
 }
+
+from_row!(ServerRow {
+    version,
+    username,
+    database
+});
 
 /// How far this machine's clock differs from the server's.
 #[derive(Debug, Clone, Copy, PartialEq)]

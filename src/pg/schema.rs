@@ -4,23 +4,60 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::Connection as _;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, SqlStr};
 
 use super::connect::{PgConfig, open, set};
 use super::error::{PgError, SchemaError};
+use super::from_row::from_row;
+
+/// Names with the texts of their files.
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("../../migrations/", $name, ".sql")))),+]
+    };
+}
+
+/// The files of `migrations/`, in their order. A new one is added here too: a test compares the two.
+const FILES: [(&str, &str); 6] = files![
+    "0001_create_sessions",
+    "0002_create_ctrader_cache",
+    "0003_create_ctrader_deals",
+    "0004_create_history",
+    "0005_create_workers",
+    "0006_create_roles",
+];
 
 /// `migrations/`, as it was when this release was built.
-pub static MIGRATIONS: Migrator = Migrator {
+///
+/// `sqlx::migrate!` would do the same, but its crate of macros compiles all of sqlx a second time.
+pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
     table_name: Cow::Borrowed("bridge._sqlx_migrations"),
     create_schemas: Cow::Borrowed(&[Cow::Borrowed("bridge")]),
     // A later release may have migrated already; `check` decides whether this one can work with it.
     ignore_missing: true,
-    ..sqlx::migrate!("./migrations")
-};
+    migrations: FILES
+        .map(|(name, sql)| migration(name, sql))
+        .to_vec()
+        .into(),
+    ..Migrator::DEFAULT
+});
+
+/// A migration whose file is called `NNNN_verb_noun`, with the checksum that sqlx records of it.
+fn migration(name: &'static str, sql: &'static str) -> Migration {
+    let (version, description) = name.split_once('_').expect("NNNN_verb_noun");
+    Migration::new(
+        version.parse().expect("a number"),
+        description.replace('_', " ").into(),
+        MigrationType::Simple,
+        SqlStr::from_static(sql),
+        false,
+    )
+}
 
 /// The oldest server with everything the migrations use.
 const SERVER_VERSION_MIN: u32 = 150_000;
@@ -29,12 +66,17 @@ const SERVER_VERSION_MIN: u32 = 150_000;
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A row of `bridge._sqlx_migrations`.
-#[derive(sqlx::FromRow)]
 struct AppliedMigration {
     version: i64,
     success: bool,
     checksum: Vec<u8>,
 }
+
+from_row!(AppliedMigration {
+    version,
+    success,
+    checksum
+});
 
 /// The schema version that this release needs.
 #[must_use]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::credentials::{self, Credentials, session_key};
 use super::error::PgError;
+use super::from_row::from_row;
 use crate::domain::ids::{SessionKey, Slot};
 use crate::domain::status::{Desired, Status};
 
@@ -32,11 +33,12 @@ pub struct SessionRecord {
 }
 
 /// A row of [`active_slots`].
-#[derive(sqlx::FromRow)]
 struct ActiveSlot {
     slot: i32,
     sessions: i64,
 }
+
+from_row!(ActiveSlot { slot, sessions });
 
 /// Returns the slots that have work, and how many sessions with work each has.
 ///

@@ -122,7 +122,7 @@ fn a_lost_closing_event_is_noticed_and_its_deal_is_found() {
 }
 
 #[test]
-fn a_balance_that_changes_without_its_event_is_read_anew() {
+fn a_balance_that_changes_without_its_event_asks_for_a_new_snapshot() {
     let mut pair = live();
     pair.hand(|broker| broker.settings_mut().trader_updates = true);
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
@@ -406,7 +406,7 @@ fn an_opening_that_an_account_without_positions_lost_is_seen() {
 }
 
 #[test]
-fn what_the_history_explains_before_the_account_is_read_anew_is_still_lost() {
+fn what_the_history_explains_before_the_new_snapshot_is_still_lost() {
     let mut pair = live();
     pair.fetch_history(ACCOUNT, week_ago(&pair));
     for _ in 0..2 {

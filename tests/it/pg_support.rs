@@ -6,16 +6,13 @@ use mahspeccy_bridge::domain::ids::{AccountId, SessionKey, Slot, UserId};
 use mahspeccy_bridge::domain::secret::Secret;
 use mahspeccy_bridge::pg::claims::LockConnection;
 use mahspeccy_bridge::pg::connect::{Database, PgConfig, PooledConnection};
-use mahspeccy_bridge::pg::schema::migrate;
 use sqlx::postgres::PgPool;
 
 use crate::support::postgres::TestDatabase;
 
 /// A database with the schema.
 pub(crate) async fn migrated() -> TestDatabase {
-    let database = TestDatabase::create().await;
-    migrate(&config(&database)).await.expect("the schema");
-    database
+    TestDatabase::migrated().await
 }
 
 pub(crate) fn config(database: &TestDatabase) -> PgConfig {

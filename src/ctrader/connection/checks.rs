@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::event::Event;
 use super::state::Connection;
-use crate::ctrader::ask::Check;
+use crate::ctrader::ask::AccountCheck;
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::frame::Frame;
 use crate::ctrader::request::{Purpose, Request};
@@ -77,13 +77,13 @@ impl Connection {
     pub(super) fn handle_check(
         &mut self,
         account: AccountId,
-        check: Check,
+        check: AccountCheck,
         frame: &Frame,
         now: Instant,
     ) -> Result<(), Malformed> {
         let mut next = None;
         match check {
-            Check::Snapshot => {
+            AccountCheck::Snapshot => {
                 let response = self.read_response::<ProtoOaReconcileRes>(frame)?;
                 let diverged = self.active_mut(account).map_or(Ok(false), |session| {
                     session.handle_snapshot_check(response, now)
@@ -92,7 +92,7 @@ impl Connection {
                     self.events.push_back(Event::SnapshotDiverged(account));
                 }
             }
-            Check::Pnl => {
+            AccountCheck::Pnl => {
                 let response = self.read_response::<ProtoOaGetPositionUnrealizedPnLRes>(frame)?;
                 let audit = self
                     .active_mut(account)
@@ -101,19 +101,19 @@ impl Connection {
                     self.events.push_back(Event::Audited(account, audit));
                 }
             }
-            Check::BalanceVersion => {
+            AccountCheck::BalanceVersion => {
                 let response = self.read_response::<ProtoOaTraderRes>(frame)?;
                 if let Some(session) = self.active_mut(account) {
                     session.handle_balance_version(response.trader.balance_version, now);
                 }
             }
-            Check::Deals(window) => {
+            AccountCheck::Deals(window) => {
                 let response = self.read_response::<ProtoOaDealListRes>(frame)?;
                 next = self
                     .active_mut(account)
                     .and_then(|session| session.handle_deals(window, &response, now));
             }
-            Check::CashFlow(_) => {
+            AccountCheck::CashFlow(_) => {
                 let response = self.read_response::<ProtoOaCashFlowHistoryListRes>(frame)?;
                 next = self
                     .active_mut(account)
@@ -126,17 +126,22 @@ impl Connection {
     }
 
     /// A check was not answered, or refused for good: the session goes on without.
-    pub(super) fn handle_check_failed(&mut self, account: AccountId, check: Check, now: Instant) {
+    pub(super) fn handle_check_failed(
+        &mut self,
+        account: AccountId,
+        check: AccountCheck,
+        now: Instant,
+    ) {
         let Some(session) = self.active_mut(account) else {
             return;
         };
         let mut next = None;
         match check {
-            Check::Snapshot => session.handle_snapshot_check_failed(),
-            Check::Pnl => session.handle_audit_failed(now),
+            AccountCheck::Snapshot => session.handle_snapshot_check_failed(),
+            AccountCheck::Pnl => session.handle_audit_failed(now),
             // It is asked for again with the next audit.
-            Check::BalanceVersion => {}
-            Check::Deals(_) | Check::CashFlow(_) => next = session.skip_window(now),
+            AccountCheck::BalanceVersion => {}
+            AccountCheck::Deals(_) | AccountCheck::CashFlow(_) => next = session.skip_window(now),
         }
         self.push_all(next);
         self.advance(account, now);

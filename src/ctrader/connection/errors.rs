@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::event::{ConnectionError, Down, Event, Refreshed};
 use super::state::{Connection, Pending};
 use super::stats::RequestOutcome;
-use crate::ctrader::ask::{Ask, Check, Need};
+use crate::ctrader::ask::{AccountCheck, Ask, Need};
 use crate::ctrader::error::{Disposition, Refusal, RequestError};
 use crate::ctrader::request::{Purpose, Request};
 use crate::ctrader::session::{Phase, Session, retry_pause};
@@ -113,7 +113,7 @@ impl Connection {
     fn handle_check_error(
         &mut self,
         account: AccountId,
-        check: Check,
+        check: AccountCheck,
         request: Request,
         error: &RequestError,
         now: Instant,

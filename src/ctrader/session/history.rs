@@ -13,7 +13,7 @@ use super::deals::first_time;
 use super::state::Session;
 use super::timer::Timer;
 use super::windows::{HistoryFetch, halves, weeks};
-use crate::ctrader::ask::{Ask, Check, Window};
+use crate::ctrader::ask::{AccountCheck, Ask, Window};
 use crate::ctrader::convert::{self, Malformed};
 use crate::ctrader::request::Request;
 use crate::ctrader::wire::{ProtoOaCashFlowHistoryListRes, ProtoOaDealListRes};
@@ -135,15 +135,17 @@ impl Session {
     /// ask next.
     pub(in crate::ctrader) fn split_window(
         &mut self,
-        check: Check,
+        check: AccountCheck,
         now: Instant,
     ) -> Option<Request> {
         const SMALL_MS: i64 = 60_000;
         let history = self.history.as_mut()?;
         let (windows, window) = match check {
-            Check::Deals(window) => (&mut history.deals, window),
-            Check::CashFlow(window) => (&mut history.cash_flow, window),
-            Check::Snapshot | Check::Pnl | Check::BalanceVersion => return None,
+            AccountCheck::Deals(window) => (&mut history.deals, window),
+            AccountCheck::CashFlow(window) => (&mut history.cash_flow, window),
+            AccountCheck::Snapshot | AccountCheck::Pnl | AccountCheck::BalanceVersion => {
+                return None;
+            }
         };
         match halves(window).filter(|_| window.to_ms - window.from_ms > SMALL_MS) {
             Some([first, second]) => {
@@ -175,8 +177,8 @@ impl Session {
     fn next_window(&mut self) -> Option<Request> {
         let history = self.history.as_mut()?;
         let check = match history.deals.pop_front() {
-            Some(window) => Check::Deals(window),
-            None => Check::CashFlow(history.cash_flow.pop_front()?),
+            Some(window) => AccountCheck::Deals(window),
+            None => AccountCheck::CashFlow(history.cash_flow.pop_front()?),
         };
         Some(self.ask(Ask::Check(check)))
     }

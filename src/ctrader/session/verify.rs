@@ -8,7 +8,7 @@ use super::events::LAG_MAX;
 use super::snapshot::{open_positions, read_snapshot};
 use super::state::{Phase, Session};
 use super::timer::Timer;
-use crate::ctrader::ask::{Ask, Check};
+use crate::ctrader::ask::{AccountCheck, Ask};
 use crate::ctrader::convert::Malformed;
 use crate::ctrader::request::Request;
 use crate::ctrader::wire::ProtoOaReconcileRes;
@@ -56,7 +56,7 @@ impl Session {
         }
         if self.timers.take_expired(Timer::SnapshotCheck, now) && !self.checks.snapshot_pending {
             self.checks.snapshot_pending = true;
-            asks.push(self.ask(Ask::Check(Check::Snapshot)));
+            asks.push(self.ask(Ask::Check(AccountCheck::Snapshot)));
         }
         if self.timers.is_expired(Timer::PnlFallbackExpiry, now) {
             self.set_pnl_fallbacks(PnlFallbacks::new(), now);
@@ -67,11 +67,11 @@ impl Session {
                 .set(Timer::Audit, now + audit_interval(sessions));
             // Also of an account that seems flat: an opening that no event reported changes no version.
             audit = true;
-            asks.push(self.ask(Ask::Check(Check::BalanceVersion)));
+            asks.push(self.ask(Ask::Check(AccountCheck::BalanceVersion)));
         }
         if audit && !self.checks.audit_pending {
             self.checks.audit_pending = true;
-            asks.push(self.ask(Ask::Check(Check::Pnl)));
+            asks.push(self.ask(Ask::Check(AccountCheck::Pnl)));
         }
         asks
     }
@@ -79,10 +79,10 @@ impl Session {
     /// Notes what an answer will be compared with: its request has left.
     pub(in crate::ctrader) fn handle_sent(&mut self, ask: &Ask, now: Instant) {
         match ask {
-            Ask::Snapshot | Ask::Check(Check::Snapshot) => {
+            Ask::Snapshot | Ask::Check(AccountCheck::Snapshot) => {
                 self.checks.snapshot_sent_at = Some(now);
             }
-            Ask::Check(Check::Pnl) => self.note_audited_state(),
+            Ask::Check(AccountCheck::Pnl) => self.note_audited_state(),
             Ask::Authorise
             | Ask::Reauthorise
             | Ask::Logout
@@ -90,7 +90,9 @@ impl Session {
             | Ask::Subscribe(_)
             | Ask::Unsubscribe(_)
             | Ask::Broker(_)
-            | Ask::Check(Check::BalanceVersion | Check::Deals(_) | Check::CashFlow(_)) => {}
+            | Ask::Check(
+                AccountCheck::BalanceVersion | AccountCheck::Deals(_) | AccountCheck::CashFlow(_),
+            ) => {}
         }
     }
 

@@ -57,18 +57,23 @@ pub(crate) struct CacheRow {
 impl Fleet {
     /// A world, and a database with the schema.
     pub(crate) async fn new(world: Builder) -> Self {
-        Self::on(TestDatabase::create().await, world).await
+        let (db, vhost) = tokio::join!(TestDatabase::migrated(), TestVhost::create());
+        Self::with(db, vhost, world).await
     }
 
-    /// The same with a database that is there already.
-    pub(crate) async fn on(db: TestDatabase, world: Builder) -> Self {
-        let fleet = Self {
+    async fn with(db: TestDatabase, vhost: TestVhost, world: Builder) -> Self {
+        Self {
             db,
-            vhost: TestVhost::create().await,
+            vhost,
             sim: world.start().await.expect("the simulator starts"),
             logs: tempfile::tempdir().expect("a folder"),
             started: 0,
-        };
+        }
+    }
+
+    /// The same with an empty database that is there already.
+    pub(crate) async fn on(db: TestDatabase, world: Builder) -> Self {
+        let fleet = Self::with(db, TestVhost::create().await, world).await;
         let migrated = fleet.call(&["migrate"]).output().await.expect("it runs");
         assert!(migrated.status.success(), "{migrated:?}");
         fleet

@@ -1,7 +1,7 @@
 //! What the tests stand on: a database and a vhost for each test, and waiting for a condition.
 //!
-//! But for `fleet` and `crowd`, which run the bridge itself, and `pair`, which drives the protocol's two ends, it
-//! knows the servers and nothing of the library under test.
+//! But for `fleet` and `crowd`, which run the bridge itself, `pair`, which drives the protocol's two ends, and
+//! `postgres`, which applies the migrations, it knows the servers and nothing of the library under test.
 
 pub(crate) mod cable;
 pub(crate) mod crowd;

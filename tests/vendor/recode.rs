@@ -2,7 +2,6 @@
 //! of that name, and prints the bytes it encodes it to, in hex, or with `error` and the reason.
 //! `tests/vendor/descriptors.py` compares them with what the vendor's own classes produce.
 
-#[path = "../tests/vendor/messages.rs"]
 mod messages;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,0 @@
-//! Builds anew when a migration is added: the macro that embeds them watches only those it knows.
-
-fn main() {
-    println!("cargo::rerun-if-changed=migrations");
-}
