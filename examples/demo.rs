@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// How long the worker may take to make the first row live.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long the page's server may take to say where it is.
+/// How long the page's server may take to print its address.
 const PAGE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long it may take to drain.
@@ -295,7 +295,7 @@ async fn publish(amqp_url: &str, kind: CommandKind, user: &UserId) -> Result<(),
     Ok(publisher::publish(&settings, &command).await?)
 }
 
-/// What one look at the table saw.
+/// A row of the table.
 struct Seen {
     user_key: String,
     connected: bool,
@@ -303,7 +303,7 @@ struct Seen {
     line: String,
 }
 
-async fn look(pool: &PgPool, keys: &[String]) -> Result<Vec<Seen>, Failure> {
+async fn read_rows(pool: &PgPool, keys: &[String]) -> Result<Vec<Seen>, Failure> {
     let rows = sqlx::query(
         "select user_key, trader_login, is_connected, status, currency, balance::text, equity::text,
                 unrealized_net::text, margin_level::text, position_count,
@@ -370,7 +370,7 @@ async fn show(
             _ = terminated.recv() => break,
             ended = worker.ended() => return Err(format!("the worker ended: {}", ended?).into()),
         }
-        let rows = look(pool, &keys).await?;
+        let rows = read_rows(pool, &keys).await?;
         for row in rows.iter().filter(|row| row.connected) {
             if let Some(equity) = &row.equity {
                 let begun = first

@@ -1,7 +1,7 @@
 //! The health server: fixed routes that report a snapshot.
 //!
 //! It knows nothing of what it reports: the worker keeps the [`HealthSnapshot`] up to date. It names no user.
-//! Each connection carries one request and ends after `CONNECTION_TIMEOUT`, and there are at most
+//! Each connection serves one request and ends after `CONNECTION_TIMEOUT`, and there are at most
 //! `CONNECTIONS_MAX`, so that slow clients cannot block the server.
 //!
 //! To stop it, cancel the token given to [`HealthServer::run`]. That comes last in a shutdown: a draining worker
@@ -71,7 +71,7 @@ pub struct LoopHeartbeat {
 }
 
 impl HealthSnapshot {
-    /// Returns the loop whose sign of life is the most overdue, and its age.
+    /// Returns the loop whose heartbeat is the most overdue, and its age.
     pub fn stalled(&self, now: Instant) -> Option<(&'static str, Duration)> {
         self.loops
             .iter()

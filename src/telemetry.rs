@@ -1,6 +1,6 @@
 //! The log: lines on standard output, as JSON or for people.
 //!
-//! The level of some libraries is capped whatever `RUST_LOG` says, since at lower levels they log secrets: the
+//! The level of some libraries is capped whatever `RUST_LOG` is, since at lower levels they log secrets: the
 //! AMQP client its login and whole messages, the WebSocket client whole frames with tokens. A cap cannot be
 //! lifted from outside.
 

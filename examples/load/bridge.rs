@@ -17,13 +17,13 @@ use crate::{Arguments, EVENTS_PER_SESSION, Failure, world};
 const LIVE_WITHIN: Duration = Duration::from_mins(10);
 
 /// How long the requests of the start are waited for before the run is measured.
-const SETTLES_WITHIN: Duration = Duration::from_mins(1);
+const HISTORY_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long the last deals may take to be stored.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often rows, memory and health are looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Cold starts that are timed.
 const STARTS: usize = 5;
@@ -53,7 +53,7 @@ pub(crate) struct Run {
     pub(crate) connected_min: i64,
     /// From the event to its row, mean, seconds.
     pub(crate) event_to_row: f64,
-    /// Rows written a second, whole and only said to be still so.
+    /// Rows written a second, whole and only refreshed.
     pub(crate) rows: (f64, f64),
     /// Bytes of WAL a row written.
     pub(crate) wal_per_row: f64,
@@ -65,7 +65,7 @@ pub(crate) struct Run {
     pub(crate) refusals: u64,
     /// Deals made while it was measured, and of those the ones not stored in the end.
     pub(crate) deals: (usize, usize),
-    /// Answers of `/livez`, the slowest.
+    /// The slowest response of `/livez`.
     pub(crate) health_max: Duration,
 }
 
@@ -130,14 +130,14 @@ pub(crate) async fn run(
     let density = Density::new(&sim, EVENTS_PER_SESSION * f64::from(sessions), sessions);
     let density = density.reached(&sim).await;
     // Histories are asked for at four a second and connection: what is left of them goes on beside the run.
-    let settled = Instant::now() + SETTLES_WITHIN;
-    while Instant::now() < settled
+    let history_deadline = Instant::now() + HISTORY_WITHIN;
+    while Instant::now() < history_deadline
         && worker.metrics().await?.sum("bridge_ctrader_request_queue") > 0.0
     {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     eprintln!(
-        "load: live after {:.1} s, settled after {:.1} s",
+        "load: live after {:.1} s, histories read after {:.1} s",
         storm.as_secs_f64(),
         began.elapsed().as_secs_f64()
     );
@@ -189,9 +189,9 @@ async fn watch(
         health_max: Duration::ZERO,
     };
     let health = worker.watch_health();
-    let mut looks = interval(LOOK);
+    let mut polls = interval(POLL_INTERVAL);
     while began.elapsed() < span {
-        looks.tick().await;
+        polls.tick().await;
         density.correct(sim);
         let row = sqlx::query(
             "select count(*), coalesce(extract(epoch from clock_timestamp() - min(updated_at)), 0)::float8
@@ -246,7 +246,7 @@ async fn deals(
         if missing == 0 || Instant::now() >= until {
             return Ok((made.len(), missing));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -265,6 +265,6 @@ async fn until(
         if Instant::now() >= deadline {
             return Err(format!("{counted} of {wanted}: {count}").into());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The whole worker under load, beside a Node peer with one socket per user: one table of what was measured.
 //!
 //! `scripts/load` runs it with private servers. It uses `DATABASE_URL` and `AMQP_URL`, simulates cTrader in its
-//! own process, and looks at workers and peer from outside: `/proc`, `/metrics`, and the rows.
+//! own process, and measures workers and peer from outside: `/proc`, `/metrics`, and the rows.
 //! It makes databases of its own and drops them again.
 
 mod bridge;

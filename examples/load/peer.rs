@@ -34,9 +34,9 @@ pub(crate) struct Peer {
     pub(crate) memory_empty_mib: f64,
 }
 
-/// What it says of itself.
+/// A line of its own figures.
 #[derive(Deserialize)]
-struct Said {
+struct Report {
     live: u32,
     events: f64,
 }
@@ -128,7 +128,7 @@ async fn observe(
     let mut lines = BufReader::new(out).lines();
     let all_live = async {
         loop {
-            if said(&mut lines).await?.live >= sessions {
+            if report(&mut lines).await?.live >= sessions {
                 return Ok::<_, Failure>(());
             }
         }
@@ -140,20 +140,20 @@ async fn observe(
         let density = world::Density::new(sim, EVENTS_PER_SESSION * f64::from(sessions), sessions);
         density.reached(sim).await;
     }
-    // What it said meanwhile is old.
-    let mut before = said(&mut lines).await?;
+    // The lines printed meanwhile are old.
+    let mut before = report(&mut lines).await?;
     let drained = Instant::now() + Duration::from_secs(1);
     while Instant::now() < drained {
-        before = said(&mut lines).await?;
+        before = report(&mut lines).await?;
     }
     let (meter, began) = (Meter::start(pid)?, Instant::now());
     sleep(span).await;
     let cores = meter.cores()?;
     let took = began.elapsed();
-    let mut after = said(&mut lines).await?;
+    let mut after = report(&mut lines).await?;
     let lines_due = took.as_secs();
     for _ in 1..lines_due {
-        after = said(&mut lines).await?;
+        after = report(&mut lines).await?;
     }
     // Lines come once a second: as many of them as seconds went by.
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
@@ -165,7 +165,7 @@ async fn observe(
     })
 }
 
-async fn said(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Said, Failure> {
+async fn report(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Report, Failure> {
     let line = lines.next_line().await?.ok_or("the peer ended")?;
     Ok(serde_json::from_str(&line)?)
 }

@@ -26,7 +26,7 @@ const DRAINED_WITHIN: Duration = Duration::from_mins(1);
 const HEALTH_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a start is looked at.
-const START_LOOK: Duration = Duration::from_millis(5);
+const START_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often a run writes rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Worker {
             if let Some(status) = self.child.try_wait()? {
                 return Err(format!("the worker ended: {status}").into());
             }
-            sleep(START_LOOK).await;
+            sleep(START_POLL_INTERVAL).await;
         }
         Ok(began.elapsed())
     }
@@ -165,7 +165,7 @@ pub(crate) struct HealthWatch {
 }
 
 impl HealthWatch {
-    /// The slowest answer.
+    /// The slowest response.
     pub(crate) fn end(self) -> Result<Duration, Failure> {
         self.stop.store(true, Ordering::Relaxed);
         Ok(self.watch.join().map_err(|_| "the watch panicked")??)
@@ -181,7 +181,9 @@ fn livez(port: u16) -> std::io::Result<Duration> {
     if answer.starts_with("HTTP/1.1 200") {
         Ok(began.elapsed())
     } else {
-        Err(std::io::Error::other("the worker says that it is not well"))
+        Err(std::io::Error::other(
+            "the worker reports that it is not well",
+        ))
     }
 }
 

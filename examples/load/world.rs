@@ -17,11 +17,11 @@ const TRADERS_ONE_IN: i64 = 50;
 /// How often a trader trades.
 const TRADES_EVERY: Duration = Duration::from_secs(30);
 
-/// How long the density is looked at before it is corrected.
-const LOOK: Duration = Duration::from_secs(3);
+/// How long the density is corrected at before it is corrected.
+const CORRECTION_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks before a run is measured.
-const LOOKS_BEFORE: usize = 4;
+/// Corrections before a run is measured.
+const CORRECTIONS_BEFORE: usize = 4;
 
 pub(crate) fn account(n: u32) -> i64 {
     FIRST + i64::from(n)
@@ -83,7 +83,7 @@ pub(crate) async fn start(sessions: u32, trades: bool) -> Result<Handle, Failure
 pub(crate) struct Density {
     wanted: f64,
     rate: f64,
-    looked: Instant,
+    corrected: Instant,
     spots: f64,
 }
 
@@ -96,29 +96,29 @@ impl Density {
         Self {
             wanted,
             rate,
-            looked: Instant::now(),
+            corrected: Instant::now(),
             spots: spots(sim),
         }
     }
 
     /// Waits until it is what was asked for.
     pub(crate) async fn reached(mut self, sim: &Handle) -> Self {
-        for _ in 0..LOOKS_BEFORE {
-            sleep(LOOK).await;
+        for _ in 0..CORRECTIONS_BEFORE {
+            sleep(CORRECTION_INTERVAL).await;
             self.correct(sim);
         }
         self
     }
 
-    /// Corrects the pace by what came since the last look, now and then.
+    /// Corrects the pace by what came since the last correction, now and then.
     pub(crate) fn correct(&mut self, sim: &Handle) {
-        let since = self.looked.elapsed();
-        if since < LOOK {
+        let since = self.corrected.elapsed();
+        if since < CORRECTION_INTERVAL {
             return;
         }
         let now = spots(sim);
         let seen = (now - self.spots) / since.as_secs_f64();
-        (self.looked, self.spots) = (Instant::now(), now);
+        (self.corrected, self.spots) = (Instant::now(), now);
         if seen > 0.0 {
             self.rate *= self.wanted / seen;
             sim.with(|broker| broker.tick_rate_all(self.rate));

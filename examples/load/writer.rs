@@ -38,7 +38,7 @@ pub(crate) struct Writer {
     /// Rows a second of the writer, and of the bare loop.
     pub(crate) ours: f64,
     pub(crate) bare: f64,
-    /// Bytes of WAL of a changed row, and of one that is only said to be still so.
+    /// Bytes of WAL of a changed row, and of one that is only refreshed.
     pub(crate) wal_changed: f64,
     pub(crate) wal_fresh: f64,
     /// `wal_level`, on which that depends.

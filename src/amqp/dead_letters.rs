@@ -1,10 +1,10 @@
 //! The dead-letter queue: lists its messages, requeues them as commands, and drops them.
 //!
-//! Nothing is lost if this process dies halfway. A letter that is read is only held, unacknowledged; whatever ends the
-//! connection, the letter is back in its place. One that is requeued is acknowledged after the broker has confirmed its
-//! copy: a crash in between leaves two, and applying a command twice changes nothing.
+//! Nothing is lost if this process dies halfway. A message that is read stays unacknowledged, so the broker returns it to
+//! the queue when the connection ends. A requeued message is acknowledged after the broker has confirmed its copy: a
+//! crash in between leaves two copies, and applying a command twice changes nothing.
 //!
-//! Each read counts as a return of the message, and RabbitMQ 4 drops a message of a quorum queue at the 20th. So a letter
+//! Each read counts as a return of the message, and RabbitMQ 4 drops a message of a quorum queue at the 20th. So a message
 //! that was returned `REPUBLISH_AT` times is put back as a fresh copy instead.
 
 use std::collections::BTreeMap;
@@ -27,10 +27,10 @@ use super::timeout::reply;
 use super::topology::{COMMANDS_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE};
 use crate::domain::command::{Command, CommandKind};
 
-/// A letter that was returned this often is replaced by a fresh copy: well below RabbitMQ 4's limit of 20.
+/// A message that was returned this often is replaced by a fresh copy: well below RabbitMQ 4's limit of 20.
 const REPUBLISH_AT: i64 = 10;
 
-/// The most letters that one list shows.
+/// The most messages that one list shows.
 pub const LIST_MAX: usize = 1_000;
 
 /// `NOT_FOUND` of AMQP.
@@ -55,12 +55,12 @@ pub struct DeadLetter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterList {
     /// Oldest first, at most [`LIST_MAX`].
-    pub letters: Vec<DeadLetter>,
+    pub messages: Vec<DeadLetter>,
     /// How many more the queue has.
     pub more: usize,
 }
 
-/// Which letters to requeue or to drop.
+/// Which messages to requeue or to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// Those with this id.
@@ -70,52 +70,52 @@ pub enum Selection {
 }
 
 impl Selection {
-    fn includes(&self, letter: &DeadLetter) -> bool {
+    fn includes(&self, message: &DeadLetter) -> bool {
         match self {
-            Self::Id(id) => letter.id == *id,
+            Self::Id(id) => message.id == *id,
             Self::All => true,
         }
     }
 }
 
-/// What became of the selected letters.
+/// What became of the selected messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SelectionReport {
     /// How many were requeued or dropped.
     pub done: usize,
-    /// The ids of letters that stay in the queue, and why.
+    /// The ids of messages that stay in the queue, and why.
     pub kept: BTreeMap<String, String>,
 }
 
-/// Lists the letters, and leaves them in the queue.
+/// Lists the messages, and leaves them in the queue.
 ///
 /// # Errors
 /// When the broker cannot be reached or refuses access.
 pub async fn list(settings: &AmqpSettings) -> Result<DeadLetterList, AmqpError> {
     let Some(queue) = DeadLetterQueue::open(settings).await? else {
         return Ok(DeadLetterList {
-            letters: Vec::new(),
+            messages: Vec::new(),
             more: 0,
         });
     };
-    let mut letters = Vec::new();
+    let mut messages = Vec::new();
     let mut last = None;
-    while letters.len() < LIST_MAX.min(queue.waiting) {
+    while messages.len() < LIST_MAX.min(queue.waiting) {
         let Some(delivery) = queue.next().await? else {
             break;
         };
-        letters.push(dead_letter(&delivery));
+        messages.push(dead_letter(&delivery));
         last = queue.republish_if_returned_often(delivery).await?.or(last);
     }
-    let more = queue.waiting.saturating_sub(letters.len());
+    let more = queue.waiting.saturating_sub(messages.len());
     if let Some(last) = last {
         queue.put_back(&last).await?;
     }
     queue.close().await;
-    Ok(DeadLetterList { letters, more })
+    Ok(DeadLetterList { messages, more })
 }
 
-/// Publishes the selected letters as commands again, and removes them.
+/// Publishes the selected messages as commands again, and removes them.
 ///
 /// # Errors
 /// When the broker cannot be reached or does not take one. Letters that were requeued before stay requeued.
@@ -126,7 +126,7 @@ pub async fn requeue(
     process(settings, selection, true).await
 }
 
-/// Drops the selected letters.
+/// Drops the selected messages.
 ///
 /// # Errors
 /// When the broker cannot be reached. Letters that were dropped before stay dropped.
@@ -146,21 +146,21 @@ async fn process(
     let Some(queue) = DeadLetterQueue::open(settings).await? else {
         return Ok(report);
     };
-    // As many as there were at the start: letters that a worker dead-letters again meanwhile are left alone.
+    // As many as there were at the start: messages that a worker dead-letters again meanwhile are left alone.
     for _ in 0..queue.waiting {
         let Some(delivery) = queue.next().await? else {
             break;
         };
-        let letter = dead_letter(&delivery);
-        if !selection.includes(&letter) {
+        let message = dead_letter(&delivery);
+        if !selection.includes(&message) {
             // Held until the end, so that the broker delivers the next one.
             queue.republish_if_returned_often(delivery).await?;
             continue;
         }
         if requeue {
-            let Some(kind) = letter.kind else {
+            let Some(kind) = message.kind else {
                 let why = "neither its routing key nor its body says start or stop";
-                report.kept.insert(letter.id, why.to_owned());
+                report.kept.insert(message.id, why.to_owned());
                 continue;
             };
             let headers = without_dead_letter_headers(&copied_headers(&delivery));
@@ -181,7 +181,7 @@ struct DeadLetterQueue {
     connection: BrokerConnection,
     channel: Channel,
     publish_channel: Channel,
-    /// How many letters waited at the start.
+    /// How many messages waited at the start.
     waiting: usize,
 }
 
@@ -220,7 +220,7 @@ impl DeadLetterQueue {
         Ok(message.map(|message| message.delivery))
     }
 
-    /// Replaces a letter that was returned often by a fresh copy. Returns the letter if it was not.
+    /// Replaces a message that was returned often by a fresh copy. Returns the message if it was not.
     async fn republish_if_returned_often(
         &self,
         delivery: Delivery,
@@ -254,13 +254,13 @@ impl DeadLetterQueue {
         reply("take an acknowledgement", ack).await.map(drop)
     }
 
-    /// Returns this letter and all held before it to the queue.
+    /// Returns this message and all held before it to the queue.
     async fn put_back(&self, last: &Delivery) -> Result<(), AmqpError> {
         let options = BasicNackOptions {
             multiple: true,
             requeue: true,
         };
-        reply("take letters back", last.nack(options))
+        reply("take messages back", last.nack(options))
             .await
             .map(drop)
     }
@@ -295,7 +295,7 @@ fn dead_letter(delivery: &Delivery) -> DeadLetter {
     }
 }
 
-/// An id for a letter without one: the same for the same body.
+/// An id for a message without one: the same for the same body.
 fn digest(body: &[u8]) -> String {
     let digest = hex::encode(Sha256::digest(body));
     format!("body-{}", digest.get(..12).unwrap_or(&digest))

@@ -43,7 +43,7 @@ pub enum AmqpError {
     /// The broker cancelled our subscription, as it does when the queue is deleted.
     #[error("the broker cancelled the consumer")]
     Cancelled,
-    /// The connection is closed, and no reason is known.
+    /// The connection is closed, for an unknown reason.
     #[error("the connection is closed")]
     Closed,
     /// One of our tasks panicked.

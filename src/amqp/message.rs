@@ -51,7 +51,7 @@ pub(super) fn text_header(delivery: &Delivery, name: &str) -> Option<String> {
     headers.inner().get(name).and_then(as_text)
 }
 
-/// Why the broker dead-lettered the message by itself, in the broker's word (`delivery_limit`, for example).
+/// Why the broker dead-lettered the message by itself, in the broker's terms (`delivery_limit`, for example).
 pub(super) fn broker_reason(delivery: &Delivery) -> Option<String> {
     let headers = delivery.properties.headers().as_ref()?;
     let AMQPValue::FieldArray(deaths) = headers.inner().get(DEATH_HEADER)? else {

@@ -51,7 +51,7 @@ fn properties(command: &Command) -> BasicProperties {
 /// Publishes a message that must reach a queue, on a channel in confirm mode. Returns once the broker has stored it.
 ///
 /// # Errors
-/// [`AmqpError::Unroutable`] and [`AmqpError::Refused`] say that the broker did not store it.
+/// [`AmqpError::Unroutable`] and [`AmqpError::Refused`] mean that the broker did not store it.
 pub(super) async fn publish_confirmed(
     channel: &Channel,
     exchange: &'static str,

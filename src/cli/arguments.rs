@@ -47,13 +47,13 @@ Examples:
   mahspeccy-bridge start lance@example.org --account 5150705
 
 The command is stored when this returns; `status` shows when it is applied.")]
-    Start(Target),
+    Start(SessionSelector),
     /// Publish a stop command and wait for the broker's confirm
     #[command(after_help = "\
 Examples:
   mahspeccy-bridge stop lance@example.org                    every account of the user
   mahspeccy-bridge stop lance@example.org --account 5150705  this one")]
-    Stop(Target),
+    Stop(SessionSelector),
     /// Show sessions: owner, state, age of the row, balance, equity, positions
     #[command(after_help = "\
 Examples:
@@ -102,7 +102,7 @@ Examples:
 
 /// The sessions that a start or stop command is for.
 #[derive(Debug, Args)]
-pub(super) struct Target {
+pub(super) struct SessionSelector {
     /// The app's id of the user: a mail address or a UUID
     pub(super) user: String,
     /// ctidTraderAccountId; without it the primary account for a start, every running one for a stop

@@ -26,11 +26,11 @@ pub(super) async fn run(
         |error: AmqpError| CliError::unavailable("RabbitMQ", &diagnose(&error, settings));
     match action.unwrap_or(DeadAction::List { json: false }) {
         DeadAction::List { json } => {
-            let letters = list(settings).await.map_err(unavailable)?;
+            let messages = list(settings).await.map_err(unavailable)?;
             if json {
-                print(&as_json(&letters));
+                print(&as_json(&messages));
             } else {
-                print_styled(&as_table(&letters));
+                print_styled(&as_table(&messages));
             }
             Ok(())
         }
@@ -76,25 +76,25 @@ const COLUMNS: [Column; 6] = [
     Column::text("REASON").cut_to(16),
 ];
 
-fn as_table(letters: &DeadLetterList) -> String {
-    if letters.letters.is_empty() {
+fn as_table(list: &DeadLetterList) -> String {
+    if list.messages.is_empty() {
         return "no dead letters\n".to_owned();
     }
-    let mut text = table(&COLUMNS, letters.letters.iter().map(row).collect());
-    if letters.more > 0 {
-        text = format!("{text}and {} more\n", letters.more);
+    let mut text = table(&COLUMNS, list.messages.iter().map(row).collect());
+    if list.more > 0 {
+        text = format!("{text}and {} more\n", list.more);
     }
     text
 }
 
-fn row(letter: &DeadLetter) -> Vec<Cell> {
+fn row(message: &DeadLetter) -> Vec<Cell> {
     let dash = || "-".to_owned();
-    let command = letter.command.as_ref();
+    let command = message.command.as_ref();
     vec![
-        cell(letter.id.as_str()),
-        cell(letter.kind.map_or("?", CommandKind::as_str)),
+        cell(message.id.as_str()),
+        cell(message.kind.map_or("?", CommandKind::as_str)),
         cell(command.map_or_else(
-            || format!("({} bytes)", letter.bytes),
+            || format!("({} bytes)", message.bytes),
             |command| command.user.as_str().to_owned(),
         )),
         cell(
@@ -102,31 +102,31 @@ fn row(letter: &DeadLetter) -> Vec<Cell> {
                 .and_then(|command| command.account)
                 .map_or_else(dash, |account| account.to_string()),
         ),
-        cell(issued_at(letter).unwrap_or_else(dash)),
-        styled_cell(letter.reason.as_str(), Style::Warning),
+        cell(issued_at(message).unwrap_or_else(dash)),
+        styled_cell(message.reason.as_str(), Style::Warning),
     ]
 }
 
-fn issued_at(letter: &DeadLetter) -> Option<String> {
-    letter.command.as_ref()?.issued_at.format(&Rfc3339).ok()
+fn issued_at(message: &DeadLetter) -> Option<String> {
+    message.command.as_ref()?.issued_at.format(&Rfc3339).ok()
 }
 
-fn as_json(letters: &DeadLetterList) -> String {
-    let letters: Vec<_> = letters
-        .letters
+fn as_json(list: &DeadLetterList) -> String {
+    let messages: Vec<_> = list
+        .messages
         .iter()
-        .map(|letter| {
-            let command = letter.command.as_ref();
+        .map(|message| {
+            let command = message.command.as_ref();
             json!({
-                "id": letter.id,
-                "command": letter.kind.map(CommandKind::as_str),
+                "id": message.id,
+                "command": message.kind.map(CommandKind::as_str),
                 "userId": command.map(|command| command.user.as_str()),
                 "accountId": command.and_then(|command| command.account).map(|id| id.to_string()),
-                "issuedAt": issued_at(letter),
-                "reason": letter.reason,
-                "bytes": letter.bytes,
+                "issuedAt": issued_at(message),
+                "reason": message.reason,
+                "bytes": message.bytes,
             })
         })
         .collect();
-    serde_json::Value::Array(letters).to_string() + "\n"
+    serde_json::Value::Array(messages).to_string() + "\n"
 }

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::arguments::Target;
+use super::arguments::SessionSelector;
 use super::error::CliError;
 use crate::amqp::{probe, publisher};
 use crate::config::PublishConfig;
@@ -14,7 +14,7 @@ use crate::telemetry;
 pub(super) async fn run(
     config: PublishConfig,
     kind: CommandKind,
-    target: Target,
+    target: SessionSelector,
 ) -> Result<(), CliError> {
     let user = UserId::new(target.user).map_err(|error| CliError::Usage(error.to_string()))?;
     if target.account.is_some_and(|account| account <= 0) {

@@ -2,7 +2,7 @@
 //! move its cursor. Texts of users and brokers are not trusted with that.
 //!
 //! Styles are always written; [`print_styled`] strips them where they are not wanted: if standard output
-//! is no terminal, or if `NO_COLOR` or `TERM` says so.
+//! is no terminal, or if `NO_COLOR` or `TERM` forbids them.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -22,7 +22,7 @@ const GAP: u16 = 2;
 /// Moves to the top left corner, and erases the screen and what was scrolled off it.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
-/// How a text looks.
+/// The style of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Plain,
@@ -109,7 +109,7 @@ pub(super) fn paint(text: &str, style: Style) -> String {
 /// A table for [`print_styled`], one line per row. On a terminal no line is wider than the terminal: columns
 /// are hidden and cells are cut. Elsewhere nothing is left out.
 pub(super) fn table(columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
-    // A terminal without a size says 0.
+    // A terminal without a size reports 0.
     let width = Table::new().width().filter(|width| *width > 0);
     table_of_width(columns, rows, width)
 }

@@ -60,7 +60,7 @@ async fn watch(
         match load().await {
             Ok(sessions) if show(&sessions, arguments) => {}
             Ok(_) => return,
-            // It may come back, and whoever watches wants to see that.
+            // It may come back, and whoever watches should see that.
             Err(error) => eprintln!("{}", unavailable(error)),
         }
     }

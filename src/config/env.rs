@@ -130,7 +130,7 @@ fn load(file: &Path, process: impl Iterator<Item = (OsString, OsString)>) -> Res
         }),
     }
     for (name, value) in process {
-        let Some(name) = Env::NAMES.iter().find(|known| name == **known) else {
+        let Some(name) = Env::NAMES.iter().find(|variable| name == **variable) else {
             continue;
         };
         match value.into_string() {

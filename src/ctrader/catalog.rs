@@ -40,7 +40,7 @@ impl<T> Lookup<T> {
 pub(super) struct Catalog {
     assets: Option<BTreeMap<AssetId, Arc<str>>>,
     list: Option<BTreeMap<SymbolId, ProtoOaLightSymbol>>,
-    /// `None`: the broker was asked and does not say.
+    /// `None`: the broker was asked and does not tell.
     symbols: BTreeMap<SymbolId, Option<Arc<Symbol>>>,
     /// `None`: no chain leads there.
     chains: BTreeMap<(AssetId, AssetId), Option<Arc<Chain>>>,

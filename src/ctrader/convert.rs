@@ -1,6 +1,6 @@
-//! From the wire to the domain: the only place where units are converted.
+//! From the wire to the domain: the only module that converts units.
 //!
-//! Money is 10^-moneyDigits of the object that carries it, and that may be absent: then the
+//! Money is 10^-moneyDigits of the object that has it, and that may be absent: then the
 //! account's digits count, and then two, as in the vendor's own clients. Prices in entities are
 //! doubles; volumes count hundredths of a unit.
 
@@ -23,10 +23,10 @@ use crate::domain::position::{
     Order, OrderStatus, OrderType, Position, PositionStatus, VOLUME_SCALE, WIRE_PRICE_SCALE,
 };
 
-/// Digits of money when neither the object nor the account says: cents.
+/// Digits of money when neither the object nor the account has them: cents.
 pub const MONEY_DIGITS_FALLBACK: u8 = 2;
 
-/// The most digits that money may claim; 8 is the most that is known to exist.
+/// The most digits that money may claim; 8 is the most that was ever seen.
 const MONEY_DIGITS_MAX: u32 = 15;
 
 /// The status of a deal whose number no schema has.
@@ -82,7 +82,7 @@ fn id(value: i64, what: &'static str) -> Result<i64, Malformed> {
 }
 
 fn text(value: Option<String>) -> Option<Arc<str>> {
-    // Postgres text and jsonb cannot hold U+0000; an empty text says nothing.
+    // Postgres text and jsonb cannot hold U+0000; an empty text tells nothing.
     value
         .map(|text| text.replace('\0', ""))
         .filter(|text| !text.is_empty())
@@ -219,7 +219,7 @@ pub fn order(wire: ProtoOaOrder) -> Result<Order, Malformed> {
     })
 }
 
-/// An order, unless it is of a kind or in a state that is not known: no money depends on it.
+/// An order, unless it is of an unknown kind or in an unknown state: no money depends on it.
 ///
 /// # Errors
 /// When an id is missing or its side is unknown.

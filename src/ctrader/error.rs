@@ -1,7 +1,7 @@
 //! What cTrader's error codes mean for a session.
 //!
 //! A code is a string with an enum's name, from either of two enums or from none: it is classified
-//! by its text in `TABLE`, and what is not known backs off.
+//! by its text in `TABLE`, and an unknown code backs off.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub enum Disposition {
 pub struct Refusal {
     /// The error code's name.
     pub code: String,
-    /// The server's own words; for the log at debug level only.
+    /// The server's own text; for the log at debug level only.
     pub description: Option<String>,
     /// The payload type is blocked for that long.
     pub retry_after: Option<Duration>,
@@ -108,16 +108,16 @@ impl Refusal {
     }
 }
 
-/// Why a request did not get its answer.
+/// Why a request got no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// cTrader refused it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// An answer came whose bytes make no sense.
+    /// A response came that cannot be read.
     #[error("cTrader refused: UNREADABLE_ANSWER")]
     Unreadable,
-    /// No answer came in time.
+    /// No response came in time.
     #[error("cTrader refused: TIMEOUT_ERROR")]
     NoAnswer,
 }

@@ -1,4 +1,4 @@
-//! The envelope: what every frame of cTrader carries, and the tag that makes an answer ours.
+//! The envelope: what every frame of cTrader has, and the tag that makes a response ours.
 //!
 //! A WebSocket message is exactly one serialised `ProtoMessage`, with no length before it. The
 //! inner message may or may not repeat its payload type; only the envelope's counts.
@@ -32,7 +32,7 @@ pub struct Frame {
     pub payload_type: u32,
     /// The serialised inner message.
     pub payload: Bytes,
-    /// The answer's tag, or another client's on an event.
+    /// The response's tag, or another client's on an event.
     pub client_msg_id: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub fn decode(bytes: Bytes) -> Result<Frame, prost::DecodeError> {
 
 /// Makes the ids of one connection's requests, and knows them again.
 ///
-/// Events that another client of an account caused may carry that client's id, so ours begin with
+/// Events that another client of an account caused may have that client's id, so ours begin with
 /// a random part that lasts as long as the connection.
 #[derive(Debug)]
 pub struct RequestIds {

@@ -1,10 +1,10 @@
 //! Whether the other end is still there, and how we show that we are.
 //!
 //! cTrader cuts a client off that is silent for about 30 s, so a heartbeat leaves after 10 s of own
-//! silence. It sends one of its own only when it has had nothing to say for 25 to 30 s: far too
-//! late to call a row live. So the socket is pinged when it is silent, and once it has answered a
-//! ping, silence means something: first that rows no longer follow, then that the link is dead. A
-//! server that answers no pings is given up after a minute of silence.
+//! silence. The server sends one of its own only when it was idle for 25 to 30 s: far too late to
+//! call a row live. So an idle socket is pinged. Once the server has answered a ping, silence is a
+//! sign: first that rows no longer follow, then that the link is dead. A server that answers no
+//! pings is given up after a minute of silence.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_millis(700);
 
 /// The link is suspect after that long without anything, if the other end answers pings: three
-/// pings unanswered. Rows must say so within three seconds.
+/// pings unanswered. Rows must show that within three seconds.
 const SUSPECT_AFTER: Duration = Duration::from_millis(2_200);
 
 /// The link is dead after that long without anything, if the other end answers pings.

@@ -1,4 +1,4 @@
-//! Requests: read-only ones, each with what its answer is for.
+//! Requests: read-only ones, each with what its response is for.
 
 use std::collections::BTreeSet;
 
@@ -19,10 +19,10 @@ use super::wire::{
 use crate::domain::ids::{AccountId, SymbolId};
 use crate::domain::secret::Secret;
 
-/// Deals of one answer that we ask for; the server may give fewer, and says so.
+/// Deals of one response that we ask for; the server may send fewer, and tells that there are more.
 const DEALS_MAX: i32 = 1_000;
 
-/// Whom an answer concerns.
+/// Whom a response concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The application itself.
@@ -35,7 +35,7 @@ pub(super) enum Purpose {
     },
     /// Which accounts a token covers.
     Token { ticket: u64 },
-    /// A new pair of tokens. It has no deadline: an answer that comes late still counts.
+    /// A new pair of tokens. It has no deadline: a response that comes late still counts.
     Refresh { ticket: u64 },
 }
 
@@ -50,8 +50,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// The payload type of its answer: the one after its own, for all that the bridge asks.
-    pub(super) const fn answer_type(&self) -> u32 {
+    /// The payload type of its response: the one after its own, for all that the bridge asks.
+    pub(super) const fn response_type(&self) -> u32 {
         self.class.payload_type + 1
     }
 

@@ -1,4 +1,4 @@
-//! One account's state: what a snapshot and the events after it say, in an order-proof way.
+//! One account's state: what a snapshot and the events after it amount to, in whatever order they come.
 //!
 //! Balances are ordered by `balanceVersion`, positions and orders by `utcLastUpdateTimestamp`, and
 //! what has ended stays ended: so a duplicate, or an event that was already in the snapshot,

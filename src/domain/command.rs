@@ -35,7 +35,7 @@ pub enum CommandKind {
 }
 
 impl CommandKind {
-    /// The word in the field `command`, and the routing key.
+    /// Its text in the field `command`, and the routing key.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

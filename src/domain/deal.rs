@@ -15,7 +15,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The word in rows.
+    /// Its text in rows.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -25,17 +25,17 @@ impl Side {
     }
 }
 
-/// How a deal came to be known.
+/// How the bridge learned of a deal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// The stream told of it.
+    /// The stream reported it.
     Event,
     /// It was found in the history.
     Gap,
 }
 
 impl Source {
-    /// The word in metrics.
+    /// Its text in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// `units` × 10^-`scale`.
 ///
-/// Two decimals are equal only if they are written alike: 1.0 is not 1.00 here, since a row
+/// Two decimals are equal only if they are written with the same digits: 1.0 is not 1.00 here, since a row
 /// that changes its precision has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 // Accounts and rows are made of these: 24 bytes instead of the 32 that `i128` would align it to.

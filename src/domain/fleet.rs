@@ -3,7 +3,7 @@
 //!
 //! Every worker decides for itself by what it sees, and two may see different things. So nothing in here
 //! keeps two workers from one slot: the lock and the epoch do. These functions make the workers agree in the end,
-//! and keep them from handing slots to and fro.
+//! and keep them from handing slots back and forth.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,7 +98,7 @@ pub fn claims(me: &Member, share: usize, free: &[FreeSlot]) -> Vec<Slot> {
     if !me.accepts_sessions() {
         return Vec::new();
     }
-    // Each worker has an order of its own, so that workers that poll at the same time rarely want the same slots.
+    // Each worker has an order of its own, so that workers that poll at the same time rarely choose the same slots.
     let mut free: Vec<&FreeSlot> = free.iter().collect();
     free.sort_unstable_by_key(|free| order_for_worker(free.slot, me.number));
     let mut sessions = me.sessions;

@@ -1,5 +1,5 @@
 //! Identifiers. cTrader's numbers are signed 64-bit and unique in a scope each names;
-//! a user is the app's own string and never appears in a public table, a metric or a health answer.
+//! a user is the app's own string and never appears in a public table, a metric or a health response.
 
 use std::fmt;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl UserId {
         &self.0
     }
 
-    /// What public tables carry instead of the id: lower-case hex SHA-256 of it.
+    /// What public tables have instead of the id: lower-case hex SHA-256 of it.
     #[must_use]
     pub fn key(&self) -> String {
         hex::encode(self.digest())

@@ -1,7 +1,7 @@
 //! Which changes of an account's balance were seen, and which were not.
 //!
 //! Every change of a balance has a version, one higher than the one before. So a version that was
-//! jumped over is a change that no event told of: what closed then is in the history of deals, the
+//! jumped over is a change that no event reported: what closed then is in the history of deals, the
 //! rest in the cash flow. A position that is gone must have a closing deal, whatever the versions say.
 
 use std::collections::BTreeSet;
@@ -210,7 +210,7 @@ mod tests {
         ledger.handle_snapshot(Some(40), None, &open(&[]));
         ledger.handle_version(Some(41));
         assert!(ledger.has_gap());
-        // A new snapshot has what happened; why it happened is for history to say.
+        // A new snapshot has the result; only the history has its causes.
         ledger.handle_snapshot(Some(41), Some(&open(&[])), &open(&[]));
         assert!(!ledger.has_gap());
         assert_eq!(ledger.unexplained(), left(1, 0));

@@ -1,4 +1,4 @@
-//! Open positions and pending orders as cTrader's entities say them.
+//! Open positions and pending orders as cTrader's entities have them.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub struct Position {
     pub trailed_at_ms: Option<i64>,
 }
 
-/// What a message says a position is now.
+/// The state of a position, as a message has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionStatus {
     /// It counts.
@@ -78,7 +78,7 @@ pub enum OrderType {
 }
 
 impl OrderType {
-    /// The word in rows.
+    /// Its text in rows.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +98,7 @@ impl OrderType {
     }
 }
 
-/// What a message says an order is now.
+/// The state of an order, as a message has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderStatus {
     /// It stands.

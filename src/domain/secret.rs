@@ -17,7 +17,7 @@ impl Secret {
         Self(value.into().into())
     }
 
-    /// The value itself, for the one place that has to send it.
+    /// The value itself, for the code that has to send it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -12,7 +12,7 @@ pub enum Desired {
 }
 
 impl Desired {
-    /// The word in `bridge.sessions.desired`.
+    /// Its text in `bridge.sessions.desired`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -21,7 +21,7 @@ impl Desired {
         }
     }
 
-    /// Parses the word in `bridge.sessions.desired`.
+    /// Parses the text in `bridge.sessions.desired`.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Running, Self::Stopped]
@@ -58,7 +58,7 @@ impl Status {
         Self::Stopped,
     ];
 
-    /// The word in `bridge.sessions.status` and `ctrader_cache.status`.
+    /// Its text in `bridge.sessions.status` and `ctrader_cache.status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl Status {
         }
     }
 
-    /// Parses the word in `bridge.sessions.status` and `ctrader_cache.status`.
+    /// Parses the text in `bridge.sessions.status` and `ctrader_cache.status`.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == word)

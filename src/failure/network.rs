@@ -98,7 +98,7 @@ impl NetworkFault {
     }
 
     /// Returns the cause and the fix. `endpoint` is host and port, `variable` is the variable that names them, and
-    /// `trust` says how to trust another root there.
+    /// `trust` tells how to trust another root there.
     #[must_use]
     pub fn diagnosis(self, endpoint: &str, variable: &str, trust: &str) -> Diagnosis {
         let address = format!("correct host and port in {variable}, or start what should be there");

@@ -10,7 +10,7 @@ pub enum RefreshOutcome {
     Adopted,
     /// cTrader refused the refresh token.
     Refused,
-    /// No reply is known.
+    /// No reply came, or it could not be read.
     Lost,
     /// It could not be tried at that moment.
     Deferred,

@@ -1,7 +1,7 @@
 //! The metrics of a worker, for `GET /metrics`. Their names and labels are published and stay as they are.
 //!
 //! Every series exists from the start, at zero: an alert needs no special case for what has not happened
-//! yet. The hot path looks nothing up by label: links count in plain integers and add their sums once per
+//! yet. The hot path does no look-up by label: links count in plain integers and add their sums once per
 //! read of a socket ([`Metrics::stream_read`]). Values that other modules keep anyway are sampled when the
 //! metrics are rendered ([`Metrics::on_render`]).
 

@@ -33,7 +33,7 @@ pub struct DealReport {
     /// Those of them that only the history reported, and no event.
     pub from_gaps: u64,
     /// Deals that were stored already, or are twice in the batch.
-    pub known: u64,
+    pub already_stored: u64,
     /// Deals whose slot has another epoch: refused.
     pub fenced: u64,
 }
@@ -52,7 +52,7 @@ pub async fn insert(conn: &mut PgConnection, writes: &[DealWrite]) -> Result<Dea
         let (owned, inserted) = (counts.owned.unsigned_abs(), counts.inserted.unsigned_abs());
         report.inserted += inserted;
         report.from_gaps += counts.from_gaps.unsigned_abs();
-        report.known += owned - inserted;
+        report.already_stored += owned - inserted;
         report.fenced += chunk.len() as u64 - owned;
     }
     Ok(report)

@@ -1,4 +1,4 @@
-//! Up to when all deals of a session are stored, and what its row says of its account from the last time it was streamed.
+//! The history mark of a session, up to which all its deals are stored, and the account as its row last had it.
 
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};

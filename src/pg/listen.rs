@@ -1,6 +1,6 @@
 //! Notifications that the sessions or credentials of a slot, or the hand-overs of a worker, changed.
 //!
-//! A notification only says what to read again. Those sent while nobody listens are lost, so a worker reads everything
+//! A notification only names what to read again. Those sent while nobody listens are lost, so a worker reads everything
 //! when it connects, and again from time to time.
 
 use std::time::Duration;

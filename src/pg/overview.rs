@@ -1,4 +1,4 @@
-//! What operators see: every session, its owner, and what its row in the cache says.
+//! What operators see: every session, its owner, and its row in the cache.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ pub struct SessionOverview {
     /// Which account; `None` while the user's primary account is not known.
     #[serde(serialize_with = "id")]
     pub account_id: Option<i64>,
-    /// What the latest command wants.
+    /// The desired state of the latest command.
     pub desired: String,
     /// The status that its owner wrote.
     pub status: String,

@@ -20,7 +20,7 @@ pub struct SessionRecord {
     pub key: SessionKey,
     /// The slot of its user.
     pub slot: Slot,
-    /// What the latest command wants.
+    /// The desired state of the latest command.
     pub desired: Desired,
     /// The status that its last owner wrote.
     pub status: Status,

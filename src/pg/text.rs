@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// The text without U+0000, which neither `text` nor `jsonb` can store: U+FFFD takes its place.
+/// The text without U+0000, which neither `text` nor `jsonb` can store: U+FFFD replaces it.
 #[must_use]
 pub(super) fn storable_text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {

@@ -1,6 +1,6 @@
 //! Leases of refresh tokens: which worker may send one, and what it was exchanged for.
 //!
-//! A refresh token works once, and only the reply to it has the next one. So a worker that wants to send one leases it
+//! A refresh token works once, and only the reply to it has the next one. So a worker that is about to send one leases it
 //! here by its hash, marks it as sent before it sends it, and stores the outcome. Once a token was sent nobody sends it
 //! again, unless it was proven that the refresh never happened.
 //!

@@ -1,4 +1,4 @@
-//! The WebSocket that carries the protocol: one binary message is one `ProtoMessage`.
+//! The WebSocket below the protocol: one binary message is one `ProtoMessage`.
 //!
 //! This module knows sockets and nothing of the messages on them: `worker::link` drives a
 //! [`crate::ctrader::connection::Connection`] with it.

@@ -11,7 +11,7 @@ use crate::amqp_support::{Mode, TestConsumer, commands, depth, nothing_left, sen
 use crate::support::rabbitmq::TestVhost;
 use crate::support::services;
 
-/// A body, and what the reason says.
+/// A body, and a part of the reason.
 fn poison() -> Vec<(Vec<u8>, &'static str)> {
     let good = |field: &str, json: &str| {
         let mut body = String::from("{");

@@ -88,7 +88,7 @@ async fn a_broker_that_says_nothing_is_given_up_on_and_nothing_is_left_of_the_at
     let server = tokio::spawn(async move {
         let (mut stream, _) = silent.accept().await.expect("a connection");
         let mut greeting = Vec::new();
-        // Ends when the client closes: the socket is not left open behind the error.
+        // Ends when the client closes: the socket is not left open after the error.
         stream.read_to_end(&mut greeting).await.expect("the end");
         greeting
     });

@@ -76,7 +76,7 @@ async fn a_queue_with_other_arguments_is_an_error_that_names_it() {
     let consumer = TestConsumer::start(vhost.url());
     let state = consumer.handle.state();
     eventually(
-        "the consumer to say why",
+        "the consumer to report why",
         DEADLINE,
         async || match &*state.borrow() {
             ConnectionState::Disconnected { reason, .. } if *reason == text => Ok(()),

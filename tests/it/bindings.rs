@@ -1,4 +1,4 @@
-//! The protocol's definitions: `proto/` says what the facts table says, and
+//! The protocol's definitions: `proto/` agrees with the facts table, and
 //! `src/ctrader/wire/generated.rs` is what prost makes of `proto/`.
 
 #[path = "../vendor/messages.rs"]
@@ -210,7 +210,7 @@ fn the_table_for_the_vendors_classes_has_every_message_by_its_own_name() {
         .flat_map(|file| &file.message_type)
         .map(DescriptorProto::name)
         .collect();
-    let known: Vec<&str> = messages::MESSAGES.iter().map(|known| known.name).collect();
+    let known: Vec<&str> = messages::MESSAGES.iter().map(|kind| kind.name).collect();
     let sorted = |names: &[&str]| {
         names
             .iter()
@@ -219,15 +219,11 @@ fn the_table_for_the_vendors_classes_has_every_message_by_its_own_name() {
     };
     assert_eq!(sorted(&known), sorted(&described));
     assert_eq!(known.len(), described.len(), "each of them once");
-    for known in messages::MESSAGES {
+    for kind in messages::MESSAGES {
         // prost writes ProtoOATrader as ProtoOaTrader, and no two names differ by case alone.
-        let path = (known.type_name)();
+        let path = (kind.type_name)();
         let own = path.rsplit("::").next().expect("a name");
-        assert!(
-            own.eq_ignore_ascii_case(known.name),
-            "{}: {path}",
-            known.name
-        );
-        assert!((known.recode)(b"").is_ok(), "{} of nothing", known.name);
+        assert!(own.eq_ignore_ascii_case(kind.name), "{}: {path}", kind.name);
+        assert!((kind.recode)(b"").is_ok(), "{} of nothing", kind.name);
     }
 }

@@ -51,14 +51,14 @@ impl Report {
         }
     }
 
-    /// The line about something: its verdict and what it says.
+    /// The line about something: its outcome and its text.
     fn line(&self, what: &str) -> (&str, &str) {
         let lines = self
             .text
             .lines()
             .filter_map(|line| line.split_at_checked(6));
         let mut about = lines.filter(|(_, rest)| rest.starts_with(&format!("{what}  ")));
-        let (verdict, rest) = about
+        let (outcome, rest) = about
             .next()
             .unwrap_or_else(|| panic!("{what} in {}", self.text));
         assert!(
@@ -66,17 +66,17 @@ impl Report {
             "one line about {what} in {}",
             self.text
         );
-        (verdict.trim(), rest[what.len()..].trim())
+        (outcome.trim(), rest[what.len()..].trim())
     }
 
     /// That this alone fails, with cause and fix in its one line; the rest holds or was not tried.
     fn blames(&self, what: &str, cause: &str, fix: &str) {
         assert_eq!(self.code, Some(69), "{}", self.text);
-        let (verdict, said) = self.line(what);
-        assert_eq!(verdict, "FAIL", "{}", self.text);
-        let (says_cause, says_fix) = said.split_once(". To fix it: ").expect("two clauses");
-        assert!(says_cause.contains(cause), "{said}");
-        assert!(says_fix.contains(fix), "{said}");
+        let (outcome, text) = self.line(what);
+        assert_eq!(outcome, "FAIL", "{}", self.text);
+        let (shown_cause, shown_fix) = text.split_once(". To fix it: ").expect("two clauses");
+        assert!(shown_cause.contains(cause), "{text}");
+        assert!(shown_fix.contains(fix), "{text}");
         for other in LINES.iter().filter(|line| **line != what) {
             assert_ne!(self.line(other).0, "FAIL", "{}", self.text);
         }
@@ -300,7 +300,7 @@ async fn a_broker_user_without_rights_is_named() {
     }
     fleet.vhost.permit("^$", "^$", "^$").await;
     assert_eq!(worker_ends(&fleet, &[]).await, Some(69));
-    // What the fix says is enough.
+    // The named fix is enough.
     fleet
         .vhost
         .permit(r"^bridge\.", r"^bridge\.", r"^bridge\.")
@@ -316,15 +316,15 @@ async fn a_wrong_client_secret_is_named_and_the_worker_waits() {
     let report = Report::of(&fleet, &wrong).await;
     assert_eq!(report.code, Some(69), "{}", report.text);
     for what in ["cTrader demo", "cTrader live"] {
-        let (verdict, said) = report.line(what);
-        assert_eq!(verdict, "FAIL", "{}", report.text);
+        let (outcome, text) = report.line(what);
+        assert_eq!(outcome, "FAIL", "{}", report.text);
         assert!(
-            said.contains("refuses the application: CH_CLIENT_AUTH_FAILURE"),
-            "{said}"
+            text.contains("refuses the application: CH_CLIENT_AUTH_FAILURE"),
+            "{text}"
         );
         assert!(
-            said.contains("set CTRADER_CLIENT_ID and CTRADER_CLIENT_SECRET"),
-            "{said}"
+            text.contains("set CTRADER_CLIENT_ID and CTRADER_CLIENT_SECRET"),
+            "{text}"
         );
     }
     // Whoever mends it restarts the worker; until then commands are taken and sessions fail.
@@ -368,7 +368,7 @@ async fn a_certificate_that_is_not_trusted_is_named_and_the_worker_waits() {
             |row| row.status == "reconnecting" && !row.connected,
         )
         .await;
-    eventually("the worker to say so", DEADLINE, async || {
+    eventually("the worker to report it", DEADLINE, async || {
         let (_, health) = worker.get("/health").await;
         health.contains("degraded").then_some(()).ok_or(health)
     })

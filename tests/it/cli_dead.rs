@@ -34,8 +34,8 @@ async fn dead(fleet: &Fleet, arguments: &[&str]) -> (Option<i32>, String, String
 }
 
 async fn listed(fleet: &Fleet) -> Vec<Value> {
-    let (code, text, said) = dead(fleet, &["list", "--json"]).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text, errors) = dead(fleet, &["list", "--json"]).await;
+    assert_eq!(code, Some(0), "{errors}");
     serde_json::from_str(&text).expect("an array")
 }
 
@@ -66,7 +66,7 @@ fn start(id: Uuid, user: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-async fn bury(fleet: &Fleet, key: &str, id: Option<&str>, body: &[u8]) {
+async fn publish_dead(fleet: &Fleet, key: &str, id: Option<&str>, body: &[u8]) {
     let mut properties = BasicProperties::default().with_delivery_mode(2);
     if let Some(id) = id {
         properties = properties.with_message_id(id.into());
@@ -111,10 +111,10 @@ async fn what_the_worker_buried_is_listed_with_its_reason_and_stays() {
         assert!(!text.contains('\x1b'), "{text:?}");
         depth(&fleet, DEAD, 2).await;
     }
-    for letter in listed(&fleet).await {
+    for message in listed(&fleet).await {
         assert!(
-            letter["reason"].as_str().is_some_and(|why| why.len() > 5),
-            "{letter}"
+            message["reason"].as_str().is_some_and(|why| why.len() > 5),
+            "{message}"
         );
     }
     worker.drain().await;
@@ -125,10 +125,10 @@ async fn a_requeued_command_is_applied_and_has_no_history() {
     let mut fleet = declared().await;
     let id = Uuid::new_v4();
     let (key, body) = (id.to_string(), start(id, "again@example.org"));
-    bury(&fleet, "start", Some(&key), &body).await;
-    bury(&fleet, "start", None, b"not a command").await;
-    let (code, text, said) = dead(&fleet, &["requeue", &key]).await;
-    assert_eq!((code, text.as_str()), (Some(0), "1 requeued\n"), "{said}");
+    publish_dead(&fleet, "start", Some(&key), &body).await;
+    publish_dead(&fleet, "start", None, b"not a command").await;
+    let (code, text, errors) = dead(&fleet, &["requeue", &key]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "1 requeued\n"), "{errors}");
     depth(&fleet, COMMANDS, 1).await;
     depth(&fleet, DEAD, 1).await;
 
@@ -139,10 +139,10 @@ async fn a_requeued_command_is_applied_and_has_no_history() {
     fleet.until_live("again@example.org", 1001).await;
     assert_eq!(worker.outcome(id).await, "applied");
 
-    // Once is enough, and what is not there is said.
-    let (code, _, said) = dead(&fleet, &["requeue", &key]).await;
-    assert_eq!(code, Some(64), "{said}");
-    assert!(said.contains("there is no dead letter"), "{said}");
+    // Once is enough, and a missing id is an error.
+    let (code, _, errors) = dead(&fleet, &["requeue", &key]).await;
+    assert_eq!(code, Some(64), "{errors}");
+    assert!(errors.contains("there is no dead letter"), "{errors}");
     worker.drain().await;
 }
 
@@ -151,18 +151,22 @@ async fn all_are_requeued_but_those_that_say_neither_start_nor_stop() {
     let fleet = declared().await;
     for user in ["a@example.org", "b@example.org", "c@example.org"] {
         let id = Uuid::new_v4();
-        bury(&fleet, "start", Some(&id.to_string()), &start(id, user)).await;
+        publish_dead(&fleet, "start", Some(&id.to_string()), &start(id, user)).await;
     }
-    bury(&fleet, "elsewhere", Some("odd"), b"?").await;
-    let (code, text, said) = dead(&fleet, &["requeue", "--all"]).await;
-    assert_eq!((code, text.as_str()), (Some(64), "3 requeued\n"), "{said}");
-    assert!(said.starts_with("odd stays:"), "{said}");
+    publish_dead(&fleet, "elsewhere", Some("odd"), b"?").await;
+    let (code, text, errors) = dead(&fleet, &["requeue", "--all"]).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(64), "3 requeued\n"),
+        "{errors}"
+    );
+    assert!(errors.starts_with("odd stays:"), "{errors}");
     depth(&fleet, COMMANDS, 3).await;
     depth(&fleet, DEAD, 1).await;
     for message in fleet.vhost.get_all(COMMANDS).await {
         assert_eq!(message.routing_key, "start");
         let headers = message.properties.headers().clone().unwrap_or_default();
-        // The broker's own count begins anew.
+        // The broker's own count starts again.
         let mut names = headers
             .inner()
             .keys()
@@ -175,7 +179,7 @@ async fn all_are_requeued_but_those_that_say_neither_start_nor_stop() {
 async fn one_is_dropped_and_the_others_stay() {
     let fleet = declared().await;
     for id in ["first", "second", "third"] {
-        bury(&fleet, "start", Some(id), b"x").await;
+        publish_dead(&fleet, "start", Some(id), b"x").await;
     }
     let (code, text, _) = dead(&fleet, &["drop", "second"]).await;
     assert_eq!((code, text.as_str()), (Some(0), "1 dropped\n"));
@@ -183,7 +187,7 @@ async fn one_is_dropped_and_the_others_stay() {
     let left: Vec<Value> = listed(&fleet)
         .await
         .into_iter()
-        .map(|letter| letter["id"].clone())
+        .map(|message| message["id"].clone())
         .collect();
     assert_eq!(left, ["first", "third"]);
 }
@@ -192,7 +196,7 @@ async fn one_is_dropped_and_the_others_stay() {
 #[tokio::test]
 async fn looking_often_uses_no_letter_up() {
     let fleet = declared().await;
-    bury(&fleet, "start", Some("looked-at"), b"x").await;
+    publish_dead(&fleet, "start", Some("listed"), b"x").await;
     for _ in 0..25 {
         depth(&fleet, DEAD, 1).await;
         assert_eq!(listed(&fleet).await.len(), 1);
@@ -218,7 +222,7 @@ async fn an_end_in_the_middle_loses_no_command() {
     let (mut both, mut cut) = (0, 0);
     for seed in 0..24 {
         let id = format!("letter-{seed}");
-        bury(
+        publish_dead(
             &fleet,
             "start",
             Some(&id),
@@ -227,12 +231,12 @@ async fn an_end_in_the_middle_loses_no_command() {
         .await;
         let cable = Cable::to(server, seed).await;
         // A whole requeue is some 900 bytes from the broker.
-        cable.fray(1_000);
-        let mut frayed = url.clone();
+        cable.limit_bytes(1_000);
+        let mut unreliable_url = url.clone();
         let port = Url::parse(&cable.ws_url()).expect("a url").port();
-        frayed.set_port(port).expect("a port");
+        unreliable_url.set_port(port).expect("a port");
         let mut call = fleet.call(&["dead", "requeue", &id]);
-        call.env("AMQP_URL", frayed.as_str());
+        call.env("AMQP_URL", unreliable_url.as_str());
         let output = call.output().await.expect("it runs");
         cut += u32::from(!output.status.success());
         let found = eventually("the command to be somewhere", DEADLINE, async || {
@@ -245,7 +249,7 @@ async fn an_end_in_the_middle_loses_no_command() {
         .await;
         both += u32::from(found == (1, 1));
         if output.status.success() {
-            assert_eq!(found.0, 1, "it said so");
+            assert_eq!(found.0, 1, "it reported so");
         }
         fleet.vhost.get_all(COMMANDS).await;
         eventually("both queues to be empty", DEADLINE, async || {
@@ -256,5 +260,5 @@ async fn an_end_in_the_middle_loses_no_command() {
         .await;
     }
     println!("{cut} of 24 were cut, {both} left two copies");
-    assert!(cut >= 5, "too few cuts to say anything: {cut}");
+    assert!(cut >= 5, "too few cuts to prove anything: {cut}");
 }

@@ -249,13 +249,13 @@ async fn a_database_that_is_not_there_is_named_with_what_to_do() {
     let mut call = fleet.call(&["status"]);
     call.env("DATABASE_URL", "postgres://me:hunter2@127.0.0.1:1/postgres");
     let output = call.output().await.expect("it runs");
-    let said = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(69), "{said}");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(69), "{errors}");
     assert!(
-        said.contains("nothing listens at 127.0.0.1:1") && said.contains("DATABASE_URL"),
-        "{said}"
+        errors.contains("nothing listens at 127.0.0.1:1") && errors.contains("DATABASE_URL"),
+        "{errors}"
     );
-    assert!(!said.contains("hunter2"), "{said}");
+    assert!(!errors.contains("hunter2"), "{errors}");
 }
 
 #[tokio::test]

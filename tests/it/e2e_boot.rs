@@ -28,7 +28,7 @@ async fn over_tls_a_server_is_trusted_by_the_authority_that_is_named() {
     let stranger = fleet.worker_with(&urls).await;
     fleet.start(USER, None).await;
     let row = fleet
-        .until_row("the failure to be said", DEADLINE, USER, 1001, |row| {
+        .until_row("the failure to be reported", DEADLINE, USER, 1001, |row| {
             row.last_error.is_some()
         })
         .await;
@@ -55,10 +55,10 @@ async fn commands_published_before_the_first_worker_are_applied_by_it() {
         .await;
     let output = output.expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let said = String::from_utf8(output.stdout).expect("text");
+    let text = String::from_utf8(output.stdout).expect("text");
     assert!(
-        said.starts_with("start ") && said.trim_end().ends_with("confirmed"),
-        "{said}"
+        text.starts_with("start ") && text.trim_end().ends_with("confirmed"),
+        "{text}"
     );
     assert_eq!(fleet.vhost.queue_depth("bridge.commands").await, Some(1));
     let worker = fleet.worker().await;
@@ -108,12 +108,12 @@ async fn calls_that_cannot_be_understood_or_carried_out_end_with_their_codes() {
             Some(expected),
             "{arguments:?} {output:?}"
         );
-        let said = if expected == 0 {
+        let text = if expected == 0 {
             &output.stdout
         } else {
             &output.stderr
         };
-        assert!(!said.is_empty(), "{arguments:?} {output:?}");
+        assert!(!text.is_empty(), "{arguments:?} {output:?}");
     }
     assert_eq!(
         fleet
@@ -137,8 +137,8 @@ async fn a_port_that_is_taken_is_a_fault_of_the_configuration() {
     let output = tokio::time::timeout(DEADLINE, call.output()).await;
     let output = output.expect("it ends by itself").expect("it runs");
     assert_eq!(output.status.code(), Some(64), "{output:?}");
-    let said = String::from_utf8(output.stderr).expect("text");
-    assert!(said.contains(&port.to_string()), "{said}");
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(text.contains(&port.to_string()), "{text}");
 }
 
 #[tokio::test]

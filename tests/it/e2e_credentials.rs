@@ -20,7 +20,7 @@ const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 const ACCOUNT_AUTH: u32 = 2102;
 const APPLICATION_AUTH: u32 = 2100;
 
-/// The coordinator looks at everything every 10 s; what a hint tells is there long before.
+/// The coordinator reads everything every 10 s; what a wakeup announces is there long before.
 const AT_ONCE_SECS: f64 = 5.0;
 
 fn account(id: i64, token: &str) -> AccountSpec {
@@ -42,16 +42,22 @@ fn sealed(key: &[u8; 32], user: &str, token: &str) -> String {
 
 async fn failed(fleet: &Fleet, user: &str, account: i64, because: &str) -> CacheRow {
     let row = fleet
-        .until_row("the failure to be said", DEADLINE, user, account, |row| {
-            row.status == "failed"
-                && row
-                    .last_error
-                    .as_deref()
-                    .is_some_and(|error| error.contains(because))
-        })
+        .until_row(
+            "the failure to be reported",
+            DEADLINE,
+            user,
+            account,
+            |row| {
+                row.status == "failed"
+                    && row
+                        .last_error
+                        .as_deref()
+                        .is_some_and(|error| error.contains(because))
+            },
+        )
         .await;
     assert!(!row.connected, "{row:?}");
-    eventually("the session to say the same", DEADLINE, async || {
+    eventually("the session to have the same", DEADLINE, async || {
         let session: (String, Option<String>) = sqlx::query_as(
             "select status, last_error from bridge.sessions where user_id = $1 and account_id = $2",
         )
@@ -60,8 +66,8 @@ async fn failed(fleet: &Fleet, user: &str, account: i64, because: &str) -> Cache
         .fetch_one(fleet.db.pool())
         .await
         .expect("the session can be read");
-        let said = session.0 == "failed" && session.1 == row.last_error;
-        said.then_some(()).ok_or(session)
+        let matches = session.0 == "failed" && session.1 == row.last_error;
+        matches.then_some(()).ok_or(session)
     })
     .await;
     row
@@ -71,7 +77,7 @@ async fn failed(fleet: &Fleet, user: &str, account: i64, because: &str) -> Cache
 async fn a_session_follows_its_credentials_as_they_come_and_go() {
     let mut fleet = Fleet::new(Simulator::builder().account(account(1001, "token-a"))).await;
     let worker = fleet.worker().await;
-    // Without an account the placeholder's row says why; with one, the account's own.
+    // Without an account the placeholder's row has the reason; with one, the account's own.
     fleet.start(OTHER, None).await;
     failed(&fleet, OTHER, 0, "connect cTrader first").await;
     fleet.start(USER, Some(1001)).await;
@@ -148,8 +154,11 @@ async fn a_refused_token_is_offered_once_and_a_new_one_works_at_once() {
     fleet.connect(USER, 1001, "nobodys-token").await;
     fleet.start(USER, None).await;
     let row = failed(&fleet, USER, 1001, "connect cTrader again").await;
-    let said = row.last_error.expect("a reason");
-    assert!(!said.contains("CH_") && !said.contains("token"), "{said}");
+    let reason = row.last_error.expect("a reason");
+    assert!(
+        !reason.contains("CH_") && !reason.contains("token"),
+        "{reason}"
+    );
     // Long enough for a first pause and a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let offered = fleet.sim.with(|broker| broker.requests_of(ACCOUNT_AUTH));
@@ -176,7 +185,7 @@ async fn a_token_that_is_replaced_while_it_streams_does_not_end_the_stream() {
             row.connected && row.updated > before.updated + 3.0
         })
         .await;
-    // What invalidates the old token finds the new one in place.
+    // The new token is stored before the old one becomes invalid.
     fleet.sim.with(|broker| broker.drop_account(1001));
     fleet.until_live(USER, 1001).await;
     fleet.until_true(USER, 1001).await;

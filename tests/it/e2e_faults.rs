@@ -14,7 +14,7 @@ const USER: &str = "lance@example.org";
 const OTHER: &str = "other@example.org";
 
 /// How long a row may go on saying that it is connected.
-const SAYS_SO_WITHIN: Duration = Duration::from_secs(3);
+const REPORTED_WITHIN: Duration = Duration::from_secs(3);
 
 fn account(id: i64, token: &str) -> AccountSpec {
     AccountSpec::new(id)
@@ -49,7 +49,7 @@ async fn an_unplugged_server_is_said_within_three_seconds_and_all_is_true_after_
     fleet.sim.unplug().await;
     let unplugged = Instant::now();
     fleet
-        .until_row("the row to say so", SAYS_SO_WITHIN, USER, 1001, |row| {
+        .until_row("the row to report it", REPORTED_WITHIN, USER, 1001, |row| {
             !row.connected
         })
         .await;
@@ -84,7 +84,7 @@ async fn a_server_that_falls_silent_is_said_within_three_seconds() {
     // The socket stays open, and nothing comes through it any more.
     fleet.sim.with(mahspeccy_bridge::sim::Broker::half_open_all);
     let row = fleet
-        .until_row("the row to say so", SAYS_SO_WITHIN, USER, 1001, |row| {
+        .until_row("the row to report it", REPORTED_WITHIN, USER, 1001, |row| {
             !row.connected
         })
         .await;
@@ -105,16 +105,20 @@ async fn a_dropped_account_comes_back_and_its_neighbour_notices_nothing() {
     let neighbour = fleet.until_live(OTHER, 1002).await;
     fleet.sim.with(|broker| broker.drop_account(1001));
     fleet
-        .until_row("the drop to be said", SAYS_SO_WITHIN, USER, 1001, |row| {
-            !row.connected
-        })
+        .until_row(
+            "the drop to be reported",
+            REPORTED_WITHIN,
+            USER,
+            1001,
+            |row| !row.connected,
+        )
         .await;
     fleet.until_live(USER, 1001).await;
     let undisturbed = |row: &CacheRow| row.connected && row.seq > neighbour.seq;
     fleet
         .until_row(
             "the neighbour's next round",
-            SAYS_SO_WITHIN,
+            REPORTED_WITHIN,
             OTHER,
             1002,
             undisturbed,
@@ -266,7 +270,7 @@ async fn the_latest_command_wins_whatever_order_they_arrive_in() {
     fleet.connect_on(USER, 1002, "token-a", false, false).await;
     fleet.start(USER, Some(1002)).await;
     fleet.until_live(USER, 1002).await;
-    // A stop of everything, and behind it starts that were issued before it.
+    // A stop of everything, and after it starts that were issued before it.
     let now = OffsetDateTime::now_utc();
     fleet
         .command_at("stop", USER, Value::Null, now, Uuid::new_v4())
@@ -402,12 +406,12 @@ async fn thirty_accounts_share_one_socket_within_the_request_budget() {
         assert!(connection.most_requests_per_second <= 50, "{connection:?}");
         assert_eq!(connection.rate_refusals, 0, "{connection:?}");
     }
-    eventually("the health to say so", DEADLINE, async || {
+    eventually("the health to report it", DEADLINE, async || {
         let (status, body) = worker.get("/health").await;
         let health: Value = serde_json::from_str(&body).expect("json");
-        let said = (status, &health["activeSessions"], &health["status"])
+        let matches = (status, &health["activeSessions"], &health["status"])
             == (200, &json!(31), &json!("ok"));
-        said.then_some(()).ok_or(body)
+        matches.then_some(()).ok_or(body)
     })
     .await;
     worker.drain().await;

@@ -71,7 +71,7 @@ async fn stored(fleet: &Fleet, user: &str, account: i64) -> BTreeMap<i64, String
     let rows = sqlx::query(
         "select deal_id, concat_ws(' ', order_id, position_id, symbol_id, side, status, filled_volume::text,
             extract(epoch from executed_at) * 1000, trim_scale(commission)::text, trim_scale(gross_profit)::text,
-            trim_scale(swap)::text, trim_scale(balance_after)::text) as said, symbol
+            trim_scale(swap)::text, trim_scale(balance_after)::text) as figures, symbol
          from public.ctrader_deals where user_key = $1 and account_id = $2",
     )
     .bind(UserId::new(user).expect("valid").key())
@@ -82,9 +82,9 @@ async fn stored(fleet: &Fleet, user: &str, account: i64) -> BTreeMap<i64, String
     rows.iter()
         .map(|row| {
             let symbol: Option<String> = row.get("symbol");
-            // One that was stored when the connection ended is named by the next look.
-            let said = symbol.map_or_else(|| "nameless".to_owned(), |_| row.get("said"));
-            (row.get("deal_id"), said)
+            // One that was stored when the connection ended is named by the next history request.
+            let figures = symbol.map_or_else(|| "nameless".to_owned(), |_| row.get("figures"));
+            (row.get("deal_id"), figures)
         })
         .collect()
 }
@@ -104,7 +104,7 @@ fn ledger(fleet: &Fleet, account: i64, digits: u32) -> BTreeMap<i64, String> {
         .into_iter()
         .map(|deal| {
             let side = if deal.trade_side == 1 { "BUY" } else { "SELL" };
-            let mut said = vec![
+            let mut figures = vec![
                 deal.order_id.to_string(),
                 deal.position_id.to_string(),
                 deal.symbol_id.to_string(),
@@ -113,16 +113,16 @@ fn ledger(fleet: &Fleet, account: i64, digits: u32) -> BTreeMap<i64, String> {
                 decimal(deal.filled_volume, 2),
                 format!("{}.000000", deal.execution_timestamp),
             ];
-            said.extend(
+            figures.extend(
                 deal.commission
                     .map(|units| trimmed(units, deal.money_digits)),
             );
             if let Some(close) = deal.close_position_detail {
                 for units in [close.gross_profit, close.swap, close.balance] {
-                    said.push(trimmed(units, close.money_digits));
+                    figures.push(trimmed(units, close.money_digits));
                 }
             }
-            (deal.deal_id, said.join(" "))
+            (deal.deal_id, figures.join(" "))
         })
         .collect()
 }
@@ -180,8 +180,8 @@ async fn until_the_ledger_is_stored(fleet: &Fleet) {
             }
             let missing: Vec<_> = should
                 .iter()
-                .filter(|(id, said)| is.get(id) != Some(said))
-                .map(|(id, said)| format!("{id}: {said}, stored {:?}", is.get(id)))
+                .filter(|(id, figures)| is.get(id) != Some(figures))
+                .map(|(id, figures)| format!("{id}: {figures}, stored {:?}", is.get(id)))
                 .collect();
             Err(format!("{account}: {missing:?}"))
         })
@@ -215,7 +215,7 @@ async fn after_any_mix_of_cuts_and_restarts_the_stored_deals_are_the_ledger() {
     until_the_ledger_is_stored(&fleet).await;
     for round in 0..4 {
         // Each connection is cut within its first few kilobytes: in handshakes, snapshots and events.
-        cable.fray(chance.pick(&[3_000, 12_000, 40_000]));
+        cable.limit_bytes(chance.pick(&[3_000, 12_000, 40_000]));
         let cuts = cable.cuts();
         eventually("some cuts, with trades all along", DEADLINE, async || {
             // Now and then: what history is asked for after this comes at four requests a second.
@@ -241,7 +241,7 @@ async fn after_any_mix_of_cuts_and_restarts_the_stored_deals_are_the_ledger() {
             }
             worker = begin(&mut fleet, &cable).await;
         }
-        cable.mend();
+        cable.repair();
         until_the_ledger_is_stored(&fleet).await;
     }
     worker.drain().await;

@@ -47,10 +47,10 @@ fn trade(fleet: &Fleet) {
     });
 }
 
-/// The row says that it is not connected, soon enough by its own clock.
-async fn said_since(fleet: &Fleet, since: f64) {
+/// The row shows that it is not connected, soon enough by its own clock.
+async fn disconnected_since(fleet: &Fleet, since: f64) {
     let row = fleet
-        .until_row("the row to say so", DEADLINE, USER, 1001, |row| {
+        .until_row("the row to show it", DEADLINE, USER, 1001, |row| {
             !row.connected
         })
         .await;
@@ -63,7 +63,7 @@ async fn said_since(fleet: &Fleet, since: f64) {
     );
 }
 
-/// All that the row says is so again, by itself.
+/// The row is correct again, by itself.
 async fn comes_back(fleet: &Fleet) {
     fleet.until_live(USER, 1001).await;
     fleet.sim.with(Broker::market_pause);
@@ -78,7 +78,7 @@ async fn five_seconds_unplugged_are_said_in_time_and_made_up_for() {
     let (fleet, worker) = live().await;
     let unplugged_at = fleet.clock().await;
     fleet.sim.unplug().await;
-    said_since(&fleet, unplugged_at).await;
+    disconnected_since(&fleet, unplugged_at).await;
     trade(&fleet);
     while fleet.clock().await < unplugged_at + 5.0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -98,7 +98,7 @@ async fn five_seconds_of_silence_are_said_in_time_and_made_up_for() {
     let silent_at = fleet.clock().await;
     fleet.sim.with(Broker::half_open_all);
     fleet.sim.stop_accepting();
-    said_since(&fleet, silent_at).await;
+    disconnected_since(&fleet, silent_at).await;
     trade(&fleet);
     while fleet.clock().await < silent_at + 5.0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -141,14 +141,14 @@ async fn readyz(worker: &Worker, expected: u16, naming: &str) {
     .await;
 }
 
-/// What the health route says, once it says it: it is told four times a second.
+/// Waits for a reply of the health route: its figures are updated four times a second.
 async fn health(worker: &Worker, expected: (&str, u64)) {
     eventually("the health to change", DEADLINE, async || {
         let (status, body) = worker.get("/health").await;
         assert!(status == 200 && !body.contains("lance"), "{body}");
         let json: Value = serde_json::from_str(&body).expect("json");
-        let said = json["status"] == expected.0 && json["activeSessions"] == expected.1;
-        said.then_some(()).ok_or(body)
+        let matches = json["status"] == expected.0 && json["activeSessions"] == expected.1;
+        matches.then_some(()).ok_or(body)
     })
     .await;
 }
@@ -226,7 +226,7 @@ async fn without_postgres_the_worker_is_unready_and_comes_back_under_a_new_claim
     readyz(&worker, 503, "postgres").await;
     health(&worker, ("degraded", 1)).await;
     assert_eq!(worker.get("/livez").await.0, 200);
-    // The server answers, so it is not the worker that is cut off: its stream stands by.
+    // The server replies, so it is not the worker that is cut off: its stream stands by.
     let stream = fleet.sim.with(|broker| broker.authorised_on(1001));
     assert_eq!(stream.len(), 1);
     // A command of that time is neither lost nor dead.

@@ -30,9 +30,13 @@ async fn a_maintenance_is_waited_for_and_its_end_is_known_in_either_unit() {
         fleet.connect(USER, 1001, "token-a").await;
         fleet.start(USER, None).await;
         let row = fleet
-            .until_row("the maintenance to be said", DEADLINE, USER, 1001, |row| {
-                row.last_error.is_some()
-            })
+            .until_row(
+                "the maintenance to be reported",
+                DEADLINE,
+                USER,
+                1001,
+                |row| row.last_error.is_some(),
+            )
             .await;
         assert!(!row.connected);
         assert_eq!(
@@ -59,10 +63,10 @@ async fn a_server_that_takes_no_more_connections_is_left_alone() {
     fleet.connect(USER, 1001, "token-a").await;
     fleet.start(USER, None).await;
     fleet
-        .until_row("it to be said", DEADLINE, USER, 1001, |row| {
+        .until_row("it to be reported", DEADLINE, USER, 1001, |row| {
             row.last_error
                 .as_deref()
-                .is_some_and(|said| said.contains("no more connections"))
+                .is_some_and(|reason| reason.contains("no more connections"))
         })
         .await;
     // The next try is minutes away; another one would come within moments.
@@ -88,10 +92,10 @@ async fn an_account_that_is_stored_for_the_wrong_environment_says_so() {
             row.status == "failed"
         })
         .await;
-    let said = row.last_error.expect("a reason");
+    let reason = row.last_error.expect("a reason");
     assert!(
-        said.contains("live account, stored as a demo one"),
-        "{said}"
+        reason.contains("live account, stored as a demo one"),
+        "{reason}"
     );
     fleet.until_live(OTHER, 1001).await;
     // Stored as what it is, it works at once.

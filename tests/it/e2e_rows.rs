@@ -110,7 +110,7 @@ async fn demo_and_live_accounts_are_streamed_each_from_their_own_host() {
     fleet.connect_on(other, 2001, "token-b", false, true).await;
     fleet.start(other, None).await;
     let refused = fleet
-        .until_row("the refusal to be said", DEADLINE, other, 2001, |row| {
+        .until_row("the refusal to be reported", DEADLINE, other, 2001, |row| {
             row.last_error.is_some()
         })
         .await;
@@ -129,7 +129,7 @@ async fn demo_and_live_accounts_are_streamed_each_from_their_own_host() {
     fleet.sim.with(|broker| broker.deposit(2001, 777));
     fleet.stop(USER, Some(2001)).await;
     fleet
-        .until_row("the row to say stopped", DEADLINE, USER, 2001, |row| {
+        .until_row("the row to be stopped", DEADLINE, USER, 2001, |row| {
             row.status == "stopped"
         })
         .await;

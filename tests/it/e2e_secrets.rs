@@ -1,4 +1,4 @@
-//! No secret is ever said, whatever goes wrong and however much is logged.
+//! No secret is ever printed, whatever goes wrong and however much is logged.
 
 use std::time::Duration;
 
@@ -39,10 +39,10 @@ fn world() -> Builder {
         .account(account)
 }
 
-fn assert_silent(said: &str, further: &[&str]) {
+fn assert_silent(output: &str, further: &[&str]) {
     for secret in SECRETS.iter().chain(further) {
-        let line = said.lines().find(|line| line.contains(secret));
-        assert_eq!(line, None, "{secret} was said");
+        let line = output.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} was printed");
     }
 }
 
@@ -167,14 +167,17 @@ async fn a_run_through_every_fault_logs_no_secret_and_no_user() {
     assert_silent(&log, &[USER, &password]);
 }
 
-/// Everything that a call said until it ended by itself.
-async fn said(mut call: Command, within: Duration) -> (Option<i32>, String) {
+/// Everything that a call printed until it ended by itself.
+async fn printed_by(mut call: Command, within: Duration) -> (Option<i32>, String) {
     let output = tokio::time::timeout(within, call.output())
         .await
         .expect("it ends by itself")
         .expect("it runs");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).expect("text"))
+    let printed = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8(printed).expect("text"),
+    )
 }
 
 /// A port that nobody listens on, for as long as nobody else takes it.
@@ -202,11 +205,11 @@ async fn dependencies_that_stay_away_or_refuse_are_said_without_their_passwords(
             .env("PORT", free_port().to_string())
             .env("RUST_LOG", "trace")
             .env("CTRADER_CLIENT_SECRET", "client-secret-3e7f");
-        let (code, said) = said(call, Duration::from_secs(within)).await;
-        assert_eq!(code, Some(69), "{arguments:?}: {said}");
-        assert_silent(&said, &[]);
-        let lower = said.to_ascii_lowercase();
-        assert!(lower.contains("refused"), "{arguments:?}: {said}");
+        let (code, output) = printed_by(call, Duration::from_secs(within)).await;
+        assert_eq!(code, Some(69), "{arguments:?}: {output}");
+        assert_silent(&output, &[]);
+        let lower = output.to_ascii_lowercase();
+        assert!(lower.contains("refused"), "{arguments:?}: {output}");
     };
     // Workers wait up to their deadline of 30 s, the others don't; side by side, to wait once.
     tokio::join!(
@@ -235,8 +238,8 @@ async fn a_variable_in_the_wrong_place_is_named_and_not_shown() {
         call.env(variable, secret);
     }
     call.env_remove("CTRADER_CLIENT_SECRET");
-    let (code, said) = said(call, DEADLINE).await;
-    assert_eq!(code, Some(64), "{said}");
-    assert_eq!(said.lines().count(), 9, "{said}");
-    assert_silent(&said, &[]);
+    let (code, output) = printed_by(call, DEADLINE).await;
+    assert_eq!(code, Some(64), "{output}");
+    assert_eq!(output.lines().count(), 9, "{output}");
+    assert_silent(&output, &[]);
 }

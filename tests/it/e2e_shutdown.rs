@@ -137,8 +137,8 @@ async fn a_second_signal_ends_a_drain_that_hangs() {
         worker.get("/health").await.1.contains("draining")
     })
     .await;
-    let (status, said) = worker.get("/readyz").await;
-    assert_eq!((status, said.trim()), (503, "draining"));
+    let (status, body) = worker.get("/readyz").await;
+    assert_eq!((status, body.trim()), (503, "draining"));
     worker.signal("TERM").await;
     let began = Instant::now();
     worker.ended(Duration::from_secs(8)).await;
@@ -222,7 +222,7 @@ async fn a_worker_that_still_waits_for_its_dependencies_can_be_stopped() {
     let broker = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port());
     for (variable, url) in [("DATABASE_URL", &postgres), ("AMQP_URL", &broker)] {
         let mut worker = fleet.spawn(&[(variable, url)]);
-        eventually("it to say what it waits for", DEADLINE, async || {
+        eventually("it to report what it waits for", DEADLINE, async || {
             let log = worker.log();
             log.contains("refused").then_some(()).ok_or(log)
         })

@@ -19,10 +19,10 @@ const POSITION_FIELDS: &str = "positionId symbol symbolId side volume lots entry
 const ORDER_FIELDS: &str = "orderId positionId symbol symbolId side type volume lots limitPrice stopPrice stopLoss \
     takeProfit expiresAt createdAt label comment";
 
-fn words(text: &str) -> Vec<&str> {
-    let mut words: Vec<&str> = text.split(' ').collect();
-    words.sort_unstable();
-    words
+fn sorted_words(text: &str) -> Vec<&str> {
+    let mut sorted_words: Vec<&str> = text.split(' ').collect();
+    sorted_words.sort_unstable();
+    sorted_words
 }
 
 fn fields(json: &Value) -> Vec<&str> {
@@ -177,7 +177,7 @@ async fn a_start_makes_the_row_live_with_every_column_true() {
     let row = fleet.until_true(USER, 1001).await;
 
     let position = &row.positions[0];
-    assert_eq!(fields(position), words(POSITION_FIELDS));
+    assert_eq!(fields(position), sorted_words(POSITION_FIELDS));
     assert_eq!(position["positionId"], json!("11"));
     assert_eq!(position["symbol"], json!("EURUSD"));
     assert_eq!(position["side"], json!("BUY"));
@@ -187,7 +187,7 @@ async fn a_start_makes_the_row_live_with_every_column_true() {
     assert_eq!(position["stopLoss"].as_f64(), Some(1.05));
 
     let order = &row.orders[0];
-    assert_eq!(fields(order), words(ORDER_FIELDS));
+    assert_eq!(fields(order), sorted_words(ORDER_FIELDS));
     assert_eq!(
         (&order["type"], &order["side"]),
         (&json!("LIMIT"), &json!("SELL"))
@@ -260,7 +260,7 @@ async fn a_stop_ends_the_stream_within_two_seconds_and_the_row_says_so() {
     fleet.stop(USER, None).await;
     let within = Duration::from_secs(2);
     let stopped = fleet
-        .until_row("the row to say stopped", within, USER, 1001, |row| {
+        .until_row("the row to be stopped", within, USER, 1001, |row| {
             row.status == "stopped" && !row.connected
         })
         .await;
@@ -282,7 +282,7 @@ async fn a_stop_ends_the_stream_within_two_seconds_and_the_row_says_so() {
         .execute(fleet.db.pool())
         .await
         .expect("the table can be written");
-    eventually("it to be said again", DEADLINE, async || {
+    eventually("it to be reported again", DEADLINE, async || {
         fleet.session(USER, 1001).await == Some(("stopped".to_owned(), "stopped".to_owned()))
     })
     .await;

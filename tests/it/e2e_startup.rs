@@ -37,8 +37,8 @@ async fn every_fault_of_the_configuration_is_listed_at_once() {
         .env("PORT", "hunter2")
         .env("MAX_SESSIONS", "0")
         .env("TOKEN_ENCRYPTION_KEY", "aHVudGVyMg==");
-    let (code, said) = ends(call, DEADLINE).await;
-    assert_eq!(code, Some(64), "{said}");
+    let (code, output) = ends(call, DEADLINE).await;
+    assert_eq!(code, Some(64), "{output}");
     for name in [
         "CTRADER_CLIENT_ID",
         "DATABASE_URL",
@@ -49,12 +49,12 @@ async fn every_fault_of_the_configuration_is_listed_at_once() {
         "TOKEN_ENCRYPTION_KEY",
     ] {
         assert_eq!(
-            said.lines().filter(|line| line.starts_with(name)).count(),
+            output.lines().filter(|line| line.starts_with(name)).count(),
             1,
-            "{name} in: {said}"
+            "{name} in: {output}"
         );
     }
-    assert!(!said.contains("hunter2"), "{said}");
+    assert!(!output.contains("hunter2"), "{output}");
 }
 
 #[tokio::test]
@@ -64,8 +64,8 @@ async fn a_schema_that_is_not_there_is_named_with_the_version_that_is_needed() {
         .execute(fleet.db.pool())
         .await
         .expect("it was there");
-    let (code, said) = ends(fleet.call(&["worker"]), DEADLINE).await;
-    assert_eq!(code, Some(69), "{said}");
+    let (code, output) = ends(fleet.call(&["worker"]), DEADLINE).await;
+    assert_eq!(code, Some(69), "{output}");
     let needed = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"))
         .expect("the folder")
         .filter(|file| {
@@ -77,8 +77,8 @@ async fn a_schema_that_is_not_there_is_named_with_the_version_that_is_needed() {
         })
         .count();
     assert!(
-        said.contains("migrate") && said.contains(&needed.to_string()),
-        "{said}"
+        output.contains("migrate") && output.contains(&needed.to_string()),
+        "{output}"
     );
 }
 
@@ -97,16 +97,16 @@ async fn a_wrong_password_is_refused_at_once_and_never_shown() {
     url.set_password(Some("hunter2")).expect("a password");
     let mut call = fleet.call(&["worker"]);
     call.env("DATABASE_URL", url.as_str());
-    let (code, said) = ends(call, Duration::from_secs(20)).await;
+    let (code, output) = ends(call, Duration::from_secs(20)).await;
     let statement = format!("drop role {role}");
     sqlx::query(sqlx::AssertSqlSafe(statement))
         .execute(fleet.db.pool())
         .await
         .expect("it was there");
-    assert_eq!(code, Some(69), "{said}");
+    assert_eq!(code, Some(69), "{output}");
     assert!(
-        said.contains("Postgres") && !said.contains("hunter2"),
-        "{said}"
+        output.contains("Postgres") && !output.contains("hunter2"),
+        "{output}"
     );
 }
 
@@ -116,11 +116,11 @@ async fn a_transaction_pooler_is_refused_by_what_it_does_and_a_session_pooler_se
     let transactions = PgBouncer::start(fleet.db.url(), PoolMode::Transaction, 10);
     let mut call = fleet.call(&["worker"]);
     call.env("DATABASE_URL", transactions.url());
-    let (code, said) = ends(call, DEADLINE).await;
-    assert_eq!(code, Some(64), "{said}");
+    let (code, output) = ends(call, DEADLINE).await;
+    assert_eq!(code, Some(64), "{output}");
     assert!(
-        said.contains("transaction pooler") && said.contains("5432"),
-        "{said}"
+        output.contains("transaction pooler") && output.contains("5432"),
+        "{output}"
     );
 
     let sessions = PgBouncer::start(fleet.db.url(), PoolMode::Session, 20);
@@ -146,11 +146,11 @@ async fn a_broker_that_stays_away_past_the_deadline_ends_the_start() {
     );
     // Its own port: two workers of one test could not both have the default.
     call.env("PORT", free_port().to_string());
-    let (code, said) = ends(call, Duration::from_mins(1)).await;
-    assert_eq!(code, Some(69), "{said}");
+    let (code, output) = ends(call, Duration::from_mins(1)).await;
+    assert_eq!(code, Some(69), "{output}");
     assert!(
-        said.contains("RabbitMQ") && !said.contains("hunter2"),
-        "{said}"
+        output.contains("RabbitMQ") && !output.contains("hunter2"),
+        "{output}"
     );
 }
 
@@ -230,7 +230,7 @@ async fn the_command_line_publishes_and_says_so() {
             |row| row.status == "stopped",
         )
         .await;
-    let (code, said) = ends(fleet.call(&["start", ""]), DEADLINE).await;
-    assert_eq!((code, said.trim()), (Some(64), "userId is empty"));
+    let (code, output) = ends(fleet.call(&["start", ""]), DEADLINE).await;
+    assert_eq!((code, output.trim()), (Some(64), "userId is empty"));
     worker.drain().await;
 }

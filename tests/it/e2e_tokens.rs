@@ -248,8 +248,8 @@ async fn a_grant_that_is_dead_is_said_once_and_a_new_one_is_taken_at_once() {
             row.status == "failed"
         })
         .await;
-    let said = row.last_error.expect("a reason");
-    assert!(said.contains("connect cTrader again"), "{said}");
+    let reason = row.last_error.expect("a reason");
+    assert!(reason.contains("connect cTrader again"), "{reason}");
     // It is tried again, for ever, and its refresh token is not.
     let tried = fleet.sim.with(|broker| broker.requests_of(ACCOUNT_AUTH));
     eventually("two more tries", DEADLINE, async || {

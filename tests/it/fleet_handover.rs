@@ -1,4 +1,4 @@
-//! Workers come and go in good order, and nobody who looks at a row can tell.
+//! Workers come and go in good order, and no reader of a row can tell.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,7 +45,7 @@ async fn a_worker_that_joins_gets_its_share_and_rows_stay_fresh() {
         seen.disconnected.is_empty() && seen.oldest < FRESH,
         "{seen:?}"
     );
-    assert!(seen.looks > 50, "{seen:?}");
+    assert!(seen.reads > 50, "{seen:?}");
     for id in [1, COUNT] {
         fleet.until_live(&user(id), id).await;
     }
@@ -53,7 +53,7 @@ async fn a_worker_that_joins_gets_its_share_and_rows_stay_fresh() {
     second.drain().await;
 }
 
-/// Starts and stops that go on meanwhile: what each of the accounts was told last.
+/// Starts and stops that go on meanwhile: what each of the accounts was last commanded to do.
 async fn traffic(
     fleet: &Fleet,
     ids: std::ops::RangeInclusive<i64>,
@@ -245,19 +245,19 @@ async fn the_fleet_opens_no_more_connections_than_it_may() {
     want_all(&fleet, 1..=4).await;
     until_all_live(&fleet, 4).await;
     let second = fleet.spawn(&limit);
-    eventually("it to say what it waits for", DEADLINE, async || {
+    eventually("it to report what it waits for", DEADLINE, async || {
         let url = format!("http://127.0.0.1:{}/readyz", second.port);
         let Ok(answer) = reqwest::get(url).await else {
             return Err("no answer".to_owned());
         };
-        let (status, said) = (
+        let (status, body) = (
             answer.status().as_u16(),
             answer.text().await.expect("a body"),
         );
-        if status == 503 && said.contains("all 1 connections") {
+        if status == 503 && body.contains("all 1 connections") {
             Ok(())
         } else {
-            Err(said)
+            Err(body)
         }
     })
     .await;

@@ -25,29 +25,29 @@ async fn on_its_own_postgres() -> (OwnPostgres, Fleet) {
 
 async fn until_ready(worker: &Worker) {
     eventually("the worker to be ready", DEADLINE, async || {
-        let (status, said) = worker.get("/readyz").await;
-        if status == 200 { Ok(()) } else { Err(said) }
+        let (status, body) = worker.get("/readyz").await;
+        if status == 200 { Ok(()) } else { Err(body) }
     })
     .await;
 }
 
 async fn until_not_ready(worker: &Worker, why: &str) {
     eventually(
-        "the worker to say why it is not ready",
+        "the worker to report why it is not ready",
         DEADLINE,
         async || {
-            let (status, said) = worker.get("/readyz").await;
-            if status == 503 && said.contains(why) {
+            let (status, body) = worker.get("/readyz").await;
+            if status == 503 && body.contains(why) {
                 Ok(())
             } else {
-                Err(said)
+                Err(body)
             }
         },
     )
     .await;
 }
 
-/// Waits until every row was written since, and answers how long that took by the rows' clock.
+/// Waits until every row was written since, and returns how long that took by the rows' clock.
 async fn until_all_written_since(fleet: &Fleet, since: f64) -> f64 {
     eventually("all rows to be written again", LONG, async || {
         let old: i64 = sqlx::query_scalar(

@@ -1,6 +1,6 @@
 //! Random faults of a seeded script, while users come and go; in the end all is as it should be.
 //!
-//! `SOAK_SECS` says how long, and `SOAK_SEED` replays a run.
+//! `SOAK_SECS` sets how long, and `SOAK_SEED` replays a run.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -40,7 +40,7 @@ struct Soak {
     amqp_until: Option<Instant>,
     members: Vec<Member>,
     leaving: Vec<Member>,
-    /// What each account was told last.
+    /// What each account was last commanded to do.
     told: BTreeMap<i64, &'static str>,
 }
 
@@ -111,7 +111,7 @@ impl Soak {
                 let index = self.member_index();
                 let member = self.members.swap_remove(index);
                 eprintln!("drain {}", member.worker.id);
-                settle(&member).await;
+                resume(&member).await;
                 member.worker.signal("TERM").await;
                 self.leaving.push(member);
                 let next = self.member().await;
@@ -196,7 +196,7 @@ impl Soak {
                 .troubled_until
                 .is_some_and(|until| all || until <= now)
             {
-                settle(member).await;
+                resume(member).await;
                 member.troubled_until = None;
             }
         }
@@ -267,8 +267,8 @@ impl Soak {
     }
 }
 
-/// It goes on and is no longer cut off.
-async fn settle(member: &Member) {
+/// Lets a paused worker run on, and reconnects it to the database.
+async fn resume(member: &Member) {
     member.worker.signal("CONT").await;
     member.database.set(Passage::Open);
 }
@@ -330,7 +330,7 @@ async fn whatever_happens_all_agrees_in_the_end() {
         let status = worker.ended(Duration::from_secs(110)).await;
         assert_eq!(status.code(), Some(0), "{}", worker.log());
     }
-    // Sockets that fell silent are known to nobody but the simulator: it forgets them here.
+    // Only the simulator knows of sockets that fell silent: it forgets them here.
     soak.fleet.sim.kill_sockets();
     soak.until_all_agree().await;
     for member in std::mem::take(&mut soak.members) {

@@ -65,7 +65,7 @@ async fn what_a_killed_worker_had_is_claimed_within_a_second_and_streams_as_soon
     .fetch_one(fleet.db.pool())
     .await
     .expect("slots");
-    // The first write of each session under its new epoch that says live is in `bridge.sessions`.
+    // The first write of each session under its new epoch with the status live is in `bridge.sessions`.
     let streams: f64 = sqlx::query_scalar(
         "select extract(epoch from max(updated_at))::float8 - $2 from bridge.sessions
          where account_id = any ($1) and status = 'live'",
@@ -165,7 +165,7 @@ async fn a_hung_worker_is_taken_over_and_does_no_harm_when_it_wakes_up() {
 fn lead(namespace: &Namespace, ports: &[(u16, String)]) -> Child {
     const FORWARD: &str = "\
 import asyncio, sys
-async def carry(reader, writer):
+async def forward(reader, writer):
     try:
         while data := await reader.read(65536):
             writer.write(data)
@@ -178,7 +178,7 @@ async def main():
         port, host, there = pair.split('/')
         async def serve(reader, writer, host=host, there=int(there)):
             r, w = await asyncio.open_connection(host, there)
-            await asyncio.gather(carry(reader, w), carry(r, writer))
+            await asyncio.gather(forward(reader, w), forward(r, writer))
         await asyncio.start_server(serve, '127.0.0.1', int(port))
     await asyncio.Event().wait()
 asyncio.run(main())

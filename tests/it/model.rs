@@ -20,14 +20,14 @@ use reference::Start;
 use world::{ACCOUNT, TOKEN, World};
 
 /// Histories of each kind; together they are ten thousand.
-const CALM: u64 = 2_500;
+const UNDISTURBED: u64 = 2_500;
 const DROPS: u64 = 2_500;
 const DOUBLES: u64 = 2_000;
 const LATE: u64 = 2_000;
 const MISSED: u64 = 1_000;
 
 /// A missed event shows with the next change of the balance. Half a second later the account is
-/// read anew, waits for its first quotes for two seconds at most, and is looked at once more two
+/// read anew, waits for its first quotes for two seconds at most, and is checked once more two
 /// seconds after that: then at the latest the row is right.
 const MENDS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -65,7 +65,7 @@ struct History {
     start: Start,
     chance: Chance,
     trouble: Trouble,
-    /// Deals told so far.
+    /// Deals reported so far.
     told: Vec<i64>,
     /// Events missed so far.
     missed: u64,
@@ -207,7 +207,7 @@ impl History {
         self.told.extend(deals.iter().map(|deal| deal.deal_id.0));
     }
 
-    /// The row is the simulator's own truth too, and every deal was told once.
+    /// The row is the simulator's own truth too, and every deal was reported once.
     fn end(mut self) {
         if self
             .start
@@ -218,7 +218,7 @@ impl History {
             self.pair.assert_truth(ACCOUNT);
         }
         assert!(self.pair.failure().is_none(), "{:?}", self.pair.failure());
-        // What comes late is told late: then they are only each told once.
+        // What comes late is reported late: then each is only reported once.
         if self.unbroken && self.trouble.weather.late == 0 {
             self.pair.assert_deals(ACCOUNT);
         }
@@ -242,7 +242,7 @@ fn play(seed: u64, trouble: Trouble) {
 
 #[test]
 fn the_row_is_what_a_recount_gives() {
-    seeds(CALM).for_each(|seed| play(seed, Trouble::NONE));
+    seeds(UNDISTURBED).for_each(|seed| play(seed, Trouble::NONE));
 }
 
 #[test]

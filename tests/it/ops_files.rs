@@ -454,10 +454,10 @@ fn every_entry_of_the_runbook_names_rehearsals_that_exist() {
     }
 }
 
-/// What the runbook quotes of logs and rows, the code says.
+/// The code has each text that the runbook quotes of logs and rows.
 #[test]
 fn what_the_runbook_quotes_is_said() {
-    for (file, words) in [
+    for (file, quote) in [
         ("src/domain/command.rs", "is not JSON"),
         ("src/domain/command.rs", "is neither start nor stop"),
         ("src/amqp/dead_letters.rs", "the broker gave up"),
@@ -473,6 +473,6 @@ fn what_the_runbook_quotes_is_said() {
             "our P&L differs from the server's",
         ),
     ] {
-        assert!(read(file).contains(words), "{file} does not say {words:?}");
+        assert!(read(file).contains(quote), "{file} does not have {quote:?}");
     }
 }

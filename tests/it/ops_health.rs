@@ -71,12 +71,12 @@ async fn livez_says_which_loop_has_stalled_and_is_well_when_it_goes_on() {
 
     let (release, released) = mpsc::channel();
     block.send(released).expect("it waits for it");
-    let said = eventually("the stall to be said", DEADLINE, async || {
-        let (code, said) = get(port, "/livez").await?;
-        (code == 503).then_some(said)
+    let body = eventually("the stall to be reported", DEADLINE, async || {
+        let (code, body) = get(port, "/livez").await?;
+        (code == 503).then_some(body)
     })
     .await;
-    assert!(said.contains("the main loop is silent"), "{said}");
+    assert!(body.contains("the main loop is silent"), "{body}");
 
     release.send(()).expect("it is still held");
     eventually("the worker to be well again", DEADLINE, async || {
@@ -128,7 +128,7 @@ async fn health_routes_answer_at_once_while_many_accounts_stream() {
         assert_eq!(answer.expect("an answer").0, 200, "{path}");
     }
     took.sort_unstable();
-    // The slower half is the machine's, which may have no processor for the asker.
+    // The slower half is the machine's, which may have no processor for the client.
     let half = took[took.len() / 2];
     println!("half within {half:?}, all within {:?}", took.last());
     assert!(

@@ -1,4 +1,4 @@
-//! The metrics: a running worker has all of the contract's, and they say what is the case.
+//! The metrics: a running worker has all of the contract's, and they are correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -184,7 +184,7 @@ async fn gauges_are_true(worker: &Worker) {
             1.0,
         ),
     ];
-    eventually("the gauges to say what is the case", DEADLINE, async || {
+    eventually("the gauges to be correct", DEADLINE, async || {
         let series = Series::of(worker).await;
         let wrong: Vec<_> = expected
             .iter()

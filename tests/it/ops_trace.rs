@@ -39,8 +39,8 @@ async fn a_commands_life_can_be_followed_by_its_id() {
         .await
         .expect("Python runs");
     let text = String::from_utf8(output.stdout).expect("text");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
     let mut at = 0;
     for step in [
         "command ",

@@ -1,4 +1,4 @@
-//! What no event told of: lost events, gaps, and the deals and cash operations that explain them.
+//! What no event reported: lost events, gaps, and the deals and cash operations that explain them.
 
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ fn a_balance_that_changes_without_its_event_asks_for_a_new_snapshot() {
     pair.hand(|broker| broker.settings_mut().trader_updates = true);
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
     pair.link.tampers.push((EXECUTION, Tamper::Lose));
-    // The trader's update has the new balance, and nothing says which position it came from.
+    // The trader's update has the new balance, and nothing tells which position it came from.
     pair.hand(|broker| broker.close_position(ACCOUNT, 501, None))
         .expect("it is open");
     pair.run(Duration::from_secs(2));

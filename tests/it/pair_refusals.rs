@@ -337,7 +337,7 @@ fn maintenance_is_told_with_its_end() {
     let [Down::Refused(refusal)] = &downs[..] else {
         panic!("{downs:?}");
     };
-    let end = refusal.maintenance_end_ms.expect("it is said");
+    let end = refusal.maintenance_end_ms.expect("it was sent");
     assert!(
         (1_750_001_800_000..1_750_001_810_000).contains(&end),
         "{end}"

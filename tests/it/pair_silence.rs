@@ -1,4 +1,4 @@
-//! Who speaks when there is nothing to say, and what silence means.
+//! Heartbeats on an idle connection, and when silence ends it.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn a_heartbeat_leaves_after_ten_seconds_of_own_silence_and_not_before() {
             "{gaps:?}"
         );
         assert_eq!(pair.broker.stats().idle_timeouts, 0);
-        assert!(pair.connected && pair.doubts().is_empty());
+        assert!(pair.connected && pair.suspicions().is_empty());
         pair.assert_truth(ACCOUNT);
     }
 }
@@ -66,21 +66,21 @@ fn a_market_that_speaks_is_not_pinged() {
     let before = pair.pings.len();
     pair.run(Duration::from_mins(1));
     assert_eq!(pair.pings.len(), before);
-    assert!(pair.doubts().is_empty());
+    assert!(pair.suspicions().is_empty());
 }
 
 #[test]
-fn a_frozen_link_that_answered_pings_is_doubted_in_time_and_then_given_up() {
+fn a_frozen_link_that_answered_pings_is_suspect_in_time_and_then_given_up() {
     let mut pair = live();
     pair.run(Duration::from_secs(20));
     let frozen_at = pair.elapsed();
     pair.hand(mahspeccy_bridge::sim::Broker::half_open_all);
     pair.run(Duration::from_secs(30));
-    let doubted = pair.doubts();
-    assert_eq!(doubted.len(), 1);
+    let suspicions = pair.suspicions();
+    assert_eq!(suspicions.len(), 1);
     assert!(
-        !doubted[0].1 && doubted[0].0.abs_diff(frozen_at) <= Duration::from_millis(2_300),
-        "{doubted:?}"
+        !suspicions[0].1 && suspicions[0].0.abs_diff(frozen_at) <= Duration::from_millis(2_300),
+        "{suspicions:?}"
     );
     assert_eq!(pair.failure(), Some(ConnectionError::Silent));
     let (failed_at, _) = pair.events.last().expect("it failed");
@@ -96,12 +96,12 @@ fn a_link_that_comes_back_is_believed_again() {
     pair.answers_pings = true;
     pair.run(Duration::from_secs(2));
     assert!(pair.client.is_following());
-    let said: Vec<bool> = pair
-        .doubts()
+    let states: Vec<bool> = pair
+        .suspicions()
         .iter()
         .map(|(_, following)| *following)
         .collect();
-    assert_eq!(said, [false, true]);
+    assert_eq!(states, [false, true]);
     pair.assert_truth(ACCOUNT);
 }
 
@@ -112,13 +112,13 @@ fn a_server_that_answers_no_pings_is_given_up_after_a_minute() {
     pair.go_live(ACCOUNT, WORKED_TOKEN);
     pair.run(Duration::from_mins(3));
     assert!(
-        pair.doubts().is_empty() && pair.failure().is_none(),
+        pair.suspicions().is_empty() && pair.failure().is_none(),
         "its heartbeats are enough"
     );
     let frozen_at = pair.elapsed();
     pair.hand(mahspeccy_bridge::sim::Broker::half_open_all);
     pair.run(Duration::from_secs(70));
-    assert!(pair.doubts().is_empty());
+    assert!(pair.suspicions().is_empty());
     assert_eq!(pair.failure(), Some(ConnectionError::Silent));
     let (failed_at, _) = pair.events.last().expect("it failed");
     assert!(failed_at.abs_diff(frozen_at) <= Duration::from_mins(1));

@@ -167,7 +167,7 @@ fn ids_of_other_clients_are_harmless() {
     let mut pair = live();
     pair.hand(|broker| broker.foreign_ids(true));
     pair.step_by_hand(ACCOUNT, busy);
-    // Ids that look like ours and wait for nothing, or like nothing at all.
+    // Ids of our form that no request has, and ids of no known form.
     let prefix = format!("{:016x}-", crate::support::pair::seed_or(1));
     for id in ["0", "1", "2", "999999", "18446744073709551616", "-1", ""] {
         let id = format!("{prefix}{id}");

@@ -95,7 +95,7 @@ async fn blocked(pool: &PgPool, pid: i32) {
             .bind(pid)
             .fetch_one(pool)
             .await
-            .expect("a look")
+            .expect("the row")
     })
     .await;
 }
@@ -140,14 +140,14 @@ async fn an_owner_that_loses_its_slot_in_the_middle_of_a_write_does_not_tell_its
             let shown = "select status || ' ' || epoch from ctrader_cache";
             assert_eq!(text(database.pool(), shown).await, "connecting 2");
         } else {
-            // The row still says epoch 1: whatever the new owner writes is above it.
+            // The row still has epoch 1: whatever the new owner writes is above it.
             let report = written(&database, &[row(&key, 2, 1, full())]).await;
             assert_eq!(counts(&report), (1, 0, 0, 0, 0));
         }
     }
 }
 
-/// The state is being told when the slot is to change hands: the new owner waits for that moment.
+/// The state is being published when the slot is to change hands: the new owner waits for that moment.
 #[tokio::test]
 async fn a_new_owner_comes_after_a_state_that_is_being_told() {
     let (database, key) = one().await;
@@ -178,7 +178,7 @@ async fn a_new_owner_comes_after_a_state_that_is_being_told() {
         )
         .fetch_one(&pool)
         .await
-        .expect("a look");
+        .expect("the row");
         waiting == 1
     })
     .await;
@@ -248,7 +248,7 @@ async fn a_state_is_told_although_a_command_changed_its_session_meanwhile() {
             )
             .fetch_one(database.pool())
             .await
-            .expect("a look");
+            .expect("the row");
             waiting == 1
         })
         .await;

@@ -344,7 +344,7 @@ async fn slots_with_work_are_those_to_run_or_to_stop() {
     assert_eq!(load(&mut conn, &[]).await.expect("sessions"), []);
 }
 
-/// What the contract says the desired states are once all commands are there.
+/// The desired states that the contract requires once all commands are there.
 fn model(commands: &[CommandRow], primary: Option<i64>, accounts: &[i64]) -> BTreeMap<i64, bool> {
     accounts
         .iter()

@@ -59,7 +59,7 @@ async fn a_deal_is_appended_once_with_every_column() {
         DealReport {
             inserted: 2,
             from_gaps: 0,
-            known: 1,
+            already_stored: 1,
             fenced: 0
         }
     );
@@ -69,7 +69,7 @@ async fn a_deal_is_appended_once_with_every_column() {
         DealReport {
             inserted: 0,
             from_gaps: 0,
-            known: 2,
+            already_stored: 2,
             fenced: 0
         }
     );
@@ -116,7 +116,7 @@ async fn a_deal_of_a_lost_slot_is_left_to_the_new_owner() {
         DealReport {
             inserted: 1,
             from_gaps: 0,
-            known: 0,
+            already_stored: 0,
             fenced: 2
         }
     );
@@ -134,7 +134,7 @@ async fn a_long_history_goes_in_chunks() {
         DealReport {
             inserted: 1001,
             from_gaps: 0,
-            known: 0,
+            already_stored: 0,
             fenced: 0
         }
     );
@@ -160,7 +160,7 @@ async fn a_deal_that_an_event_told_of_is_not_counted_as_a_find_of_the_history() 
         DealReport {
             inserted: 3,
             from_gaps: 1,
-            known: 1,
+            already_stored: 1,
             fenced: 0
         }
     );
@@ -190,6 +190,6 @@ async fn a_deal_that_was_stored_without_its_symbols_name_is_given_it_later() {
     let report = insert(&mut conn, &[deal(1, None), nameless(2)])
         .await
         .expect("deals");
-    assert_eq!((report.inserted, report.known), (0, 2));
+    assert_eq!((report.inserted, report.already_stored), (0, 2));
     assert_eq!(names(&mut conn).await, [told(), told()]);
 }

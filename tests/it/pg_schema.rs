@@ -99,7 +99,7 @@ async fn a_worker_learns_which_schema_it_needs() {
     assert_eq!(checked(&database).await, Ok(needs));
 
     let pool = database.pool();
-    // A later release has migrated: it says itself which releases it still suits.
+    // A later release has migrated: it tells which releases it still suits.
     run(
         pool,
         "insert into bridge._sqlx_migrations (version, description, success, checksum, execution_time)

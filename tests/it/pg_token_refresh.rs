@@ -64,15 +64,15 @@ async fn of_twenty_who_ask_at_once_one_is_granted() {
                 conn.release(answer).expect("an answer")
             });
         }
-        let answers = soon("twenty answers", asking.join_all()).await;
-        let granted = answers
+        let replies = soon("twenty replies", asking.join_all()).await;
+        let granted = replies
             .iter()
             .filter(|answer| **answer == LeaseOutcome::Granted);
-        assert_eq!(granted.count(), 1, "round {round}: {answers:?}");
-        let busy = answers
+        assert_eq!(granted.count(), 1, "round {round}: {replies:?}");
+        let busy = replies
             .iter()
             .filter(|answer| **answer == LeaseOutcome::Busy);
-        assert_eq!(busy.count(), 19, "round {round}: {answers:?}");
+        assert_eq!(busy.count(), 19, "round {round}: {replies:?}");
         let_run_out(&mut database.pool().acquire().await.expect("a connection")).await;
     }
     pool.close().await;
@@ -145,7 +145,7 @@ async fn an_outcome_stays() {
     assert_eq!(leased(&mut conn, "a").await, LeaseOutcome::Granted);
     assert!(mark_sent(&mut conn, HASH, "a").await.expect("an answer"));
     for _ in 0..2 {
-        refuse(&mut conn, HASH, "no \0 more").await.expect("said");
+        refuse(&mut conn, HASH, "no \0 more").await.expect("stored");
     }
     let refused = LeaseOutcome::Refused {
         reason: "no \u{fffd} more".to_owned(),
@@ -156,11 +156,11 @@ async fn an_outcome_stays() {
         assert_eq!(leased(&mut conn, worker).await, refused);
     }
 
-    // A pair is a fact, whatever was said before or is said after.
+    // A pair is a fact, whatever was stored before or is stored after.
     let pair = (&Secret::new("a2"), &Secret::new("r2"));
     let rotated = complete(&mut conn, HASH, pair, Some(EXPIRES), &[]).await;
     assert_eq!(rotated.expect("done"), 0);
-    refuse(&mut conn, HASH, "no more").await.expect("said");
+    refuse(&mut conn, HASH, "no more").await.expect("stored");
     release(&mut conn, HASH, "a").await.expect("an answer");
     assert_eq!(leased(&mut conn, "a").await, done("a2", "r2"));
 
@@ -170,7 +170,7 @@ async fn an_outcome_stays() {
         .await
         .expect("done");
     assert_eq!(leased(&mut conn, "a").await, done("a2", "r2"));
-    refuse(&mut conn, "other", "no more").await.expect("said");
+    refuse(&mut conn, "other", "no more").await.expect("stored");
     let other = lease(&mut conn, "other", "a", MINUTE).await.expect("one");
     let reason = "no more".to_owned();
     assert_eq!(other, LeaseOutcome::Refused { reason });
@@ -347,7 +347,7 @@ async fn a_grant_that_comes_in_the_middle_stays() {
         let pair = (&Secret::new("a2"), &Secret::new("r2"));
         complete(&mut conn, HASH, pair, None, &updates).await
     });
-    // It waits for the row, and looks at it again.
+    // It waits for the row, and reads it again.
     let waiting = async {
         let sql = "select exists (select from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock')";

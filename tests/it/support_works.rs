@@ -1,4 +1,4 @@
-//! The tests' own support does what it says: isolation, clean-up, and a failure that says why.
+//! The tests' own support works: isolation, clean-up, and a failure that tells its cause.
 
 use std::time::Duration;
 
@@ -218,21 +218,21 @@ async fn vhost_and_user_are_deleted_although_a_client_is_connected() {
 }
 
 #[tokio::test]
-async fn waiting_answers_what_was_found() {
-    let mut looks = 0;
-    let found = eventually("the third look", DEADLINE, async || {
-        looks += 1;
-        (looks == 3).then_some("here")
+async fn waiting_returns_what_was_found() {
+    let mut polls = 0;
+    let found = eventually("the third poll", DEADLINE, async || {
+        polls += 1;
+        (polls == 3).then_some("here")
     })
     .await;
-    assert_eq!((found, looks), ("here", 3));
+    assert_eq!((found, polls), ("here", 3));
 
     eventually("what is so", DEADLINE, async || true).await;
 }
 
 #[tokio::test]
 #[should_panic(expected = "waited 50ms for rain; last seen: \"sunshine\"")]
-async fn waiting_in_vain_says_what_was_seen_last() {
+async fn waiting_in_vain_reports_what_was_seen_last() {
     eventually("rain", Duration::from_millis(50), async || {
         Err::<(), _>("sunshine")
     })
@@ -240,8 +240,8 @@ async fn waiting_in_vain_says_what_was_seen_last() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "the first look has not come back")]
-async fn look_that_never_comes_back_meets_the_deadline() {
+#[should_panic(expected = "the first poll has not returned")]
+async fn poll_that_never_returns_meets_the_deadline() {
     eventually("an answer", Duration::from_millis(50), async || {
         std::future::pending::<bool>().await
     })

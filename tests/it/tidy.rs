@@ -1,5 +1,5 @@
 //! What the code must not grow into, held by a test: who may depend on whom, how long a file may
-//! become, that each file says what it is, and that the documents name every variable.
+//! become, that each file has a head that describes it, and that the documents name every variable.
 
 mod imports;
 
@@ -265,7 +265,7 @@ fn every_file_says_what_it_is_and_has_one_subject() {
             let inner_tests = path.ends_with("tests.rs");
             assert!(
                 inner_tests || text.starts_with("//!"),
-                "{} does not say what it is",
+                "{} does not describe itself",
                 path.display()
             );
             let lines = text.lines().count();

@@ -4,8 +4,8 @@
 use mahspeccy_bridge::ctrader::wire;
 use prost::{DecodeError, Message};
 
-/// A message of ours.
-pub(crate) struct Known {
+/// A message type of ours.
+pub(crate) struct MessageType {
     /// In `proto/`.
     pub(crate) name: &'static str,
     /// In Rust, with its path.
@@ -21,7 +21,7 @@ fn recode<M: Message + Default>(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
 macro_rules! messages {
     ($($kind:ident = $name:literal,)+) => {
         /// All of them, in the order of the files.
-        pub(crate) const MESSAGES: &[Known] = &[$(Known {
+        pub(crate) const MESSAGES: &[MessageType] = &[$(MessageType {
             name: $name,
             type_name: std::any::type_name::<wire::$kind>,
             recode: recode::<wire::$kind>,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use url::Url;
 
-use super::report::Check;
+use super::report::CheckResult;
 use crate::config::CtraderSettings;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Event, Transmit};
 use crate::ctrader::error::Refusal;
@@ -23,7 +23,7 @@ pub(super) async fn check(
     variable: &'static str,
     url: &Url,
     settings: &CtraderSettings,
-) -> Check {
+) -> CheckResult {
     let endpoint = endpoint(url);
     match tokio::time::timeout(
         AUTHORISED_WITHIN,
@@ -31,15 +31,15 @@ pub(super) async fn check(
     )
     .await
     {
-        Ok(Ok(took)) => Check::passed(
+        Ok(Ok(took)) => CheckResult::passed(
             name,
             format!(
                 "{endpoint}, application authorised in {} ms",
                 took.as_millis()
             ),
         ),
-        Ok(Err(diagnosis)) => Check::failed(name, diagnosis),
-        Err(_) => Check::failed(
+        Ok(Err(diagnosis)) => CheckResult::failed(name, diagnosis),
+        Err(_) => CheckResult::failed(
             name,
             Diagnosis::new(
                 format!("{endpoint} accepts the connection and does not reply"),

@@ -1,5 +1,5 @@
 //! `check`: tries what a worker needs and prints a line for each, with the fix for what fails. The
-//! dependencies are tried concurrently; what needs another one that failed is skipped and says so.
+//! dependencies are tried concurrently; a check that needs one that failed is skipped, and reported as such.
 
 mod ctrader;
 mod postgres;
@@ -8,7 +8,7 @@ mod report;
 
 use super::error::CliError;
 use crate::config::Config;
-use report::Check;
+use report::CheckResult;
 
 /// Tries everything and prints the results.
 ///
@@ -31,12 +31,12 @@ pub(super) async fn run(config: &Config) -> Result<(), CliError> {
             &config.ctrader
         )),
     );
-    let checks: Vec<Check> = postgres
+    let checks: Vec<CheckResult> = postgres
         .into_iter()
         .chain(rabbitmq)
         .chain([demo, live])
         .collect();
-    checks.iter().for_each(Check::print);
+    checks.iter().for_each(CheckResult::print);
     match checks.iter().filter(|check| check.has_failed()).count() {
         0 => Ok(()),
         failed => Err(CliError::Unavailable(format!(

@@ -1,7 +1,7 @@
 //! Postgres: reachable directly or through a session pooler, with the schema, permissions, room for locks,
 //! and a clock that agrees with ours.
 
-use super::report::Check;
+use super::report::CheckResult;
 use crate::domain::secret::Secret;
 use crate::failure::Diagnosis;
 use crate::pg::PgError;
@@ -15,38 +15,38 @@ const LOCKS_NEEDED: i64 = 1_024 + 512;
 /// The checks that need the connection, in order.
 const DEPENDENT_CHECKS: [&str; 5] = ["pooler", "schema", "rights", "locks", "clock"];
 
-pub(super) async fn checks(url: Secret) -> Vec<Check> {
+pub(super) async fn checks(url: Secret) -> Vec<CheckResult> {
     let config = PgConfig::new(url, "mahspeccy-bridge check");
-    let failed = |name, error: &PgError| Check::failed(name, diagnose(error, &config));
+    let failed = |name, error: &PgError| CheckResult::failed(name, diagnose(error, &config));
     let mut probe = match DatabaseProbe::connect(&config).await {
         Ok(probe) => probe,
         Err(error) => {
             let skipped =
-                DEPENDENT_CHECKS.map(|name| Check::skipped(name, "Postgres cannot be asked"));
+                DEPENDENT_CHECKS.map(|name| CheckResult::skipped(name, "Postgres cannot be asked"));
             return std::iter::once(failed("Postgres", &error))
                 .chain(skipped)
                 .collect();
         }
     };
     let mut checks = vec![match probe.server().await {
-        Ok(server) => Check::passed("Postgres", server),
+        Ok(server) => CheckResult::passed("Postgres", server),
         Err(error) => failed("Postgres", &error),
     }];
     if let Err(error) = pooler::detect(&config).await {
         checks.push(failed("pooler", &error));
         let [_, after @ ..] = DEPENDENT_CHECKS;
-        checks.extend(after.map(|name| Check::skipped(name, "not through this pooler")));
+        checks.extend(after.map(|name| CheckResult::skipped(name, "not through this pooler")));
         probe.close().await;
         return checks;
     }
-    checks.push(Check::passed(
+    checks.push(CheckResult::passed(
         "pooler",
         "none, or one that keeps a session together",
     ));
     let schema = probe.schema().await;
     let usable = schema.is_ok();
     checks.push(match schema {
-        Ok(version) => Check::passed("schema", format!("version {version}")),
+        Ok(version) => CheckResult::passed("schema", format!("version {version}")),
         Err(error) => failed("schema", &error),
     });
     checks.push(if usable {
@@ -55,7 +55,7 @@ pub(super) async fn checks(url: Secret) -> Vec<Check> {
             Err(error) => failed("rights", &error),
         }
     } else {
-        Check::skipped("rights", "the schema is not there")
+        CheckResult::skipped("rights", "the schema is not there")
     });
     checks.push(match probe.locks().await {
         Ok((room, held)) => locks(room, held),
@@ -69,15 +69,15 @@ pub(super) async fn checks(url: Secret) -> Vec<Check> {
     checks
 }
 
-fn rights(missing: &[String]) -> Check {
+fn rights(missing: &[String]) -> CheckResult {
     match missing {
-        [] => Check::passed("rights", "all that a worker needs"),
+        [] => CheckResult::passed("rights", "all that a worker needs"),
         [first, others @ ..] => {
             let more = match others.len() {
                 0 => String::new(),
                 count => format!(", and {count} more"),
             };
-            Check::failed(
+            CheckResult::failed(
                 "rights",
                 Diagnosis::new(
                     format!("this role {first}{more}"),
@@ -88,11 +88,11 @@ fn rights(missing: &[String]) -> Check {
     }
 }
 
-fn locks(room: i64, held: i64) -> Check {
+fn locks(room: i64, held: i64) -> CheckResult {
     if room - held >= LOCKS_NEEDED {
-        return Check::passed("locks", format!("room for {room}, {held} in use"));
+        return CheckResult::passed("locks", format!("room for {room}, {held} in use"));
     }
-    Check::failed(
+    CheckResult::failed(
         "locks",
         Diagnosis::new(
             format!("room for {room} locks, {held} in use; {LOCKS_NEEDED} must be free"),
@@ -101,7 +101,7 @@ fn locks(room: i64, held: i64) -> Check {
     )
 }
 
-fn clock(skew: ClockSkew) -> Check {
+fn clock(skew: ClockSkew) -> CheckResult {
     let ahead_secs = skew.ahead_secs;
     let side = if ahead_secs < 0.0 {
         "behind"
@@ -110,9 +110,9 @@ fn clock(skew: ClockSkew) -> Check {
     };
     let text = format!("{:.1} s {side} Postgres", ahead_secs.abs());
     if !skew.is_wrong() {
-        return Check::passed("clock", text);
+        return CheckResult::passed("clock", text);
     }
-    Check::failed(
+    CheckResult::failed(
         "clock",
         Diagnosis::new(
             format!("this machine's clock is {text}'s"),

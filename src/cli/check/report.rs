@@ -19,12 +19,12 @@ pub(super) enum CheckOutcome {
 
 /// A check and how it ended.
 #[derive(Debug)]
-pub(super) struct Check {
+pub(super) struct CheckResult {
     name: &'static str,
     pub(super) outcome: CheckOutcome,
 }
 
-impl Check {
+impl CheckResult {
     pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
         let outcome = CheckOutcome::Passed(detail.into());
         Self { name, outcome }
@@ -45,13 +45,13 @@ impl Check {
     }
 
     pub(super) fn print(&self) {
-        let (verdict, style, text) = match &self.outcome {
+        let (label, style, text) = match &self.outcome {
             CheckOutcome::Passed(detail) => ("ok  ", Style::Success, detail.clone()),
             CheckOutcome::Failed(diagnosis) => ("FAIL", Style::Error, diagnosis.to_string()),
             CheckOutcome::Skipped(reason) => ("skip", Style::Dim, (*reason).to_owned()),
         };
         let text = printable(&text, TEXT_CHARS_MAX);
         let name = self.name;
-        print_styled(&format!("{}  {name:<16}  {text}\n", paint(verdict, style)));
+        print_styled(&format!("{}  {name:<16}  {text}\n", paint(label, style)));
     }
 }

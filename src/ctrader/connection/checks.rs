@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Handles the answer to a check; `Err` ends the session.
+    /// Handles the response to a check; `Err` ends the session.
     pub(super) fn handle_check(
         &mut self,
         account: AccountId,
@@ -84,40 +84,40 @@ impl Connection {
         let mut next = None;
         match check {
             AccountCheck::Snapshot => {
-                let answer = self.read_answer::<ProtoOaReconcileRes>(frame)?;
+                let response = self.read_response::<ProtoOaReconcileRes>(frame)?;
                 let diverged = self.active_mut(account).map_or(Ok(false), |session| {
-                    session.handle_snapshot_check(answer, now)
+                    session.handle_snapshot_check(response, now)
                 })?;
                 if diverged {
                     self.events.push_back(Event::SnapshotDiverged(account));
                 }
             }
             AccountCheck::Pnl => {
-                let answer = self.read_answer::<ProtoOaGetPositionUnrealizedPnLRes>(frame)?;
+                let response = self.read_response::<ProtoOaGetPositionUnrealizedPnLRes>(frame)?;
                 let audit = self
                     .active_mut(account)
-                    .map_or(Ok(None), |session| session.handle_audit(&answer, now))?;
+                    .map_or(Ok(None), |session| session.handle_audit(&response, now))?;
                 if let Some(audit) = audit {
                     self.events.push_back(Event::Audited(account, audit));
                 }
             }
             AccountCheck::BalanceVersion => {
-                let answer = self.read_answer::<ProtoOaTraderRes>(frame)?;
+                let response = self.read_response::<ProtoOaTraderRes>(frame)?;
                 if let Some(session) = self.active_mut(account) {
-                    session.handle_balance_version(answer.trader.balance_version, now);
+                    session.handle_balance_version(response.trader.balance_version, now);
                 }
             }
             AccountCheck::Deals(window) => {
-                let answer = self.read_answer::<ProtoOaDealListRes>(frame)?;
+                let response = self.read_response::<ProtoOaDealListRes>(frame)?;
                 next = self
                     .active_mut(account)
-                    .and_then(|session| session.handle_deals(window, &answer, now));
+                    .and_then(|session| session.handle_deals(window, &response, now));
             }
             AccountCheck::CashFlow(_) => {
-                let answer = self.read_answer::<ProtoOaCashFlowHistoryListRes>(frame)?;
+                let response = self.read_response::<ProtoOaCashFlowHistoryListRes>(frame)?;
                 next = self
                     .active_mut(account)
-                    .map_or(Ok(None), |session| session.handle_cash_flow(&answer, now))?;
+                    .map_or(Ok(None), |session| session.handle_cash_flow(&response, now))?;
             }
         }
         self.push_all(next);

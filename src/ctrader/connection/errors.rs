@@ -1,4 +1,4 @@
-//! What a refusal, or no answer, does to the request that it concerns.
+//! What a refusal, or a missing response, does to the request that it concerns.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::ctrader::session::{Phase, Session, retry_pause};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::{AccountId, SymbolId};
 
-/// How long a payload type is held back when the server says "too often" and not for how long.
+/// How long a payload type is held back when the server refuses it as too frequent and does not tell for how long.
 const FREQUENCY_PAUSE: Duration = Duration::from_secs(2);
 
 /// How such pauses grow by themselves.
@@ -33,7 +33,7 @@ impl Connection {
         now: Instant,
     ) {
         // Without an id it concerns the whole connection, or another client: no request of ours
-        // fails by it, and those without an answer have their deadlines.
+        // fails by it, and those without a response have their deadlines.
         let Some(Pending { request, .. }) = answered else {
             self.skipped += 1;
             return;
@@ -136,7 +136,7 @@ impl Connection {
         }
     }
 
-    /// Whether a request still has a purpose: a session that logs out wants nothing else any more.
+    /// Whether a request still has a purpose: a session that logs out needs nothing else.
     fn is_wanted(&self, request: &Request) -> bool {
         match &request.purpose {
             Purpose::Account { account, .. } if request.needs_session_of(*account) => self
@@ -196,7 +196,7 @@ impl Connection {
             }
             Ask::Authorise | Ask::Reauthorise => self.end(account, refusal.into(), now),
             Ask::Trader | Ask::Snapshot | Ask::Subscribe(_) | Ask::Broker(_) | Ask::Check(_) => {
-                // It was authorised here and is not any more: that says nothing of its token.
+                // It was authorised here and is not any more: that proves nothing about its token.
                 let down = if disposition == Disposition::ReauthoriseAccount {
                     Down::Dropped
                 } else {
@@ -238,7 +238,7 @@ impl Connection {
         self.advance(account, now);
     }
 
-    /// Notes that the broker does not say: what depends on it stays unknown, and the session goes on.
+    /// Notes that the broker does not tell it: what depends on it stays unknown, and the session goes on.
     fn mark_unavailable(&mut self, account: AccountId, need: &Need, now: Instant) {
         let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return;

@@ -35,7 +35,7 @@ pub enum Down {
     /// The token that authorised it is no longer good.
     #[error("the access token was invalidated")]
     TokenInvalidated,
-    /// An answer did not come.
+    /// A response did not come.
     #[error("cTrader did not answer in time")]
     TimedOut,
     /// A message about it made no sense.
@@ -55,7 +55,7 @@ pub enum ConnectionError {
     /// cTrader ended the application's session.
     #[error("cTrader ended the session")]
     Disconnected {
-        /// The server's own words.
+        /// The server's own text.
         reason: Option<String>,
     },
     /// The application's authorisation was not answered.
@@ -87,18 +87,18 @@ pub enum Refreshed {
     Pair(TokenPair),
     /// cTrader refused it.
     Refused(Refusal),
-    /// It was spent, and the answer cannot be read.
+    /// It was spent, and the response cannot be read.
     Unreadable,
     /// The connection ended before the request left: the token is as good as before.
     Unsent,
-    /// The connection ended before the answer came: whether the token is spent is not known.
+    /// The connection ended before the response came: whether the token is spent is unknown.
     Lost,
 }
 
-/// The accounts that a token covers, and whether each is a live one, as far as cTrader says.
+/// The accounts that a token covers, and whether each is a live one, as far as cTrader reports it.
 pub type Covered = BTreeMap<AccountId, Option<bool>>;
 
-/// What a connection tells its driver.
+/// What a connection reports to its driver.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The application is authorised.
@@ -111,7 +111,7 @@ pub enum Event {
     GapDetected(AccountId),
     /// A deal was executed.
     Deal(AccountId, Source, Box<Deal>),
-    /// A later snapshot has other positions than the events made: there are deals that no event told of.
+    /// A later snapshot has other positions than the events made: there are deals that no event reported.
     SnapshotDiverged(AccountId),
     /// A fetch of the history is over (see [`super::Connection::fetch_history`]).
     History(AccountId, HistoryReport),
@@ -121,7 +121,7 @@ pub enum Event {
     TokenVerified(u64, Result<Covered, RequestError>),
     /// What became of a refresh token (see [`super::Connection::refresh_token`]).
     TokenRefreshed(u64, Refreshed),
-    /// The socket is silent where it should not be (`false`), or speaks again (`true`).
+    /// The socket is silent where it should not be (`false`), or is heard again (`true`).
     Following(bool),
     /// The connection is of no more use.
     Failed(ConnectionError),

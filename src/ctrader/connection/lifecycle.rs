@@ -55,7 +55,7 @@ impl Connection {
         self.send_ready(now);
     }
 
-    /// Ends the connection, since its socket is over: tells the deals that still waited for their symbol's
+    /// Ends the connection, since its socket is over: reports the deals that still waited for their symbol's
     /// name, and what became of refresh tokens.
     pub fn finish(&mut self) {
         self.lose_refreshes();
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// Carries a session on after something changed: asks for what it lacks, tells what is ready.
+    /// Advances a session after something changed: asks for what it lacks, and reports what is ready.
     pub(super) fn advance(&mut self, account: AccountId, now: Instant) {
         let Some(session) = self.sessions.get_mut(account) else {
             return;

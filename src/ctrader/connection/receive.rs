@@ -1,4 +1,4 @@
-//! What comes in on a connection: answers to our requests, and events.
+//! What comes in on a connection: responses to our requests, and events.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ use crate::ctrader::wire::{
 };
 use crate::domain::ids::{AccountId, SymbolId};
 
-/// Why a session ends whose request was answered with bytes that are no answer.
-const UNREADABLE_ANSWER: Malformed = Malformed::Unreadable("an answer");
+/// Why a session ends whose response could not be read.
+const UNREADABLE_RESPONSE: Malformed = Malformed::Unreadable("an answer");
 
 /// The account that an event concerns: the same field in all of them.
 #[derive(Clone, PartialEq, Message)]
@@ -40,13 +40,13 @@ impl Connection {
             .client_msg_id
             .as_deref()
             .and_then(|tag| self.ids.number(tag));
-        // An id alone makes no answer: events carry ids of those who caused them.
-        let answers = |pending: &Pending| {
+        // An id alone makes no response: an event may have the id of the client that caused it.
+        let is_reply_to = |pending: &Pending| {
             frame.payload_type == ERROR_RES
                 || frame.payload_type == frame::number(Type::ProtoOaErrorRes)
-                || frame.payload_type == pending.request.answer_type()
+                || frame.payload_type == pending.request.response_type()
         };
-        let own = own.filter(|id| self.pending.get(id).is_some_and(answers));
+        let own = own.filter(|id| self.pending.get(id).is_some_and(is_reply_to));
         let answered = own.and_then(|id| self.pending.remove(&id));
         match (answered, frame.payload_type) {
             (answered, ERROR_RES) => match ProtoErrorRes::decode(frame.payload.clone()) {
@@ -82,15 +82,15 @@ impl Connection {
             (Some(pending), _) => {
                 self.stats.count_request(RequestOutcome::Answered);
                 self.blocks.remove(&pending.request.class.payload_type);
-                self.handle_answer(pending.request, frame, now);
+                self.handle_response(pending.request, frame, now);
             }
             (None, HEARTBEAT_EVENT) => {}
             (None, _) => self.handle_unsolicited(frame, now),
         }
     }
 
-    /// An answer to a request of ours.
-    fn handle_answer(&mut self, request: Request, frame: &Frame, now: Instant) {
+    /// Handles the response to a request of ours.
+    fn handle_response(&mut self, request: Request, frame: &Frame, now: Instant) {
         match request.purpose {
             Purpose::Application => self.handle_application_authorised(),
             Purpose::Token { ticket } => self.handle_token_verified(ticket, frame),
@@ -106,17 +106,23 @@ impl Connection {
                     if !self.handle_catalog(account, &need, frame, now) {
                         self.forget_need(&need);
                         if current {
-                            self.end(account, UNREADABLE_ANSWER.into(), now);
+                            self.end(account, UNREADABLE_RESPONSE.into(), now);
                         }
                     }
                 } else if self.is_current(account, generation) {
-                    self.handle_account_answer(account, ask, frame, now);
+                    self.handle_account_response(account, ask, frame, now);
                 }
             }
         }
     }
 
-    fn handle_account_answer(&mut self, account: AccountId, ask: Ask, frame: &Frame, now: Instant) {
+    fn handle_account_response(
+        &mut self,
+        account: AccountId,
+        ask: Ask,
+        frame: &Frame,
+        now: Instant,
+    ) {
         let handled = match ask {
             Ask::Authorise => {
                 self.handle_account_authorised(account);
@@ -159,9 +165,9 @@ impl Connection {
         frame: &Frame,
         now: Instant,
     ) -> Result<(), Malformed> {
-        let answer = self.read_answer::<ProtoOaTraderRes>(frame)?;
+        let response = self.read_response::<ProtoOaTraderRes>(frame)?;
         if let Some(session) = self.sessions.get_mut(account) {
-            session.handle_trader(answer.trader, now)?;
+            session.handle_trader(response.trader, now)?;
         }
         self.advance(account, now);
         Ok(())
@@ -173,9 +179,9 @@ impl Connection {
         frame: &Frame,
         now: Instant,
     ) -> Result<(), Malformed> {
-        let answer = self.read_answer::<ProtoOaReconcileRes>(frame)?;
+        let response = self.read_response::<ProtoOaReconcileRes>(frame)?;
         if let Some(session) = self.sessions.get_mut(account) {
-            session.handle_snapshot(answer, now)?;
+            session.handle_snapshot(response, now)?;
         }
         self.advance(account, now);
         Ok(())
@@ -200,7 +206,7 @@ impl Connection {
         self.advance(account, now);
     }
 
-    /// Returns whether the answer could be read.
+    /// Returns whether the response could be read.
     fn handle_catalog(
         &mut self,
         account: AccountId,
@@ -208,46 +214,46 @@ impl Connection {
         frame: &Frame,
         now: Instant,
     ) -> bool {
-        // The answer is the asking account's broker's, and an account has one broker for ever.
+        // The response is from the asking account's broker, and an account has one broker for ever.
         let Some(broker) = self.sessions.get(account).and_then(Session::broker) else {
             return true;
         };
         match need {
             Need::Assets => {
-                let Some(answer) = self.read::<ProtoOaAssetListRes>(frame) else {
+                let Some(response) = self.read::<ProtoOaAssetListRes>(frame) else {
                     return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
                     .or_default()
-                    .set_assets(answer.asset);
+                    .set_assets(response.asset);
             }
             Need::SymbolList => {
-                let Some(answer) = self.read::<ProtoOaSymbolsListRes>(frame) else {
+                let Some(response) = self.read::<ProtoOaSymbolsListRes>(frame) else {
                     return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
                     .or_default()
-                    .set_list(answer.symbol);
+                    .set_list(response.symbol);
             }
             Need::Symbols(asked) => {
-                let Some(answer) = self.read::<ProtoOaSymbolByIdRes>(frame) else {
+                let Some(response) = self.read::<ProtoOaSymbolByIdRes>(frame) else {
                     return false;
                 };
                 self.catalogs
                     .entry(broker.clone())
                     .or_default()
-                    .set_symbols(asked, &answer.symbol);
+                    .set_symbols(asked, &response.symbol);
             }
             Need::Chain(from, to) => {
-                let Some(answer) = self.read::<ProtoOaSymbolsForConversionRes>(frame) else {
+                let Some(response) = self.read::<ProtoOaSymbolsForConversionRes>(frame) else {
                     return false;
                 };
                 self.catalogs.entry(broker.clone()).or_default().set_chain(
                     *from,
                     *to,
-                    &answer.symbol,
+                    &response.symbol,
                 );
             }
         }
@@ -255,7 +261,7 @@ impl Connection {
         true
     }
 
-    /// An event, or an answer that nobody waits for any more.
+    /// An event, or a response that nobody waits for any more.
     fn handle_unsolicited(&mut self, frame: &Frame, now: Instant) {
         let payload_type = i32::try_from(frame.payload_type).unwrap_or_default();
         let kind = Type::try_from(payload_type);
@@ -319,7 +325,7 @@ impl Connection {
                     .and_then(|event| event.reason);
                 self.fail(ConnectionError::Disconnected { reason });
             }
-            // Margin calls, depth, order errors of other clients, late answers: nothing of the
+            // Margin calls, depth, order errors of other clients, late responses: nothing of the
             // account's state. Unknown types must be ignored.
             _ => self.skipped += 1,
         }
@@ -389,12 +395,12 @@ impl Connection {
         event
     }
 
-    /// The answer in a frame; what cannot be read ends the session.
-    pub(super) fn read_answer<M: Message + Default>(
+    /// Returns the response in a frame; one that cannot be read ends the session.
+    pub(super) fn read_response<M: Message + Default>(
         &mut self,
         frame: &Frame,
     ) -> Result<M, Malformed> {
-        self.read(frame).ok_or(UNREADABLE_ANSWER)
+        self.read(frame).ok_or(UNREADABLE_RESPONSE)
     }
 
     pub(super) fn read<M: Message + Default>(&mut self, frame: &Frame) -> Option<M> {

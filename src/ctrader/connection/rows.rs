@@ -22,7 +22,7 @@ impl Connection {
         session.row(wall(session.event_at))
     }
 
-    /// The row of a live account, if it says something else than when it was last taken, or if
+    /// The row of a live account, if it differs from when it was last taken, or if
     /// `always`. `wall` is the wall clock's time at a moment.
     pub fn take_row(
         &mut self,

@@ -10,7 +10,7 @@ use super::stats::RequestOutcome;
 use crate::ctrader::frame::{self, HEARTBEAT_EVENT};
 use crate::ctrader::request::{Purpose, Request};
 
-/// How long an answer may take, from the moment its request is sent.
+/// How long a response may take, from the moment its request is sent.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Connection {
@@ -68,7 +68,7 @@ impl Connection {
     }
 }
 
-/// A refresh token's answer counts however late it comes: it is the only word of the new pair.
+/// The response to a refresh token counts however late it comes: nothing else has the new pair.
 const fn has_deadline(request: &Request) -> bool {
     !matches!(request.purpose, Purpose::Refresh { .. })
 }

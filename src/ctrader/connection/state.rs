@@ -36,7 +36,7 @@ pub struct ConnectionConfig {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) request: Request,
-    /// `None`: an answer counts whenever it comes.
+    /// `None`: a response counts whenever it comes.
     pub(super) deadline: Option<Instant>,
 }
 

@@ -19,7 +19,7 @@ pub struct ConnectionStats {
 }
 
 impl ConnectionStats {
-    /// Kinds of messages that answer no request, by their names in the metrics.
+    /// Kinds of unsolicited messages, by their names in the metrics.
     pub const EVENTS: [&str; 10] = [
         "spot",
         "execution",
@@ -36,7 +36,7 @@ impl ConnectionStats {
     /// What becomes of requests, by the names in the metrics.
     pub const REQUESTS: [&str; 4] = ["sent", "answered", "refused", "unanswered"];
 
-    /// How many messages of each kind came that answer no request; kinds with none are left out.
+    /// How many unsolicited messages of each kind came; kinds with none are left out.
     pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
         nonzero(Self::EVENTS, self.events)
     }

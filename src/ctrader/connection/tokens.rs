@@ -12,13 +12,13 @@ use crate::domain::ids::AccountId;
 use crate::domain::secret::Secret;
 
 impl Connection {
-    /// Asks which accounts a token covers; [`Event::TokenVerified`] answers with the ticket.
+    /// Asks which accounts a token covers; [`Event::TokenVerified`] with the ticket follows.
     pub fn verify_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
         self.push_when_ready(accounts_of_token(ticket, token));
         self.send_ready(now);
     }
 
-    /// Spends a refresh token; [`Event::TokenRefreshed`] tells what became of it, however late.
+    /// Spends a refresh token; [`Event::TokenRefreshed`] has the outcome, however late.
     pub fn refresh_token(&mut self, ticket: u64, token: &Secret, now: Instant) {
         if self.failed {
             self.events
@@ -38,11 +38,11 @@ impl Connection {
     }
 
     pub(super) fn handle_token_verified(&mut self, ticket: u64, frame: &Frame) {
-        let answer = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame);
-        let covered = answer.ok_or(RequestError::Unreadable).map(|answer| {
-            let accounts = answer.ctid_trader_account.iter().map(|known| {
-                let account = AccountId(known.ctid_trader_account_id.cast_signed());
-                (account, known.is_live)
+        let response = self.read::<ProtoOaGetAccountListByAccessTokenRes>(frame);
+        let covered = response.ok_or(RequestError::Unreadable).map(|response| {
+            let accounts = response.ctid_trader_account.iter().map(|entry| {
+                let account = AccountId(entry.ctid_trader_account_id.cast_signed());
+                (account, entry.is_live)
             });
             accounts.collect::<Covered>()
         });
@@ -51,11 +51,13 @@ impl Connection {
 
     pub(super) fn handle_refreshed(&mut self, ticket: u64, frame: &Frame) {
         let refreshed = match self.read::<ProtoOaRefreshTokenRes>(frame) {
-            Some(answer) if !answer.access_token.is_empty() && !answer.refresh_token.is_empty() => {
+            Some(response)
+                if !response.access_token.is_empty() && !response.refresh_token.is_empty() =>
+            {
                 Refreshed::Pair(TokenPair {
-                    access: Secret::new(answer.access_token),
-                    refresh: Secret::new(answer.refresh_token),
-                    expires_in_secs: answer.expires_in,
+                    access: Secret::new(response.access_token),
+                    refresh: Secret::new(response.refresh_token),
+                    expires_in_secs: response.expires_in,
                 })
             }
             _ => Refreshed::Unreadable,

@@ -1,4 +1,4 @@
-//! Deals that wait for the names of their symbols. Each is told once.
+//! Deals that wait for the names of their symbols. Each is reported once.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use crate::ctrader::convert;
 use crate::domain::deal::{Deal, Source};
 use crate::domain::ids::DealId;
 
-/// Deals remembered, so that one that comes twice is told once.
+/// Deals remembered, so that one that comes twice is reported once.
 const DEALS_SEEN_MAX: usize = 256;
 
 impl Session {

@@ -1,7 +1,7 @@
-//! Deals that no event told of, and the cash operations that explain a balance with them.
+//! Deals that no event reported, and the cash operations that explain a balance with them.
 //!
-//! A time is asked for in windows of a week, one after the other, with the least urgent priority. If an
-//! answer says that there is more, its window is cut in two and both halves are asked for, since the order
+//! A time is asked for in windows of a week, one after the other, with the least urgent priority. If a
+//! response has more to come, its window is cut in two and both halves are asked for, since the order
 //! of pages is not documented. A deal that comes twice is stored once.
 //!
 //! If deals and cash operations do not explain the balance and the positions, the history lags: all of it
@@ -32,7 +32,7 @@ const EXPLAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_min
 pub struct HistoryReport {
     /// It began there, milliseconds since the epoch.
     pub from_ms: i64,
-    /// All deals executed up to then are told, milliseconds since the epoch.
+    /// All deals executed up to then are reported, milliseconds since the epoch.
     pub through_ms: i64,
     /// Whether some window could not be read whole.
     pub is_partial: bool,
@@ -60,7 +60,7 @@ impl Session {
     pub(in crate::ctrader) fn handle_deals(
         &mut self,
         window: Window,
-        answer: &ProtoOaDealListRes,
+        response: &ProtoOaDealListRes,
         now: Instant,
     ) -> Option<Request> {
         self.history.as_ref()?;
@@ -70,7 +70,7 @@ impl Session {
         let mut unreadable = false;
         // The account still lacks what the history explains now.
         self.needs_snapshot |= self.timers.is_set(Timer::Gap);
-        for wire in &answer.deal {
+        for wire in &response.deal {
             // A deal that makes no sense does not affect the others.
             let read = convert::deal(wire, digits)
                 .and_then(|deal| Ok((deal, convert::deal_balance(wire, digits)?)));
@@ -87,13 +87,13 @@ impl Session {
         }
         let history = self.history.as_mut()?;
         history.is_partial |= unreadable;
-        if answer.has_more {
-            match halves(window).filter(|_| !answer.deal.is_empty()) {
+        if response.has_more {
+            match halves(window).filter(|_| !response.deal.is_empty()) {
                 Some([first, second]) => {
                     history.deals.push_front(second);
                     history.deals.push_front(first);
                 }
-                // More executions in one millisecond than an answer holds, or an answer without deals.
+                // More executions in one millisecond than a response holds, or a response without deals.
                 None => history.is_partial = true,
             }
         }
@@ -104,7 +104,7 @@ impl Session {
     /// Records the cash operations of a window; returns what to ask next.
     pub(in crate::ctrader) fn handle_cash_flow(
         &mut self,
-        answer: &ProtoOaCashFlowHistoryListRes,
+        response: &ProtoOaCashFlowHistoryListRes,
         now: Instant,
     ) -> Result<Option<Request>, Malformed> {
         let Some(account) = self.account.as_ref().or(self.previous.as_deref()) else {
@@ -113,7 +113,7 @@ impl Session {
         let digits = account.trader().money_digits;
         let current = account.trader().balance_version;
         self.needs_snapshot |= self.timers.is_set(Timer::Gap);
-        for wire in &answer.deposit_withdraw {
+        for wire in &response.deposit_withdraw {
             let balance = convert::cash_balance(wire, digits)?;
             self.record_version(balance.version, current);
         }
@@ -157,7 +157,7 @@ impl Session {
         self.next_window_or_end(now)
     }
 
-    /// Leaves out a window that was tried often enough; the report says so. Returns what to ask next.
+    /// Leaves out a window that was tried often enough, and notes that in the report. Returns what to ask next.
     pub(in crate::ctrader) fn skip_window(&mut self, now: Instant) -> Option<Request> {
         self.history.as_mut()?.is_partial = true;
         self.next_window_or_end(now)
@@ -204,7 +204,7 @@ impl Session {
         None
     }
 
-    /// The report of a fetch that is over, once all its deals are told; and what to ask next, if another
+    /// The report of a fetch that is over, once all its deals are reported; and what to ask next, if another
     /// one was asked for.
     pub(in crate::ctrader) fn take_history_report(
         &mut self,
@@ -221,7 +221,7 @@ impl Session {
             unexplained: self.ledger.unexplained(),
         };
         if report.unexplained.is_some() {
-            // It was asked for often enough, and is reported: a later gap must be told from this one.
+            // It was asked for often enough, and is reported: a later gap must be distinct from this one.
             self.needs_snapshot |= self.timers.is_set(Timer::Gap);
             self.ledger.accept_unexplained();
         }

@@ -11,9 +11,9 @@
 //! | `snapshot` | the first snapshot, and a new one after a gap |
 //! | `events` | events: kept, applied, replayed |
 //! | `prices` | symbols, conversion chains, subscriptions, first quotes |
-//! | `deals`, `history`, `windows` | deals of events, and deals that no event told of |
+//! | `deals`, `history`, `windows` | deals of events, and deals that no event reported |
 //! | `verify`, `audit` | a second snapshot, and the server's own P&L |
-//! | `row` | what the account's row says |
+//! | `row` | the account's row |
 
 mod audit;
 mod deals;

@@ -1,4 +1,4 @@
-//! What a live session's row says.
+//! The row of a live session.
 
 use time::OffsetDateTime;
 

@@ -78,7 +78,7 @@ pub(in crate::ctrader) struct Session {
     pub(super) recent: VecDeque<(Instant, WireEvent)>,
     /// Which changes of the balance were seen.
     pub(super) ledger: Ledger,
-    /// The history has what an event should have told: only a new snapshot makes up for that.
+    /// The history has what an event should have reported: only a new snapshot makes up for that.
     pub(super) needs_snapshot: bool,
     pub(super) timers: TimerTable,
     pub(super) checks: Checks,
@@ -97,9 +97,9 @@ pub(in crate::ctrader) struct Session {
     /// Deals that wait for their symbol's name, or for one before them.
     pub(super) deals: VecDeque<(Deal, Source)>,
     pub(super) deals_seen: VecDeque<DealId>,
-    /// Symbols whose quotes change what the row says.
+    /// Symbols whose quotes change the row.
     pub(super) priced: Symbols,
-    /// Whether the row says something else than when it was last taken.
+    /// Whether the row differs from when it was last taken.
     pub(in crate::ctrader) changed: bool,
     /// The last event that changed it.
     pub(in crate::ctrader) event_at: Instant,

@@ -65,7 +65,7 @@ impl Session {
         if self.timers.is_expired(Timer::Audit, now) {
             self.timers
                 .set(Timer::Audit, now + audit_interval(sessions));
-            // Also of an account that seems flat: an opening that no event told of changes no version.
+            // Also of an account that seems flat: an opening that no event reported changes no version.
             audit = true;
             asks.push(self.ask(Ask::Check(AccountCheck::BalanceVersion)));
         }
@@ -103,7 +103,7 @@ impl Session {
         wire: ProtoOaReconcileRes,
         now: Instant,
     ) -> Result<bool, Malformed> {
-        // A snapshot that was asked for before a gap says nothing of what is now.
+        // A snapshot that was asked for before a gap proves nothing of the present.
         if !std::mem::take(&mut self.checks.snapshot_pending) {
             return Ok(false);
         }
@@ -158,7 +158,7 @@ impl Session {
         self.checks.snapshot_sent_at = None;
     }
 
-    /// Records the balance's version as the server has it: a higher one is a change that no event told of.
+    /// Records the balance's version as the server has it: a higher one is a change that no event reported.
     pub(in crate::ctrader) fn handle_balance_version(
         &mut self,
         version: Option<i64>,

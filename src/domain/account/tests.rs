@@ -189,7 +189,7 @@ fn what_is_remembered_of_the_ended_is_bounded() {
 }
 
 #[test]
-fn a_stop_that_trailed_outlives_what_was_said_of_the_position_before() {
+fn a_trailed_stop_outlives_an_older_update_of_its_position() {
     let mut account = Account::new(
         trader(1),
         [(PositionStatus::Open, position(7, 100, 10))],

@@ -30,7 +30,7 @@ fn shares_are_even_within_what_each_takes() {
 }
 
 #[test]
-fn two_survivors_take_their_shares_at_once_and_the_rest_with_the_next_look() {
+fn two_survivors_take_their_shares_at_once_and_the_rest_with_the_next_poll() {
     let free: Vec<FreeSlot> = (0..100)
         .map(|slot| FreeSlot {
             slot: Slot(slot),
@@ -148,7 +148,7 @@ fn a_drain_offers_all_there_is_a_window_at_a_time() {
 /// Whole fleets: whatever the sizes, offers come to an end, everything stays somewhere, and nobody has much
 /// more than their share.
 #[test]
-fn fleets_settle() {
+fn fleets_converge() {
     for seed in 0..300_u64 {
         let mut chance = seed;
         let mut next = |below: i32| -> i32 {

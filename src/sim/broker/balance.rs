@@ -83,7 +83,7 @@ impl Broker {
         self.publish(account, PayloadType::ProtoOaExecutionEvent, None, &event);
     }
 
-    /// Sends the whole trader after a balance change, if the settings say so.
+    /// Sends the whole trader after a balance change, if the settings ask for it.
     pub(super) fn after_balance(&mut self, account: i64) {
         if self.settings().trader_updates {
             self.trader_updated(account);

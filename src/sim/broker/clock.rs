@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::sim::state::broker::{Broker, HOUSEKEEPING};
-use crate::sim::state::timer::Timer;
+use crate::sim::state::timer::TimerAction;
 
 impl Broker {
-    pub(crate) fn schedule(&mut self, delay: Duration, timer: Timer) {
+    pub(crate) fn schedule(&mut self, delay: Duration, action: TimerAction) {
         self.timer_seq += 1;
         self.timers
-            .insert((self.now + delay, self.timer_seq), timer);
+            .insert((self.now + delay, self.timer_seq), action);
     }
 
     /// Moves the clock to `now` and runs the timers that are due by then, each at its own time.
@@ -20,8 +20,8 @@ impl Broker {
             }
             self.now = self.now.max(entry.key().0);
             match entry.remove() {
-                Timer::Send(conn, frame) => self.send(conn, frame),
-                Timer::Fill(fill) => self.fill_pending(&fill),
+                TimerAction::Send(conn, frame) => self.send(conn, frame),
+                TimerAction::Fill(fill) => self.fill_pending(&fill),
             }
         }
         self.now = self.now.max(now);

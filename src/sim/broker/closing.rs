@@ -1,6 +1,6 @@
 //! Closing positions: the closing order, the deal that books the result, the events of both.
 //!
-//! The only place but `balance` where a balance moves.
+//! Only this module and `balance` change a balance.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ impl Broker {
         self.after_balance(account);
     }
 
-    /// Takes `volume` off a position and books its result. The deal carries the new balance and its version.
+    /// Takes `volume` off a position and books its result. The deal has the new balance and its version.
     fn reduce_position(
         &mut self,
         account: i64,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::ctrader::wire;
 use crate::sim::state::broker::Broker;
-use crate::sim::state::budget::Budget;
+use crate::sim::state::budget::RequestBudget;
 use crate::sim::state::connection::{ClientConnection, Close, ConnId, Output};
 use crate::sim::state::envelope::frame;
 use crate::sim::state::payload::HEARTBEAT_EVENT;
@@ -24,7 +24,7 @@ impl Broker {
             spots: BTreeMap::new(),
             last_in: now,
             last_out: now,
-            budget: Budget::new(&self.settings.limits, now),
+            budget: RequestBudget::new(&self.settings.limits, now),
             frozen: false,
             requests: 0,
         };

@@ -10,7 +10,7 @@ use crate::sim::state::broker::Broker;
 use crate::sim::state::journal::JournalEvent;
 use crate::sim::state::order::{ExecutionDetails, PendingFill, PlacedOrder};
 use crate::sim::state::refusal::Refusal;
-use crate::sim::state::timer::Timer;
+use crate::sim::state::timer::TimerAction;
 use crate::sim::world::order_spec::{OrderKind, OrderSpec};
 use crate::sim::world::spec::AccountKind;
 use wire::ProtoOaExecutionType as Execution;
@@ -120,7 +120,7 @@ impl Broker {
         if delay.is_zero() {
             self.fill_pending(&fill);
         } else {
-            self.schedule(delay, Timer::Fill(fill));
+            self.schedule(delay, TimerAction::Fill(fill));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::sim::state::connection::{ConnId, Output};
 use crate::sim::state::envelope::{self, FrameOptions};
 use crate::sim::state::payload::{UNKNOWN, number};
 use crate::sim::state::request::Request;
-use crate::sim::state::timer::Timer;
+use crate::sim::state::timer::TimerAction;
 
 impl Broker {
     /// Returns the next thing for the shell to do.
@@ -87,7 +87,7 @@ impl Broker {
                 }
             }
         } else if delay > Duration::ZERO {
-            self.schedule(delay, Timer::Send(request.conn, frame));
+            self.schedule(delay, TimerAction::Send(request.conn, frame));
         } else {
             self.send(request.conn, frame);
         }

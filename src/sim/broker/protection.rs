@@ -1,4 +1,4 @@
-//! Stop loss and take profit of a position: the protective order that carries both.
+//! Stop loss and take profit of a position: the protective order that has both.
 
 use crate::ctrader::wire;
 use crate::sim::state::broker::Broker;
@@ -10,7 +10,7 @@ use wire::ProtoOaExecutionType as Execution;
 
 impl Broker {
     /// Sets the levels of a position and creates its protective order. Sends nothing: returns what the
-    /// execution event has to carry.
+    /// execution event must have.
     pub(super) fn protect(
         &mut self,
         account: i64,

@@ -92,7 +92,7 @@ impl Broker {
         Some((symbol.bid, symbol.ask))
     }
 
-    /// Sends `ProtoOASymbolChangedEvent` to every account of a broker. It carries only the symbol's id.
+    /// Sends `ProtoOASymbolChangedEvent` to every account of a broker. It has only the symbol's id.
     pub fn symbol_changed(&mut self, broker: &str, symbol: &str) {
         let Some(venue) = self.venues.iter().position(|venue| venue.title == broker) else {
             return;

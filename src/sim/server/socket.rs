@@ -1,4 +1,4 @@
-//! One socket: detects its protocol, then carries messages both ways until it ends.
+//! One socket: detects its protocol, then forwards messages both ways until it ends.
 
 use std::io;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ async fn detect_protocol<S: BufferedSocket>(
 trait BufferedSocket: ResettableSocket + tokio::io::AsyncBufRead {}
 impl<T: ResettableSocket + tokio::io::AsyncBufRead> BufferedSocket for T {}
 
-/// One of the two ways to carry messages.
+/// One of the two ways to send messages.
 trait Transport {
     /// The next message; `None` at the end. Cancel safe.
     async fn receive(&mut self) -> Option<Bytes>;
@@ -159,7 +159,7 @@ async fn serve_transport(
     shared.disconnected(conn);
 }
 
-/// Carries messages both ways until one side ends. Never returns once the connection is frozen.
+/// Forwards messages both ways until one side ends. Never returns once the connection is frozen.
 async fn exchange_messages(
     shared: &SharedServer,
     transport: &mut impl Transport,

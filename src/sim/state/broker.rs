@@ -17,8 +17,8 @@ use super::journal::JournalEntry;
 use super::request::RequestRecord;
 use super::stats::Stats;
 use super::subscriber::SpotSubscriber;
-use super::timer::{Timer, millis};
-use super::tokens::Grants;
+use super::timer::{TimerAction, millis};
+use super::tokens::TokenGrants;
 use super::venue::Venue;
 
 /// How often idle connections, margin calls and stop-outs are checked.
@@ -37,7 +37,7 @@ pub struct Broker {
     pub(crate) apps: BTreeMap<String, String>,
     pub(crate) venues: Vec<Venue>,
     pub(crate) accounts: BTreeMap<i64, Account>,
-    pub(crate) grants: Grants,
+    pub(crate) grants: TokenGrants,
     pub(crate) conns: BTreeMap<ConnId, ClientConnection>,
     /// (venue, symbol) → who gets its spot events.
     pub(crate) spot_subscribers: BTreeMap<(usize, i64), Vec<SpotSubscriber>>,
@@ -54,7 +54,7 @@ pub struct Broker {
     pub(crate) settings: Settings,
     pub(crate) last_conn: u64,
     /// By time and, within one, in the order of their making.
-    pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
+    pub(crate) timers: BTreeMap<(Instant, u64), TimerAction>,
     pub(crate) timer_seq: u64,
     pub(crate) housekeeping_at: Instant,
     pub(crate) out: VecDeque<Output>,
@@ -81,7 +81,7 @@ impl Broker {
             apps: setup.apps,
             venues: setup.venues,
             accounts: BTreeMap::new(),
-            grants: Grants::default(),
+            grants: TokenGrants::default(),
             conns: BTreeMap::new(),
             spot_subscribers: BTreeMap::new(),
             resting: BTreeMap::new(),

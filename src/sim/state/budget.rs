@@ -28,12 +28,12 @@ fn historical(kind: u32) -> bool {
 
 /// Tokens in millionths, so that refilling needs no floating point.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     micro: u128,
     at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn take(&mut self, per_second: u32, now: Instant) -> bool {
         let full = u128::from(per_second) * 1_000_000;
         let gained = now.saturating_duration_since(self.at).as_micros() * u128::from(per_second);
@@ -79,9 +79,9 @@ pub(crate) enum Breach {
 
 /// The budgets of one connection.
 #[derive(Debug)]
-pub(crate) struct Budget {
-    requests: Bucket,
-    history: Bucket,
+pub(crate) struct RequestBudget {
+    requests: TokenBucket,
+    history: TokenBucket,
     blocked: BTreeMap<u32, Instant>,
     quota: VecDeque<Instant>,
     all: RateWindow,
@@ -89,9 +89,9 @@ pub(crate) struct Budget {
     pub(crate) refused: u64,
 }
 
-impl Budget {
+impl RequestBudget {
     pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
-        let full = |rate: u32| Bucket {
+        let full = |rate: u32| TokenBucket {
             micro: u128::from(rate) * 1_000_000,
             at: now,
         };
@@ -201,7 +201,7 @@ mod tests {
     fn the_fifty_first_request_of_a_second_is_blocked_and_others_pass() {
         let now = Instant::now();
         let limits = Limits::default();
-        let mut budget = Budget::new(&limits, now);
+        let mut budget = RequestBudget::new(&limits, now);
         for _ in 0..50 {
             assert_eq!(
                 budget.charge(number(PayloadType::ProtoOaTraderReq), &limits, now),
@@ -236,7 +236,7 @@ mod tests {
     fn history_has_a_budget_of_its_own() {
         let now = Instant::now();
         let limits = Limits::default();
-        let mut budget = Budget::new(&limits, now);
+        let mut budget = RequestBudget::new(&limits, now);
         for _ in 0..5 {
             assert_eq!(
                 budget.charge(number(PayloadType::ProtoOaDealListReq), &limits, now),
@@ -262,7 +262,7 @@ mod tests {
     fn a_steady_rate_below_the_limit_is_never_refused() {
         let start = Instant::now();
         let limits = Limits::default();
-        let mut budget = Budget::new(&limits, start);
+        let mut budget = RequestBudget::new(&limits, start);
         for step in 0..2_000 {
             let now = start + Duration::from_millis(22 * step);
             assert_eq!(

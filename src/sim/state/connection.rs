@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::sim::world::spec::Environment;
 
-use super::budget::Budget;
+use super::budget::RequestBudget;
 
 /// A connection, numbered from 1 in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +46,7 @@ pub(crate) struct ClientConnection {
     pub(crate) spots: BTreeMap<(i64, i64), bool>,
     pub(crate) last_in: Instant,
     pub(crate) last_out: Instant,
-    pub(crate) budget: Budget,
+    pub(crate) budget: RequestBudget,
     pub(crate) frozen: bool,
     pub(crate) requests: u64,
 }

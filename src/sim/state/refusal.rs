@@ -1,4 +1,4 @@
-//! The refusal of a request: its error code, its other fields, and the message that carries it.
+//! The refusal of a request: its error code, its other fields, and the message that has it.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::ctrader::wire::{self, ProtoOaPayloadType as PayloadType};
 use super::envelope::{FrameOptions, frame};
 use super::payload::{ERROR_RES, number};
 
-/// The message that carries a refusal.
+/// The type of message that a refusal is sent as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RefusalMessage {
     /// `ProtoOAErrorRes` (2142).
@@ -77,7 +77,7 @@ impl Refusal {
         self
     }
 
-    /// Sets the message that carries it.
+    /// Sets the type of message that it is sent as.
     #[must_use]
     pub fn sent_as(mut self, message: RefusalMessage) -> Self {
         self.0.message = message;
@@ -96,7 +96,7 @@ impl Refusal {
         refusal
     }
 
-    /// Returns the serialised message that carries it.
+    /// Returns it as a serialised message.
     pub(crate) fn frame(
         &self,
         id: Option<&str>,

@@ -9,7 +9,7 @@ use super::order::PendingFill;
 
 /// What the server does once a time has come.
 #[derive(Debug)]
-pub(crate) enum Timer {
+pub(crate) enum TimerAction {
     Send(ConnId, Bytes),
     Fill(PendingFill),
 }

@@ -8,7 +8,7 @@ pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// What one cTID has granted: a pair of tokens and the accounts that it covers.
 #[derive(Clone, Debug)]
-pub(crate) struct Grant {
+pub(crate) struct TokenGrant {
     pub(crate) access: String,
     pub(crate) refresh: String,
     pub(crate) accounts: BTreeSet<i64>,
@@ -29,22 +29,22 @@ pub(crate) enum TokenStatus {
 
 /// All grants.
 #[derive(Debug, Default)]
-pub(crate) struct Grants {
-    all: Vec<Grant>,
+pub(crate) struct TokenGrants {
+    all: Vec<TokenGrant>,
     access: BTreeMap<String, usize>,
     refresh: BTreeMap<String, usize>,
 }
 
-impl Grants {
+impl TokenGrants {
     /// Returns the grant of an access token, and makes it if it is new. Its refresh token is `refresh-` + the
     /// token.
-    pub(crate) fn ensure(&mut self, token: &str) -> &mut Grant {
+    pub(crate) fn ensure(&mut self, token: &str) -> &mut TokenGrant {
         let fresh = self.all.len();
         let index = *self.access.entry(token.to_owned()).or_insert(fresh);
         if index == fresh {
             let refresh = format!("refresh-{token}");
             self.refresh.insert(refresh.clone(), index);
-            self.all.push(Grant {
+            self.all.push(TokenGrant {
                 access: token.to_owned(),
                 refresh,
                 accounts: BTreeSet::new(),
@@ -59,11 +59,11 @@ impl Grants {
             .expect("the index of an access token is that of its grant")
     }
 
-    pub(crate) fn get(&self, index: usize) -> Option<&Grant> {
+    pub(crate) fn get(&self, index: usize) -> Option<&TokenGrant> {
         self.all.get(index)
     }
 
-    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Grant> {
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut TokenGrant> {
         self.all.get_mut(index)
     }
 
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_refresh_token_works_once_and_kills_the_old_pair() {
         let now = Instant::now();
-        let mut grants = Grants::default();
+        let mut grants = TokenGrants::default();
         grants.ensure("t").accounts.insert(7);
         assert_eq!(grants.status("t", now), TokenStatus::Valid(0));
         assert_eq!(grants.rotate("refresh-t", now), Some(0));

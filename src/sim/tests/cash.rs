@@ -25,7 +25,7 @@ fn flow(client: &mut Client) -> wire::ProtoOaDepositWithdraw {
 }
 
 #[test]
-fn a_balance_operation_says_what_is_left_and_in_which_version() {
+fn a_balance_operation_has_the_new_balance_and_its_version() {
     let mut client = listening(AccountSpec::new(7).balance(1_000));
     for (delta, kind) in [(500, 0), (-200, 1)] {
         client.broker.deposit(7, delta);
@@ -69,7 +69,7 @@ fn a_bonus_changes_no_balance() {
     client.broker.ib_bonus(7, 50);
     client.broker.bonus(7, -100);
     let events = client.executions();
-    assert_eq!(shape(&events), [(12, true); 3]);
+    assert_eq!(execution_shape(&events), [(12, true); 3]);
     let change = |index: usize| {
         let (event, _) = &events[index];
         let change = event.bonus_deposit_withdraw.as_ref().expect("a bonus");

@@ -1,4 +1,4 @@
-//! Scripted faults: each does what its name says, and nothing else.
+//! Scripted faults: each does what its name promises, and nothing else.
 
 use std::time::Duration;
 
@@ -274,7 +274,7 @@ fn what_is_too_long_or_no_message_is_refused() {
 }
 
 #[test]
-fn a_frozen_socket_hears_and_says_nothing() {
+fn a_frozen_socket_receives_and_sends_nothing() {
     let mut client = Client::new(quiet());
     let conn = client.session(7, "t");
     client.broker.half_open(conn);
@@ -295,7 +295,7 @@ fn numbers_and_types_that_no_schema_has_can_be_sent() {
         .open_market(7, "EURUSD", Side::Buy, 100_000)
         .expect("opened");
     let events = client.executions();
-    assert_eq!(shape(&events), [(99, false), (3, false)]);
+    assert_eq!(execution_shape(&events), [(99, false), (3, false)]);
     assert_eq!(
         events[0].0.order.as_ref().map(|order| order.order_type),
         Some(99)

@@ -194,7 +194,7 @@ impl Client {
     }
 }
 
-fn shape(events: &[(wire::ProtoOaExecutionEvent, Option<String>)]) -> Vec<(i32, bool)> {
+fn execution_shape(events: &[(wire::ProtoOaExecutionEvent, Option<String>)]) -> Vec<(i32, bool)> {
     events
         .iter()
         .map(|(event, _)| (event.execution_type, event.is_server_event.unwrap_or(false)))

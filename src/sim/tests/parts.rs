@@ -13,7 +13,7 @@ fn in_parts(account: AccountSpec) -> Client {
 }
 
 /// Type, deal status, executed volume and the position's volume of each event.
-fn told(client: &mut Client) -> Vec<(i32, Option<i32>, i64, i64)> {
+fn event_figures(client: &mut Client) -> Vec<(i32, Option<i32>, i64, i64)> {
     let events = client.executions().into_iter().map(|(event, _)| {
         (
             event.execution_type,
@@ -40,7 +40,7 @@ fn an_order_is_filled_in_parts_and_gets_its_levels_with_the_last() {
         (3, Some(2), 1_000_000, 1_000_000),
         (2, None, 0, 1_000_000),
     ];
-    assert_eq!(told(&mut client), parts);
+    assert_eq!(event_figures(&mut client), parts);
     let opened: Vec<i64> = client
         .broker
         .deals(7)
@@ -71,7 +71,7 @@ fn a_close_in_parts_books_each_and_resizes_the_protective_order() {
         .expect("accepted");
     let events = client.executions();
     assert_eq!(
-        shape(&events),
+        execution_shape(&events),
         [
             (2, false),
             (11, false),
@@ -171,7 +171,7 @@ fn a_pending_order_of_a_netted_account_merges() {
 }
 
 /// An account whose margin is gone.
-fn ruined() -> AccountSpec {
+fn bankrupt_account() -> AccountSpec {
     AccountSpec::new(7)
         .token("t")
         .balance(1_000)
@@ -186,18 +186,18 @@ fn ruined() -> AccountSpec {
 }
 
 #[test]
-fn a_stop_out_is_the_servers_and_says_so() {
+fn a_stop_out_is_marked_as_the_servers() {
     for (account, halves, left) in [
-        (ruined(), false, 0),
-        (ruined(), true, 400_000),
-        (ruined().fair_stop_out(), true, 0),
+        (bankrupt_account(), false, 0),
+        (bankrupt_account(), true, 400_000),
+        (bankrupt_account().fair_stop_out(), true, 0),
     ] {
         let mut client = Client::new(Simulator::builder().market_paused().account(account));
         client.session(7, "t");
         client.broker.settings_mut().partial_stop_out = halves;
         client.wait(Duration::from_millis(250));
         let events = client.executions();
-        assert_eq!(shape(&events), [(3, true)]);
+        assert_eq!(execution_shape(&events), [(3, true)]);
         let event = &events[0].0;
         let order = event.order.as_ref().expect("an order");
         assert_eq!(order.is_stop_out, Some(true));

@@ -15,7 +15,10 @@ fn the_event_sequences_are_those_of_the_live_server() {
     let order = OrderSpec::market("EURUSD", Side::Buy, 1_000_000).relative(Some(500), Some(800));
     let placed = client.broker.place_order(7, &order).expect("accepted");
     let events = client.executions();
-    assert_eq!(shape(&events), [(2, false), (3, false), (2, true)]);
+    assert_eq!(
+        execution_shape(&events),
+        [(2, false), (3, false), (2, true)]
+    );
     let status: Vec<i32> = events
         .iter()
         .map(|e| e.0.position.as_ref().expect("a position").position_status)
@@ -53,7 +56,10 @@ fn the_event_sequences_are_those_of_the_live_server() {
         .close_position(7, placed.position, Some(400_000))
         .expect("closed in part");
     let events = client.executions();
-    assert_eq!(shape(&events), [(2, false), (3, false), (4, true)]);
+    assert_eq!(
+        execution_shape(&events),
+        [(2, false), (3, false), (4, true)]
+    );
     assert_eq!(
         events[0]
             .0
@@ -92,7 +98,7 @@ fn levels_are_amended_trailed_and_cancelled_with_the_position() {
         .amend_levels(7, placed.position, Some(raw("1.07")), None)
         .expect("amended");
     let events = client.executions();
-    assert_eq!(shape(&events), [(4, false)]);
+    assert_eq!(execution_shape(&events), [(4, false)]);
     assert_eq!(
         events[0]
             .0
@@ -123,7 +129,10 @@ fn levels_are_amended_trailed_and_cancelled_with_the_position() {
         .close_position(7, placed.position, None)
         .expect("closed");
     let events = client.executions();
-    assert_eq!(shape(&events), [(2, false), (3, false), (5, true)]);
+    assert_eq!(
+        execution_shape(&events),
+        [(2, false), (3, false), (5, true)]
+    );
     assert_eq!(
         events[1]
             .0
@@ -159,7 +168,10 @@ fn pending_orders_are_placed_changed_cancelled_and_set_off() {
         .cancel_order(7, first.order)
         .expect("cancelled");
     let events = client.executions();
-    assert_eq!(shape(&events), [(2, false), (4, false), (5, false)]);
+    assert_eq!(
+        execution_shape(&events),
+        [(2, false), (4, false), (5, false)]
+    );
     assert_eq!(
         events[0]
             .0
@@ -184,13 +196,16 @@ fn pending_orders_are_placed_changed_cancelled_and_set_off() {
     client
         .broker
         .set_quote("EURUSD", raw("1.0798"), raw("1.0799"));
-    assert_eq!(shape(&client.executions()), [(3, true), (2, true)]);
+    assert_eq!(
+        execution_shape(&client.executions()),
+        [(3, true), (2, true)]
+    );
     client
         .broker
         .set_quote("EURUSD", raw("1.0699"), raw("1.0701"));
     let events = client.executions();
     assert_eq!(
-        shape(&events),
+        execution_shape(&events),
         [(3, true)],
         "a hit stop is one FILLED by the server"
     );
@@ -232,7 +247,10 @@ fn a_request_is_accepted_then_filled_after_the_gap_with_its_id_on_every_socket()
     client.wait(Duration::from_millis(599));
     assert_eq!(client.executions().len(), 0);
     client.wait(Duration::from_millis(1));
-    assert_eq!(shape(&client.executions()), [(3, false), (3, false)]);
+    assert_eq!(
+        execution_shape(&client.executions()),
+        [(3, false), (3, false)]
+    );
 }
 
 #[test]

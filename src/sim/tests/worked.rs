@@ -50,7 +50,7 @@ fn the_worked_example_holds_through_its_steps() {
     client.session(WORKED_ACCOUNT, WORKED_TOKEN);
     client.broker.worked_t2();
     let events = client.executions();
-    assert_eq!(shape(&events), [(2, false), (3, false)]);
+    assert_eq!(execution_shape(&events), [(2, false), (3, false)]);
     let filled = &events[1].0;
     let deal = filled.deal.as_ref().expect("a deal");
     let detail = deal.close_position_detail.as_ref().expect("a closing deal");
@@ -92,7 +92,7 @@ fn the_worked_example_holds_through_its_steps() {
 
     client.broker.worked_t3();
     let events = client.executions();
-    assert_eq!(shape(&events), [(10, true)]);
+    assert_eq!(execution_shape(&events), [(10, true)]);
     let flow = events[0].0.deposit_withdraw.as_ref().expect("a deposit");
     assert_eq!(
         (flow.operation_type, flow.delta, flow.balance),
@@ -108,7 +108,7 @@ fn the_worked_example_holds_through_its_steps() {
 }
 
 #[test]
-fn unrealized_pnl_says_what_the_example_says() {
+fn unrealized_pnl_equals_the_figures_of_the_example() {
     let mut client = Client::new(worked_example());
     let conn = client.session(WORKED_ACCOUNT, WORKED_TOKEN);
     client.send(

@@ -245,7 +245,7 @@ impl AccountSpec {
         self
     }
 
-    /// `fairStopOut`: whole positions are stopped out, whatever the settings say.
+    /// `fairStopOut`: whole positions are stopped out, whatever the settings are.
     #[must_use]
     pub fn fair_stop_out(mut self) -> Self {
         self.fair_stop_out = true;

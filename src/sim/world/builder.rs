@@ -7,7 +7,7 @@ use super::account_spec::AccountSpec;
 use super::settings::{Limits, Settings};
 use super::spec::BrokerSpec;
 
-/// The application that is known unless others are named.
+/// The application that exists unless others are named.
 pub const CLIENT_ID: &str = "sim-client";
 /// Its secret.
 pub const CLIENT_SECRET: &str = "sim-secret";

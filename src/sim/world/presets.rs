@@ -1,4 +1,4 @@
-//! Ready-made worlds: the default brokers, and the worked example, whose every cent is known.
+//! Ready-made worlds: the default brokers, and the worked example, whose every cent is computed by hand.
 
 use super::account_spec::{AccountSpec, PositionSpec};
 use super::builder::Builder;

@@ -180,7 +180,7 @@ impl Writer {
         debug!(
             inserted = report.inserted,
             from_gaps = report.from_gaps,
-            known = report.known,
+            known = report.already_stored,
             fenced = report.fenced,
             "deals written"
         );

@@ -1,4 +1,4 @@
-//! What a server may answer: the answer that the request asks for, its fields bent by the script.
+//! The responses of a server: the one that the request asks for, its fields bent by the script.
 
 use mahspeccy_bridge::ctrader::frame::number;
 use mahspeccy_bridge::ctrader::wire::{
@@ -41,7 +41,7 @@ const CODES: &[&str] = &[
     "CONNECTIONS_LIMIT_EXCEEDED",
 ];
 
-/// The answer to a request: its payload type and its body.
+/// The response to a request: its payload type and its body.
 pub(crate) fn answer(script: &mut Script<'_>, request: &ProtoMessage) -> (u32, Vec<u8>) {
     // All that the bridge asks is answered by the payload type after it.
     let payload_type = request.payload_type + 1;
@@ -122,7 +122,7 @@ pub(crate) fn answer(script: &mut Script<'_>, request: &ProtoMessage) -> (u32, V
         }
         .encode_to_vec()
     } else {
-        // Authorisations, log-outs and subscriptions say no more than that it is so.
+        // The responses to authorisations, log-outs and subscriptions have no more fields.
         Vec::new()
     };
     (payload_type, body)

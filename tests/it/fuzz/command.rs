@@ -3,7 +3,7 @@
 use mahspeccy_bridge::domain::command::Command;
 
 /// What was understood of a command survives being written and read again; what was not is an
-/// error that says nothing of the body.
+/// error that tells nothing of the body.
 pub(crate) fn command(data: &[u8]) {
     match Command::parse(data) {
         Ok(first) => {

@@ -1,4 +1,4 @@
-//! What a server may say unasked: every event that the bridge reads, its fields bent by the script.
+//! What a server may send unasked: every event that the bridge reads, its fields bent by the script.
 
 use mahspeccy_bridge::ctrader::frame::{HEARTBEAT_EVENT, number};
 use mahspeccy_bridge::ctrader::wire::{

@@ -1,4 +1,4 @@
-//! Any bytes as the story of a socket: what the driver asks for, what the server says, and how time
+//! Any bytes as the story of a socket: what the driver asks for, what the server sends, and how time
 //! passes. After each step everything is taken out and everything due is done, as a driver does it.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -32,7 +32,7 @@ const TIMEOUTS_AT_ONE_TIME_MAX: u32 = 64;
 /// Requests are paced: more than this cannot leave at once.
 const SENT_AT_ONE_TIME_MAX: usize = 64;
 
-/// How many answers an undisturbed while has at most.
+/// How many replies an undisturbed while has at most.
 const ANSWERS_MAX: u32 = 64;
 
 /// Plays a story to its end.
@@ -48,7 +48,7 @@ pub(crate) fn session(data: &[u8]) {
     world.drain();
 }
 
-// What the bridge is asked, each in one place: its signatures may change.
+// Every call of the bridge, each once: its signatures may change.
 
 fn connect(seed: u64, now: Instant, wall_ms: i64) -> Connection {
     let config = ConnectionConfig {
@@ -122,7 +122,7 @@ impl<'a> World<'a> {
             }
             9..=13 => {
                 let (payload_type, body) = event(&mut self.script);
-                // Events may carry ids, of ours and of others.
+                // Events may have ids, ours and those of others.
                 let id = (self.script.byte() >= 0xe0)
                     .then(|| self.some_id())
                     .flatten();
@@ -163,7 +163,7 @@ impl<'a> World<'a> {
         WALL_START * 1_000 + i64::try_from(since).expect("not for ever")
     }
 
-    /// One of the looks beyond the stream.
+    /// A request for something that the stream does not have.
     fn ask(&mut self) {
         let account = AccountId(self.account());
         match self.script.below(4) {
@@ -340,7 +340,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A socket that failed says nothing more, whatever comes; the next one knows nothing of it.
+    /// A socket that failed reports nothing more, whatever comes; the next one knows nothing of it.
     fn reconnect(&mut self) {
         assert_eq!(self.connection.poll_timeout(), None);
         assert!(!self.connection.is_following());
@@ -366,7 +366,7 @@ impl<'a> World<'a> {
         for id in 1..=i64::from(ACCOUNTS) {
             let account = AccountId(id);
             let live = self.connection.is_live(account);
-            assert!(!live || self.live.contains(&id), "live and never said so");
+            assert!(!live || self.live.contains(&id), "live and never reported");
             let row = self.connection.peek_row(account, wall(start));
             assert_eq!(row.is_some(), live);
             if let Some(row) = row {

@@ -1,4 +1,4 @@
-//! What a row says, as integers: so that a row and the reference compare digit by digit.
+//! The figures of a row, as integers: so that a row and the reference compare digit by digit.
 
 use mahspeccy_bridge::domain::decimal::Decimal;
 use mahspeccy_bridge::domain::row::{AccountRow, OrderRow, PositionRow};
@@ -71,7 +71,7 @@ fn money(amount: Decimal, digits: u8) -> i128 {
     amount.units
 }
 
-/// What a row of an account with that many digits says.
+/// The figures of a row of an account with that many digits.
 pub(super) fn of_row(row: &AccountRow, digits: u8) -> Figures {
     let known = |amount: Option<Decimal>| amount.map(|amount| money(amount, digits));
     Figures {

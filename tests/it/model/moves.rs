@@ -135,7 +135,7 @@ impl Turn<'_> {
         drop(self.broker.place_order(ACCOUNT, &order));
     }
 
-    /// By hand, by a level or for want of margin; a part or all of it.
+    /// By hand, by a level or for lack of margin; a part or all of it.
     fn close(&mut self) {
         let Some(position) = self.a_position() else {
             return;

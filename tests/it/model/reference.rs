@@ -62,7 +62,7 @@ struct Book<'a> {
 }
 
 impl Start {
-    /// What the row must say after all of this.
+    /// What the row must be after all of this.
     pub(super) fn after(&self, happened: &[JournalEntry]) -> Figures {
         let known = |price: i64| (price > 0).then_some(price);
         let symbols = self.broker.symbols.iter();

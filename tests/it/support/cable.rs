@@ -10,11 +10,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::pair::Chance;
 
-/// Forwards bytes both ways; each connection ends, in the middle of whatever it carries, after so many
+/// Forwards bytes both ways; each connection ends, in the middle of a message if need be, after so many
 /// bytes from the server.
 pub(crate) struct Cable {
     addr: SocketAddr,
-    /// The most bytes that a connection carries; 0: any number.
+    /// The most bytes that a connection forwards; 0: any number.
     bytes_max: Arc<AtomicU64>,
     cuts: Arc<AtomicU64>,
     _task: AbortOnDropHandle<()>,
@@ -37,7 +37,7 @@ impl Cable {
                     let Ok(server) = TcpStream::connect(server).await else {
                         return;
                     };
-                    carry(client, server, &most, draw).await;
+                    forward(client, server, &most, draw).await;
                     count.fetch_add(1, Ordering::Relaxed);
                 });
             }
@@ -54,14 +54,14 @@ impl Cable {
         format!("ws://{}", self.addr)
     }
 
-    /// From now on no connection, old or new, carries more than that.
-    pub(crate) fn fray(&self, bytes_max: u64) {
+    /// From now on no connection, old or new, forwards more than that.
+    pub(crate) fn limit_bytes(&self, bytes_max: u64) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// From now on nothing is cut.
-    pub(crate) fn mend(&self) {
-        self.fray(0);
+    pub(crate) fn repair(&self) {
+        self.limit_bytes(0);
     }
 
     /// Connections that are over.
@@ -70,7 +70,7 @@ impl Cable {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, most: &AtomicU64, draw: u64) {
+async fn forward(mut client: TcpStream, mut server: TcpStream, most: &AtomicU64, draw: u64) {
     // A cut is a reset: what was not read yet is gone too.
     for socket in [&client, &server] {
         #[expect(deprecated, reason = "a linger of zero never blocks")]

@@ -88,7 +88,7 @@ pub(crate) async fn spread(fleet: &Fleet) -> BTreeMap<String, i64> {
     .collect()
 }
 
-/// Waits until this worker has this many sessions, which is to say all.
+/// Waits until this worker has this many sessions, which is all of them.
 pub(crate) async fn until_all_at(fleet: &Fleet, worker: &Worker, count: i64) {
     eventually("one worker to have all", LONG, async || {
         let spread = spread(fleet).await;
@@ -196,8 +196,8 @@ pub(crate) struct Seen {
     pub(crate) oldest_account: i64,
     /// Accounts whose row was seen not connected.
     pub(crate) disconnected: Vec<i64>,
-    /// How often it was looked.
-    pub(crate) looks: u32,
+    /// How often the rows were read.
+    pub(crate) reads: u32,
 }
 
 impl RowWatch {
@@ -219,7 +219,7 @@ impl RowWatch {
                 // The server may be away for the sake of the test.
                 let Ok(rows) = rows else { continue };
                 let mut seen = noted.lock().expect("nobody panics");
-                seen.looks += 1;
+                seen.reads += 1;
                 for (account, age, connected) in rows {
                     if age > seen.oldest {
                         (seen.oldest, seen.oldest_account) = (age, account);

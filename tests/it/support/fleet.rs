@@ -139,7 +139,7 @@ impl Fleet {
 
     /// A worker that is ready, with these variables besides.
     pub(crate) async fn worker_with(&mut self, variables: &[(&str, &str)]) -> Worker {
-        // The port may be taken between the look and the bind: then another one.
+        // The port may be taken between the check and the bind: then another one.
         for _ in 0..5 {
             let mut worker = self.spawn(variables);
             let ready = eventually("the worker to be ready or to end", DEADLINE, async || {
@@ -343,7 +343,7 @@ impl Fleet {
     }
 
     /// Seconds since the epoch by the clock that the rows' times are of: how long something took is
-    /// what two times of it say, not when a busy test came to look.
+    /// two times in it count, not when a busy test came to read it.
     pub(crate) async fn clock(&self) -> f64 {
         sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
             .fetch_one(self.db.pool())
@@ -351,7 +351,7 @@ impl Fleet {
             .expect("the clock can be read")
     }
 
-    /// Waits until a row is as the condition says.
+    /// Waits until a row meets the condition.
     pub(crate) async fn until_row(
         &self,
         what: &str,
@@ -373,9 +373,9 @@ impl Fleet {
             .await
     }
 
-    /// Waits until the row says what the simulator's own arithmetic says.
+    /// Waits until the row agrees with the simulator's own arithmetic.
     pub(crate) async fn until_true(&self, user: &str, account: i64) -> CacheRow {
-        eventually("the row to say the truth", DEADLINE, async || {
+        eventually("the row to be correct", DEADLINE, async || {
             let row = self.row(user, account).await.ok_or("no row".to_owned())?;
             let truth = self.truth(account);
             let positions = row.positions.as_array().map(Vec::len);
@@ -416,7 +416,7 @@ impl Fleet {
         (amounts, truth.positions.len())
     }
 
-    /// What `bridge.sessions` says.
+    /// What `bridge.sessions` has.
     pub(crate) async fn session(&self, user: &str, account: i64) -> Option<(String, String)> {
         sqlx::query_as(
             "select desired, status from bridge.sessions where user_id = $1 and account_id = $2",

@@ -1,4 +1,4 @@
-//! A gate between a worker and a server: open, shut without a word, or slammed.
+//! A gate between a worker and a server: open, shut silently, or slammed.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ impl Gate {
         let (passage, seen) = watch::channel(Passage::Open);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, seen.clone()));
+                tokio::spawn(relay(client, server, seen.clone()));
             }
         });
         Self {
@@ -52,7 +52,7 @@ impl Gate {
     }
 }
 
-async fn pass(client: TcpStream, server: SocketAddr, passage: watch::Receiver<Passage>) {
+async fn relay(client: TcpStream, server: SocketAddr, passage: watch::Receiver<Passage>) {
     if *passage.borrow() == Passage::Slammed {
         return;
     }
@@ -67,13 +67,13 @@ async fn pass(client: TcpStream, server: SocketAddr, passage: watch::Receiver<Pa
     let (from_server, to_server) = server.into_split();
     let mut slammed = passage.clone();
     tokio::select! {
-        () = carry(from_client, to_server, passage.clone()) => {}
-        () = carry(from_server, to_client, passage) => {}
+        () = forward(from_client, to_server, passage.clone()) => {}
+        () = forward(from_server, to_client, passage) => {}
         _ = slammed.wait_for(|now| *now == Passage::Slammed) => {}
     }
 }
 
-async fn carry(
+async fn forward(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut passage: watch::Receiver<Passage>,

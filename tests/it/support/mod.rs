@@ -24,7 +24,7 @@ use std::future::Future;
 ///
 /// # Errors
 ///
-/// What the future answers, or why it could not run.
+/// Returns what the future returns, or why it could not run.
 fn finish<F>(future: F) -> Result<(), String>
 where
     F: Future<Output = Result<(), String>> + Send + 'static,

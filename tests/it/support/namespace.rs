@@ -1,4 +1,4 @@
-//! A network namespace with two wires to the tests', each of which may be cut without a word.
+//! A network namespace with two wires to the tests', each of which may be cut silently.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -59,9 +59,9 @@ impl Namespace {
 }
 
 impl Wire {
-    /// Nothing gets through any more, and nobody is told: the outer end swallows what comes.
+    /// Nothing gets through any more, and neither side is notified: the outer end swallows what comes.
     pub(crate) fn cut(&self) {
-        // The inner end stays up, so that the worker is not told either.
+        // The inner end stays up, so that the worker is not notified either.
         ip(&["addr", "flush", "dev", &self.outer]);
     }
 }

@@ -1,4 +1,4 @@
-//! Our `Connection` and the simulated cTrader, joined by a link that carries bytes and nothing else.
+//! Our `Connection` and the simulated cTrader, joined by a link of bytes and nothing else.
 //!
 //! Time is virtual: an `Instant` that moves by addition, from one thing that is due to the next, so
 //! that ten minutes of silence take milliseconds. Chance comes from one seed; a test that fails
@@ -69,7 +69,7 @@ pub(crate) struct Pair {
     pub(crate) pings: Vec<Duration>,
     /// What happens to the bytes.
     pub(crate) link: Link,
-    /// Whether the server's shell answers pings.
+    /// Whether the server replies to pings.
     pub(crate) answers_pings: bool,
     /// Whether the socket is still there.
     pub(crate) connected: bool,
@@ -151,7 +151,7 @@ impl Pair {
         self.now - self.start
     }
 
-    /// The time that both ends are told.
+    /// The time that both ends are given.
     pub(crate) fn now(&self) -> Instant {
         self.now
     }
@@ -229,7 +229,7 @@ impl Pair {
 
     /// Puts bytes on the link as if the server had sent them.
     pub(crate) fn inject(&mut self, bytes: Bytes) {
-        self.link.carry(Way::In, Packet::Frame(bytes), self.now);
+        self.link.transmit(Way::In, Packet::Frame(bytes), self.now);
     }
 
     /// The same with a message of this payload type.
@@ -328,7 +328,7 @@ impl Pair {
         self.now = end;
     }
 
-    /// Runs for half a second: everything that is on its way arrives, and its answers.
+    /// Runs for half a second: everything that is on its way arrives, and the replies to it.
     pub(crate) fn run_briefly(&mut self) {
         self.run(Duration::from_millis(500));
     }
@@ -359,7 +359,7 @@ impl Pair {
                 self.broker.handle_message(self.conn, bytes, self.now);
             }
             (Way::Out, Packet::Ping) if self.answers_pings => {
-                self.link.carry(Way::In, Packet::Pong, self.now);
+                self.link.transmit(Way::In, Packet::Pong, self.now);
             }
             (Way::In, _) if !self.connected => {}
             (Way::In, Packet::Frame(bytes)) => self.client.handle_message(bytes, self.now),
@@ -385,7 +385,7 @@ impl Pair {
                     Packet::Ping
                 }
             };
-            self.link.carry(Way::Out, packet, self.now);
+            self.link.transmit(Way::Out, packet, self.now);
         }
         while let Some(event) = self.client.poll_event() {
             match &event {
@@ -411,10 +411,10 @@ impl Pair {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 Output::Send(conn, bytes) if conn == self.conn => {
-                    self.link.carry(Way::In, Packet::Frame(bytes), self.now);
+                    self.link.transmit(Way::In, Packet::Frame(bytes), self.now);
                 }
                 Output::Close(conn, _) if conn == self.conn => {
-                    self.link.carry(Way::In, Packet::Closed, self.now);
+                    self.link.transmit(Way::In, Packet::Closed, self.now);
                 }
                 Output::Freeze(conn) if conn == self.conn => self.link.freeze(),
                 Output::Send(..) | Output::Close(..) | Output::Freeze(_) => {}

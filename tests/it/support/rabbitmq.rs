@@ -173,7 +173,7 @@ impl TestVhost {
                 Some(depth)
             }
             Err(err) if err.is_amqp_soft_error() => None,
-            Err(err) => panic!("can't look at queue {queue}: {err}"),
+            Err(err) => panic!("can't inspect queue {queue}: {err}"),
         }
     }
 

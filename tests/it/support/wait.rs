@@ -3,23 +3,23 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-/// Between two looks: short beside what is waited for, long beside a query on loopback.
+/// The pause between two polls: short beside what is waited for, long beside a query on loopback.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a look at the world may answer: `bool`, `Option` and `Result` do.
-pub(crate) trait Look {
+/// What a poll may return: a `bool`, an `Option` or a `Result`.
+pub(crate) trait PollResult {
     /// What is there once the condition holds.
     type Found;
 
-    /// What was looked for.
+    /// Returns what was waited for.
     ///
     /// # Errors
     ///
-    /// What is the case instead.
+    /// The state that was seen instead.
     fn found(self) -> Result<Self::Found, String>;
 }
 
-impl Look for bool {
+impl PollResult for bool {
     type Found = ();
 
     fn found(self) -> Result<(), String> {
@@ -31,7 +31,7 @@ impl Look for bool {
     }
 }
 
-impl<T> Look for Option<T> {
+impl<T> PollResult for Option<T> {
     type Found = T;
 
     fn found(self) -> Result<T, String> {
@@ -39,7 +39,7 @@ impl<T> Look for Option<T> {
     }
 }
 
-impl<T, E: Debug> Look for Result<T, E> {
+impl<T, E: Debug> PollResult for Result<T, E> {
     type Found = T;
 
     fn found(self) -> Result<T, String> {
@@ -47,29 +47,29 @@ impl<T, E: Debug> Look for Result<T, E> {
     }
 }
 
-/// Looks again and again until the condition holds, and answers what was found.
+/// Polls until the condition holds, and returns what was found.
 ///
-/// `what` completes the sentence "waited for …". A look that answers `Err(state)` gives a better
+/// `what` completes the sentence "waited for …". A poll that returns `Err(state)` gives a better
 /// message than `false` when the deadline passes.
 ///
 /// # Panics
 ///
 /// If the condition does not hold by the deadline, with the state last seen.
-pub(crate) async fn eventually<L: Look>(
+pub(crate) async fn eventually<R: PollResult>(
     what: &str,
     deadline: Duration,
-    mut look: impl AsyncFnMut() -> L,
-) -> L::Found {
-    let mut last = "nothing, the first look has not come back".to_owned();
-    let looks = async {
+    mut poll: impl AsyncFnMut() -> R,
+) -> R::Found {
+    let mut last = "nothing, the first poll has not returned".to_owned();
+    let polls = async {
         loop {
-            match look().await.found() {
+            match poll().await.found() {
                 Ok(found) => return found,
                 Err(state) => last = state,
             }
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    let found = tokio::time::timeout(deadline, looks).await;
+    let found = tokio::time::timeout(deadline, polls).await;
     found.unwrap_or_else(|_| panic!("waited {deadline:?} for {what}; last seen: {last}"))
 }

@@ -1,4 +1,4 @@
-//! A worker as a process: told by signals and by its health server, and read by its log.
+//! A worker as a process: controlled by signals, watched by its health server, and read by its log.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -65,14 +65,14 @@ impl Worker {
         std::fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Whether it says that it is ready. It may not listen yet.
+    /// Whether it reports that it is ready. It may not listen yet.
     pub(crate) async fn is_ready(&self) -> bool {
         reqwest::get(format!("http://127.0.0.1:{}/readyz", self.port))
             .await
             .is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// An answer of the health server: status and body.
+    /// A response of the health server: status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", self.port))
             .await

@@ -1,11 +1,11 @@
 //! When events come that do not come in order: late, again, or never.
 //!
-//! What a server with several threads might do, and no more than what has an order of its own can
-//! bear. Events come late, or a second time. What was sent within one millisecond has one
+//! What a server with several threads might do, and no more than ordered events can
+//! tolerate. Events come late, or a second time. What was sent within one millisecond has one
 //! timestamp: it stays together, and comes again together. Executions (2126) have versions and
 //! timestamps, and may come in any order. A margin (2141) and a trailing stop (2107) have no order
 //! but that of the wire: they keep their place among the events of their position. So do bonuses
-//! and updates of the trader (2123), which has the bonus too, among themselves. The end of a session (2147, 2164) comes after all of its events. Answers and quotes
+//! and updates of the trader (2123), which has the bonus too, among themselves. The end of a session (2147, 2164) comes after all of its events. Replies and quotes
 //! keep the order in which they were sent, and late events may come behind them.
 
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use prost::Message;
 
 use super::link::{Chance, Weather};
 
-/// A place in an order: a position of an account, or the account's bonus.
-type Place = (i64, Option<i64>);
+/// What has an order of its own: a position of an account, or the account's bonus.
+type OrderKey = (i64, Option<i64>);
 
 /// An event as far as its order goes.
 struct Kind {
-    places: Vec<Place>,
+    order_keys: Vec<OrderKey>,
     /// It has no order of its own, and keeps its place.
     keeps: bool,
     /// It ends a session.
@@ -30,7 +30,7 @@ struct Kind {
     counted: bool,
 }
 
-/// When the events of one place came last.
+/// When the events of one order key came last.
 #[derive(Debug, Clone, Copy)]
 struct Line {
     /// Of all of them.
@@ -54,7 +54,7 @@ struct Moment {
 pub(super) struct Events {
     start: Instant,
     moment: Option<Moment>,
-    lines: BTreeMap<Place, Line>,
+    lines: BTreeMap<OrderKey, Line>,
     /// Events that never came.
     pub(super) missed: u64,
 }
@@ -109,11 +109,11 @@ impl Events {
             });
         }
         let mut moment = self.moment_of(now, weather, chance);
-        let first = self.stand(&kind, (usual + moment.late).max(moment.before[0]));
+        let first = self.arrival_time(&kind, (usual + moment.late).max(moment.before[0]));
         moment.before[0] = first;
         let mut times = vec![first];
         if let Some(again) = moment.again {
-            let second = self.stand(&kind, (first + again).max(moment.before[1]));
+            let second = self.arrival_time(&kind, (first + again).max(moment.before[1]));
             moment.before[1] = second;
             times.push(second);
         }
@@ -144,16 +144,16 @@ impl Events {
         }
     }
 
-    /// Its place among the events of the same position or bonus.
-    fn stand(&mut self, kind: &Kind, wanted: Instant) -> Instant {
+    /// When it arrives among the events of the same position or bonus.
+    fn arrival_time(&mut self, kind: &Kind, wanted: Instant) -> Instant {
         let mut at = wanted;
-        for place in &kind.places {
-            if let Some(line) = self.lines.get(place) {
+        for order_key in &kind.order_keys {
+            if let Some(line) = self.lines.get(order_key) {
                 at = at.max(if kind.keeps { line.latest } else { line.floor });
             }
         }
-        for place in &kind.places {
-            let line = self.lines.entry(*place).or_insert(Line {
+        for order_key in &kind.order_keys {
+            let line = self.lines.entry(*order_key).or_insert(Line {
                 latest: at,
                 floor: self.start,
             });
@@ -166,11 +166,11 @@ impl Events {
     }
 }
 
-/// What an event is about; `None` for answers, quotes and all else.
+/// What an event is about; `None` for replies, quotes and all else.
 fn kind(message: &wire::ProtoMessage) -> Option<Kind> {
     let body = message.payload.clone().unwrap_or_default();
     let mut kind = Kind {
-        places: Vec::new(),
+        order_keys: Vec::new(),
         keeps: true,
         ends: false,
         counted: false,
@@ -185,23 +185,23 @@ fn kind(message: &wire::ProtoMessage) -> Option<Kind> {
             kind.counted = closes || event.deposit_withdraw.is_some();
             kind.keeps = event.bonus_deposit_withdraw.is_some();
             if kind.keeps || position.is_some() {
-                kind.places.push((account, position));
+                kind.order_keys.push((account, position));
             }
         }
         2123 => {
             let event = wire::ProtoOaTraderUpdatedEvent::decode(body).ok()?;
-            kind.places.push((event.ctid_trader_account_id, None));
+            kind.order_keys.push((event.ctid_trader_account_id, None));
         }
         2141 => {
             let event = wire::ProtoOaMarginChangedEvent::decode(body).ok()?;
             let position = event.position_id.cast_signed();
-            kind.places
+            kind.order_keys
                 .push((event.ctid_trader_account_id, Some(position)));
         }
         2107 => {
             let event = wire::ProtoOaTrailingSlChangedEvent::decode(body).ok()?;
             let position = event.position_id;
-            kind.places
+            kind.order_keys
                 .push((event.ctid_trader_account_id, Some(position)));
         }
         2147 | 2164 => kind.ends = true,

@@ -175,7 +175,7 @@ fn rate(broker: &Broker, title: &str, from: &str, to: &str, most: usize) -> Opti
 }
 
 impl Pair {
-    /// The row says what the simulator says, to the last digit.
+    /// The row equals what the simulator has, to the last digit.
     pub(crate) fn assert_truth(&mut self, account: i64) {
         let truth = self.broker.truth(account).expect("the account exists");
         let row = self.row(account).expect("the session is live");
@@ -223,7 +223,7 @@ impl Pair {
         }
     }
 
-    /// Every deal since the start came once, in order, and says what the simulator's says.
+    /// Every deal since the start came once, in order, and equals the simulator's.
     pub(crate) fn assert_deals(&self, account: i64) {
         let digits = self.broker.truth(account).expect("it exists").money_digits;
         let money = |units: i64, own: Option<u32>| {

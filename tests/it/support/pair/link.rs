@@ -44,7 +44,7 @@ impl Chance {
     }
 }
 
-/// How the link treats what it carries.
+/// How the link treats its packets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weather {
     /// One way.
@@ -137,7 +137,7 @@ impl Link {
         }
     }
 
-    pub(super) fn carry(&mut self, way: Way, packet: Packet, now: Instant) {
+    pub(super) fn transmit(&mut self, way: Way, packet: Packet, now: Instant) {
         if self.frozen {
             return;
         }

@@ -15,14 +15,14 @@ impl Pair {
         self.take_row(account, true)
     }
 
-    /// The row of a live account, if it says something new or `always`.
+    /// The row of a live account, if it changed or `always`.
     pub(crate) fn take_row(&mut self, account: i64, always: bool) -> Option<AccountRow> {
         let start = self.start;
         let wall = |at: Instant| wall_start() + (at - start);
         self.client.take_row(AccountId(account), always, wall)
     }
 
-    /// Whether a session follows the stream, as far as we were told.
+    /// Whether a session follows the stream, as far as its events tell.
     pub(crate) fn is_live(&self, account: i64) -> bool {
         self.live.contains(&account)
     }
@@ -65,8 +65,8 @@ impl Pair {
         })
     }
 
-    /// When the socket was doubted (`false`) and believed again (`true`).
-    pub(crate) fn doubts(&self) -> Vec<(Duration, bool)> {
+    /// When the socket was suspect (`false`) and when it was trusted again (`true`).
+    pub(crate) fn suspicions(&self) -> Vec<(Duration, bool)> {
         let events = self.events.iter().filter_map(|(at, event)| {
             if let Event::Following(following) = event {
                 Some((*at, *following))
@@ -77,7 +77,7 @@ impl Pair {
         events.collect()
     }
 
-    /// Deals of an account as events told them.
+    /// Deals of an account as events reported them.
     pub(crate) fn deals(&self, account: i64) -> Vec<&Deal> {
         let events = self.events.iter().filter_map(|(_, event)| {
             if let Event::Deal(of, Source::Event, deal) = event {
@@ -89,7 +89,7 @@ impl Pair {
         events.collect()
     }
 
-    /// The looks into the history that are over.
+    /// The history requests that are complete.
     pub(crate) fn reports(&self, account: i64) -> Vec<HistoryReport> {
         let events = self.events.iter().filter_map(|(_, event)| {
             if let Event::History(of, report) = event {
@@ -101,7 +101,7 @@ impl Pair {
         events.collect()
     }
 
-    /// Ids of all deals that were told, by an event or by the history, sorted.
+    /// Ids of all deals that were reported, by an event or by the history, sorted.
     pub(crate) fn deal_ids(&self, account: i64) -> Vec<i64> {
         let deals = self.events.iter().filter_map(|(_, event)| {
             if let Event::Deal(of, _, deal) = event {
