@@ -140,10 +140,7 @@ impl<H: Handler> Consumer<H> {
                 self.set_disconnected(reason);
                 break;
             }
-            if began.elapsed() >= STABLE_AFTER {
-                failures = 0;
-            }
-            failures += 1;
+            failures = failures_after(failures, began.elapsed());
             let delay = RECONNECT.pause(failures, rand::random());
             warn!(
                 reason,
@@ -347,5 +344,30 @@ async fn next(
     match subscription {
         Some(subscription) => subscription.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// How many failures in a row a connection that ended brings it to, after it lasted that long.
+const fn failures_after(failures: u32, lasted: Duration) -> u32 {
+    if lasted.as_nanos() >= STABLE_AFTER.as_nanos() {
+        1
+    } else {
+        failures.saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_grow_with_failures_and_start_anew_after_a_stable_connection() {
+        let short = STABLE_AFTER.saturating_sub(Duration::from_millis(1));
+        assert_eq!(failures_after(0, short), 1);
+        assert_eq!(failures_after(7, short), 8);
+        assert_eq!(failures_after(u32::MAX, short), u32::MAX);
+        assert_eq!(failures_after(7, STABLE_AFTER), 1);
+        assert!(RECONNECT.pause(1, 1.0) <= Duration::from_millis(200));
+        assert_eq!(RECONNECT.pause(8, 1.0), Duration::from_millis(25_600));
     }
 }

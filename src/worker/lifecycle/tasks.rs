@@ -125,7 +125,7 @@ impl Tasks {
             lock_keeper.run(lock_connection, stop.lock_keeper.clone()),
         );
 
-        let (write_error, writer_error) = watch::channel(None);
+        let (last_error, writer_error) = watch::channel(None);
         let row_stats = Arc::new(RowStats::default());
         let writer = Writer {
             database: database.clone(),
@@ -134,7 +134,7 @@ impl Tasks {
             row_stats: Arc::clone(&row_stats),
             metrics: Arc::clone(&metrics),
             findings,
-            write_error,
+            write_error: last_error,
         };
         spawn(&mut set, "writer", writer.run(stop.writer.clone()));
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use super::roster::{CredentialRequest, RetryPolicy, Roster};
+use crate::domain::clock::WallClock;
 use crate::metrics::Metrics;
 use crate::worker::handles::locks::LockHandle;
 use crate::worker::handles::renewals::{RenewalReason, Renewals};
@@ -55,7 +56,7 @@ impl LinkContext {
         } = handles;
         Self {
             name,
-            roster: Roster::new(policy, Instant::now(), wall_ms()),
+            roster: Roster::new(policy, read_clock()),
             outbox,
             wakeups,
             renewals,
@@ -86,7 +87,7 @@ impl LinkContext {
     }
 }
 
-/// The wall clock's time, milliseconds since the epoch.
-pub(super) fn wall_ms() -> i64 {
-    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+/// Reads both clocks.
+pub(super) fn read_clock() -> WallClock {
+    WallClock::new(Instant::now(), OffsetDateTime::now_utc())
 }

@@ -10,10 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use super::commands::CommandOutcome;
-use super::context::{LinkContext, wall_ms};
+use super::context::{LinkContext, read_clock};
 use super::replies::ActiveConnection;
 use crate::ctrader::connection::{Connection, ConnectionConfig, ConnectionError, Transmit};
-use crate::domain::clock::WallClock;
 use crate::worker::handles::link::LinkCommand;
 use crate::ws::{Incoming, Socket, SocketError};
 
@@ -91,16 +90,10 @@ impl<'a> Driver<'a> {
         config: &ConnectionConfig,
         (number, write_interval): (usize, Duration),
     ) -> Self {
-        let (now, wall_ms) = (Instant::now(), wall_ms());
-        let mut connection = Connection::new(
-            config,
-            rand::random(),
-            WallClock::from_unix_ms(now, wall_ms),
-        );
-        context
-            .roster
-            .handle_connected(&mut connection, now, wall_ms);
-        let first_round = now + round_offset(number, write_interval);
+        let clock = read_clock();
+        let mut connection = Connection::new(config, rand::random(), clock);
+        context.roster.handle_connected(&mut connection, clock);
+        let first_round = clock.moment() + round_offset(number, write_interval);
         let mut rounds = interval_at(first_round.into(), write_interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {

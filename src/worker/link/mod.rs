@@ -31,8 +31,8 @@ use crate::worker::health::status::LinkStatus;
 use crate::ws::Socket;
 use crate::ws::dial::Dialer;
 use commands::CommandOutcome;
-use context::LinkContext;
 pub(in crate::worker) use context::LinkHandles;
+use context::{LinkContext, read_clock};
 use driver::{ConnectionEnd, Driver};
 use roster::{RetryPolicy, connection_error_text, is_fatal, reconnect_pause_min};
 
@@ -169,7 +169,8 @@ impl Link {
             Some(ConnectionEnd::Failed(failure)) => {
                 self.failures = self.failures.saturating_add(1);
                 fatal = is_fatal(&failure);
-                pause_min = reconnect_pause_min(&failure, context::wall_ms());
+                let clock = read_clock();
+                pause_min = reconnect_pause_min(&failure, clock.unix_ms(clock.moment()));
                 if fatal {
                     // An error, for whoever watches the log: no link of this application can connect.
                     error!(link = name, error = %failure, "cTrader refuses this application");

@@ -1,11 +1,8 @@
 //! The rows and deals that a link puts into the outbox: the regular round, and what cannot wait for it.
 
-use std::time::Instant;
-
-use time::OffsetDateTime;
 use tracing::error;
 
-use super::context::LinkContext;
+use super::context::{LinkContext, read_clock};
 use super::roster::{DeferredDeal, LiveSession};
 use crate::ctrader::connection::Connection;
 use crate::domain::deal::{Deal, Source};
@@ -21,6 +18,7 @@ impl LinkContext {
         if !connection.is_following() {
             return;
         }
+        let clock = read_clock();
         let live: Vec<LiveSession<'_>> = self.roster.live().collect();
         for sessions in live.chunk_by(|one, other| one.account == other.account) {
             let Some((last, others)) = sessions.split_last() else {
@@ -32,7 +30,9 @@ impl LinkContext {
             if !connection.is_live(account) {
                 continue;
             }
-            let row = connection.take_row(account, always, wall_at).map(Box::new);
+            let row = connection
+                .take_row(account, always, |moment| clock.at(moment))
+                .map(Box::new);
             for session in others {
                 self.outbox
                     .put(session.fence, content(session, row.clone()));
@@ -62,9 +62,10 @@ impl LinkContext {
         connected: bool,
         which: impl Fn(&LiveSession<'_>) -> bool,
     ) {
+        let clock = read_clock();
         let mut put = Vec::new();
         for session in self.roster.live().filter(|session| which(session)) {
-            let Some(row) = connection.peek_row(session.account, wall_at) else {
+            let Some(row) = connection.peek_row(session.account, |moment| clock.at(moment)) else {
                 continue;
             };
             let mut state = session.state;
@@ -153,9 +154,4 @@ fn content(session: &LiveSession<'_>, row: Option<Box<AccountRow>>) -> RowConten
         },
         None => RowContent::Heartbeat,
     }
-}
-
-/// The wall clock's time at a moment that the monotonic clock knows.
-fn wall_at(at: Instant) -> OffsetDateTime {
-    OffsetDateTime::now_utc() - at.elapsed()
 }

@@ -176,11 +176,12 @@ export function createBridge(settings: Settings, flyPollMs = FLY_POLL_MS): Bridg
       : [];
     const state = url.searchParams.get("state") ?? "";
     const { hash, userId } = await verifyState(ctrader.clientSecret, state, ids);
+    // Loaded here, because the protobuf library would lengthen every cold start, and few requests connect; and before
+    // the state is consumed, so that a failure to load costs no consent.
+    const { exchangeCode, listAccounts } = await import("./ctrader.ts");
     if (!await store.consumeConsent(hash, userId, deadline)) {
       throw new HttpError(409, "the state was used before, or took too long; begin again");
     }
-    // Loaded here, because the protobuf library would lengthen every cold start, and few requests connect.
-    const { exchangeCode, listAccounts } = await import("./ctrader.ts");
     const tokens = await exchangeCode(ctrader, code);
     const accounts = (await listAccounts(ctrader, tokens.accessToken))
       // The first account becomes primary, if the user has no primary one yet: live accounts before demo ones.

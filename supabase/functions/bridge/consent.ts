@@ -32,6 +32,8 @@ export async function createState(
   };
 }
 
+const NOT_YOURS = "the state is not one of yours";
+
 /** Returns which of the users the state was created for. */
 export async function verifyState(
   secret: string,
@@ -39,12 +41,13 @@ export async function verifyState(
   userIds: string[],
   now = Date.now(),
 ): Promise<{ hash: string; userId: string }> {
-  // The last character of the tag carries four bits, so only sixteen characters are canonical there.
-  const parts = /^([\w-]{32})\.(\d{10,12})\.([\w-]{42}[AEIMQUYcgkosw048])$/.exec(state);
+  const parts = /^([\w-]{32})\.(\d{10,12})\.([\w-]{43})$/.exec(state);
   const [nonce, expiry, tag] = parts?.slice(1) ?? [];
   if (nonce === undefined || expiry === undefined || tag === undefined) {
     throw new HttpError(400, "the state is not one of ours");
   }
+  // The last character of the tag carries four bits, so only sixteen characters are what we sign with.
+  if (!/[AEIMQUYcgkosw048]$/.test(tag)) throw new HttpError(403, NOT_YOURS);
   const expirySecs = Number(expiry);
   const signature = new Uint8Array(base64url.decode(tag));
   const key = await hmacKey(secret);
@@ -60,7 +63,7 @@ export async function verifyState(
     if (expirySecs * 1000 < now) throw new HttpError(400, "the consent took too long; begin again");
     return { hash: await hashOf(nonce), userId };
   }
-  throw new HttpError(403, "the state is not one of yours");
+  throw new HttpError(403, NOT_YOURS);
 }
 
 function hmacKey(secret: string): Promise<CryptoKey> {

@@ -77,7 +77,7 @@ Deno.test("a state opens for its user, in time, and unchanged", async () => {
   await refused(403, open(`${nonce}.${ends}.${flipped}`, ["lance"]));
   const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const respelled = tag?.slice(0, -1) + (alphabet[alphabet.indexOf(tag?.at(-1) ?? "") + 1] ?? "");
-  await refused(400, open(`${nonce}.${ends}.${respelled}`, ["lance"]));
+  await refused(403, open(`${nonce}.${ends}.${respelled}`, ["lance"]));
 });
 
 Deno.test("every problem of the environment is listed at once, and no value is repeated", () => {

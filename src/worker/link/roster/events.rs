@@ -7,22 +7,22 @@ use super::account::AccountStream;
 use super::retry::{Outage, decide_retry, session_error_text};
 use super::session::Stage;
 use crate::ctrader::connection::{Connection, Down};
+use crate::domain::clock::WallClock;
 use crate::domain::ids::AccountId;
 
 impl Roster {
     // ── the connection ───────────────────────────────────────────────────────────────────────
 
-    /// There is a new connection. `wall_ms` is the wall clock's time in milliseconds since the epoch.
+    /// There is a new connection. It begins at the moment of the clock.
     pub(in crate::worker) fn handle_connected(
         &mut self,
         connection: &mut Connection,
-        now: Instant,
-        wall_ms: i64,
+        clock: WallClock,
     ) {
-        self.wall = (now, wall_ms);
+        self.clock = clock;
         // A connection that carried no sessions any more may have been closed before cTrader confirmed all log-outs.
         self.reset_streams();
-        self.open_all(connection, now);
+        self.open_all(connection, clock.moment());
     }
 
     /// cTrader accepted the application on the connection.

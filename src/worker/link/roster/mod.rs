@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::ctrader::connection::Connection;
+use crate::domain::clock::WallClock;
 use crate::domain::fence::Fence;
 use crate::domain::ids::{AccountId, SessionKey};
 use crate::worker::handles::link::StatusUpdate;
@@ -42,8 +43,8 @@ pub(in crate::worker) struct Roster {
     /// How many sessions the accounts have together.
     session_count: usize,
     token_checks: TokenChecks,
-    /// An instant, and the wall clock's time then in milliseconds since the epoch.
-    wall: (Instant, i64),
+    /// The wall clock, as it was read when the connection began.
+    clock: WallClock,
     /// Set from when the connection is lost, or cannot be made, until the next one is ready.
     outage: Option<Outage>,
     /// Sessions may have become ready on standby and not be reported to the coordinator yet.
@@ -55,13 +56,13 @@ pub(in crate::worker) struct Roster {
 }
 
 impl Roster {
-    pub(in crate::worker) fn new(policy: RetryPolicy, now: Instant, wall_ms: i64) -> Self {
+    pub(in crate::worker) fn new(policy: RetryPolicy, clock: WallClock) -> Self {
         Self {
             policy,
             accounts: BTreeMap::new(),
             session_count: 0,
             token_checks: TokenChecks::default(),
-            wall: (now, wall_ms),
+            clock,
             outage: None,
             standby_pending: false,
             status_updates: Vec::new(),
@@ -180,9 +181,7 @@ impl Roster {
 
     /// The wall clock's time at an instant, in milliseconds since the epoch.
     fn wall_ms(&self, now: Instant) -> i64 {
-        let (at, wall_ms) = self.wall;
-        let since = now.saturating_duration_since(at).as_millis();
-        wall_ms.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+        self.clock.unix_ms(now)
     }
 }
 

@@ -33,6 +33,10 @@ const POLICY: RetryPolicy = RetryPolicy {
     failed_pause: Duration::from_mins(5),
 };
 
+fn clock(now: Instant) -> WallClock {
+    WallClock::from_unix_ms(now, WALL_MS)
+}
+
 fn assignment(user: &str, token: &str) -> Assignment {
     assignment_of(ACCOUNT, user, token)
 }
@@ -66,7 +70,7 @@ fn connection(now: Instant) -> Connection {
         request_rate: 45,
         history_rate: 4,
     };
-    let mut connection = Connection::new(&config, 1, WallClock::from_unix_ms(now, WALL_MS));
+    let mut connection = Connection::new(&config, 1, clock(now));
     let transmit = connection.poll_transmit();
     let Some(Transmit::Message(bytes)) = transmit else {
         panic!("no authorisation: {transmit:?}")
@@ -122,7 +126,7 @@ fn confirm_log_out(roster: &mut Roster, connection: &mut Connection, now: Instan
 
 /// `a` authorised the account, `b` shares it, and both are live.
 fn shared(now: Instant) -> (Roster, Connection) {
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.start(assignment("b", "token-b"), Some(&mut connection), now);
     roster.handle_live(ACCOUNT, &mut connection, now);

@@ -6,7 +6,7 @@ use super::*;
 fn a_history_request_marks_the_sessions_it_served_and_no_others() {
     const WEEK_MS: i64 = 604_800_000;
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     let mut first = assignment("a", "token-a");
     first.through_ms = Some(WALL_MS - 1_000);
     roster.start(first, Some(&mut connection), now);

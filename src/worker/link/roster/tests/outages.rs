@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_lost_connection_leaves_nothing_live() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.handle_live(ACCOUNT, &mut connection, now);
     roster.handle_disconnected("gone", false);
@@ -13,14 +13,14 @@ fn a_lost_connection_leaves_nothing_live() {
     let state = last_status(&mut roster, "a").expect("published");
     assert_eq!((state.status, state.attempts), (Status::Reconnecting, 1));
     let mut next = self::connection(now);
-    roster.handle_connected(&mut next, now, WALL_MS);
+    roster.handle_connected(&mut next, clock(now));
     assert_eq!(sent(&mut next), owned(&[("authorise", "token-a")]));
 }
 
 #[test]
 fn a_session_that_starts_in_an_outage_publishes_it_at_once() {
     let now = Instant::now();
-    let mut roster = Roster::new(POLICY, now, WALL_MS);
+    let mut roster = Roster::new(POLICY, clock(now));
     roster.start(assignment("a", "token-a"), None, now);
     roster.handle_disconnected("refused", true);
     let before = last_status(&mut roster, "a").expect("published");
@@ -30,7 +30,7 @@ fn a_session_that_starts_in_an_outage_publishes_it_at_once() {
         assert_eq!((state.status, state.attempts), (Status::Failed, 3));
         assert_eq!(state.last_error.as_deref(), Some("refused"));
     }
-    roster.handle_connected(&mut connection(now), now, WALL_MS);
+    roster.handle_connected(&mut connection(now), clock(now));
     roster.handle_ready();
     roster.start(assignment("c", "token-c"), None, now);
     let state = last_status(&mut roster, "c").expect("published");
@@ -40,7 +40,7 @@ fn a_session_that_starts_in_an_outage_publishes_it_at_once() {
 #[test]
 fn the_row_shows_silence_and_its_end() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.handle_live(ACCOUNT, &mut connection, now);
     roster.row_put(&key("a"));
@@ -61,7 +61,7 @@ fn the_row_shows_silence_and_its_end() {
 #[test]
 fn a_gap_is_published_until_the_account_is_live_again() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.handle_live(ACCOUNT, &mut connection, now);
     last_status(&mut roster, "a");
@@ -76,7 +76,7 @@ fn a_gap_is_published_until_the_account_is_live_again() {
 #[test]
 fn a_log_out_that_was_not_confirmed_ends_with_its_connection() {
     let now = Instant::now();
-    let (mut roster, mut first) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut first) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut first), now);
     roster.handle_live(ACCOUNT, &mut first, now);
     roster.stop(&key("a"), Some(&mut first), now);
@@ -84,7 +84,7 @@ fn a_log_out_that_was_not_confirmed_ends_with_its_connection() {
     // The link closed the connection, as it had no sessions; the next session needs another one.
     roster.start(assignment("a", "token-a"), None, now);
     let mut next = connection(now);
-    roster.handle_connected(&mut next, now, WALL_MS);
+    roster.handle_connected(&mut next, clock(now));
     assert!(!roster.is_logging_out());
     assert_eq!(sent(&mut next), owned(&[("authorise", "token-a")]));
 }

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn failures_back_off_and_then_count_as_failed_and_are_tried_again() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     let mut statuses = Vec::new();
     let mut at = now;
@@ -43,7 +43,7 @@ fn failures_back_off_and_then_count_as_failed_and_are_tried_again() {
 #[test]
 fn a_refused_token_is_to_be_refreshed_and_a_newer_one_is_tried_at_once() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "old"), Some(&mut connection), now);
     sent(&mut connection);
     let refused = Down::Refused(Refusal::with_code("CH_ACCESS_TOKEN_INVALID"));
@@ -79,7 +79,7 @@ fn a_refused_token_is_to_be_refreshed_and_a_newer_one_is_tried_at_once() {
 fn an_account_of_the_other_environment_is_told_from_one_that_cannot_be_reached() {
     for (is_live, failed) in [(Some(true), true), (Some(false), false), (None, false)] {
         let now = Instant::now();
-        let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+        let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
         roster.start(assignment("a", "token-a"), Some(&mut connection), now);
         sent(&mut connection);
         let refused = Down::Refused(Refusal::with_code("CANT_ROUTE_REQUEST"));
@@ -97,7 +97,7 @@ fn an_account_of_the_other_environment_is_told_from_one_that_cannot_be_reached()
 #[test]
 fn a_maintenance_is_waited_for() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     let mut refusal = Refusal::with_code("SERVER_IS_UNDER_MAINTENANCE");
     refusal.maintenance_end_ms = Some(WALL_MS + 3_600_000);

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn another_user_of_an_account_sees_it_only_by_their_own_right() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.start(assignment("b", "token-b"), Some(&mut connection), now);
     roster.start(assignment("c", "token-c"), Some(&mut connection), now);
@@ -82,7 +82,7 @@ fn when_a_sharer_stops_first_the_authorisers_stream_goes_on() {
 #[test]
 fn a_sharer_whose_authoriser_stops_during_the_check_is_authorised_by_the_own_token() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     roster.start(assignment("a", "token-a"), Some(&mut connection), now);
     roster.start(assignment("b", "token-b"), Some(&mut connection), now);
     roster.handle_live(ACCOUNT, &mut connection, now);
@@ -126,7 +126,7 @@ fn a_refused_authoriser_waits_and_the_sharer_is_authorised_by_the_own_token() {
 #[test]
 fn live_sessions_and_fences_come_by_account_and_then_by_user() {
     let now = Instant::now();
-    let (mut roster, mut connection) = (Roster::new(POLICY, now, WALL_MS), connection(now));
+    let (mut roster, mut connection) = (Roster::new(POLICY, clock(now)), connection(now));
     let (first, second, third) = (AccountId(5), ACCOUNT, AccountId(400));
     for (user, account) in [
         ("b", third),
