@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`domain`] has the accounts, rows and commands as pure values; [`ctrader`] is the protocol
 //! without I/O; the adapters [`ws`], [`amqp`], [`pg`] and [`http`] know one technology each; [`worker`] wires
-//! them; [`cli`] has the subcommands, `worker` among them.
+//! them; [`cli`] has the subcommands, `worker` among them, and `main` calls it.
 //!
 //! `domain ← ctrader ← {ws, amqp, pg, http} ← worker ← cli ← main`: adapters never import each other, `domain` has
 //! no clock and no async, `ctrader` has no socket.

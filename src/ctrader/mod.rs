@@ -1,7 +1,7 @@
 //! The cTrader Open API without I/O: messages, the request budget, sessions of accounts.
 //!
 //! Everything here takes the time as an argument and owns no socket, so that every fault can be
-//! replayed in a test in microseconds. `ws` drives it.
+//! replayed in a test in microseconds. `worker::link::driver` drives it.
 
 mod ask;
 mod catalog;

@@ -29,8 +29,8 @@ pub(super) const WORKER_LOCK_CLASS: i32 = 0x6D61_6877;
 /// Class of the advisory locks that count the fleet's connections to cTrader: "mahc".
 const PERMIT_LOCK_CLASS: i32 = 0x6D61_6863;
 
-/// The server's parameters for the lock connection. With them the server detects a dead peer after 5 + 3 × 2 s when idle
-/// and after 9 s when it has sent something, and it closes the connection of a peer that is alive but silent after 10 s.
+/// The server's parameters for the lock connection. With them the server drops a worker that is unreachable after 9 s,
+/// and one that is reachable but sends nothing after 10 s.
 /// The worker pings well within that, and gives up by itself before the server does.
 const SETTINGS: [(&str, Duration); 7] = [
     ("tcp_keepalives_idle", Duration::from_secs(5)),

@@ -14,7 +14,7 @@
 //! Stop order: consumer (deliveries in flight end and are acknowledged) → coordinator → links
 //! (last figures, log-out, rows that are no longer live) → refresher (new tokens
 //! committed) → writer (last round) → lock keeper (claims released) → health server. All within the grace period; a
-//! second signal skips the waiting.
+//! second signal ends the waiting.
 
 mod config;
 mod credentials;

@@ -16,3 +16,4 @@
         worker_id = $7, updated_at = clock_timestamp()
     from differing d
     where s.user_id = d.user_id and s.account_id = d.account_id
+-- Ended by refused_upserts.sql: src/pg/cache.rs joins them.

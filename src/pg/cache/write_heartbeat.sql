@@ -9,3 +9,4 @@ with written as (
     where c.user_key = i.user_key and c.account_id = i.account_id
         and (c.epoch, c.seq) < (i.epoch, i.seq)
     returning c.user_key, c.account_id
+-- Ended by refused_updates.sql: src/pg/cache.rs joins them.

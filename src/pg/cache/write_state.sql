@@ -32,3 +32,4 @@ with owned as materialized (
         seq = excluded.seq
     where (c.epoch, c.seq) < (excluded.epoch, excluded.seq)
     returning c.user_key, c.account_id
+-- Continued by update_sessions.sql and ended by refused_upserts.sql: src/pg/cache.rs joins them.

@@ -3,8 +3,8 @@
 //!
 //! It checks the connection every [`PING_INTERVAL`] and waits [`REPLY_TIMEOUT`] for each reply. If Postgres does not
 //! reply, the lock keeper gives up the claims, and every session with them, at most 4 s after the start of the last
-//! check that worked. That is before the server can release the locks to another worker (after 9 s of silence, or 10 s
-//! of idleness).
+//! check that worked. That is before the server can release the locks to another worker (after 9 s if this one is
+//! unreachable, after 10 s if it is reachable but sends nothing).
 //!
 //! If the server ends the connection or refuses a new one, it most likely restarts, and nobody can claim anything
 //! until it is back. The sessions are suspended then: they stream and write nothing, and continue under a new epoch if
