@@ -15,6 +15,9 @@ use crate::domain::secret::Secret;
 /// What an encrypted token begins with.
 const PREFIX: &str = "enc:v1:";
 
+/// What every encrypted token begins with, whatever its version.
+const ANY_PREFIX: &str = "enc:";
+
 /// Length of the key, in bytes.
 pub const KEY_BYTES: usize = 32;
 
@@ -58,7 +61,11 @@ impl TokenCipher {
     /// When it is encrypted and does not open.
     pub fn open_for(&self, associated: &str, stored: &Secret) -> Result<Secret, TokenError> {
         let Some(sealed) = stored.expose().strip_prefix(PREFIX) else {
-            return Ok(stored.clone());
+            return if stored.expose().starts_with(ANY_PREFIX) {
+                Err(TokenError::Undecryptable)
+            } else {
+                Ok(stored.clone())
+            };
         };
         let key = self.0.as_ref().ok_or(TokenError::NoKey)?;
         let sealed = STANDARD
@@ -165,7 +172,15 @@ mod tests {
         let keyed = TokenCipher::new(Some(&key()));
         let plain = Secret::new("plain");
         assert_eq!(keyed.open(&user("u"), &plain), Ok(plain));
-        for damaged in ["enc:v1:", "enc:v1:%%%", "enc:v1:AAAA"] {
+        // Also one that a later release has encrypted: it must not reach cTrader as if it were a token.
+        for damaged in [
+            "enc:v1:",
+            "enc:v1:%%%",
+            "enc:v1:AAAA",
+            "enc:v2:AAAA",
+            "enc:v9:AAAA",
+            "enc:",
+        ] {
             assert_eq!(
                 keyed.open(&user("u"), &Secret::new(damaged)),
                 Err(TokenError::Undecryptable),

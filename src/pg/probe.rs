@@ -252,7 +252,7 @@ fn undiagnosed(error: &PgError) -> Diagnosis {
 }
 
 fn diagnose_schema(error: SchemaError) -> Diagnosis {
-    let migrate = "run `mahspeccy-bridge migrate`";
+    let migrate = MIGRATE;
     match error {
         SchemaError::Missing { needs } => Diagnosis::new(
             format!("there is no bridge schema; version {needs} is needed"),
@@ -282,6 +282,8 @@ fn diagnose_schema(error: SchemaError) -> Diagnosis {
     }
 }
 
+const MIGRATE: &str = "run `mahspeccy-bridge migrate`";
+
 const WRONG_PASSWORD: &str =
     "correct user and password in DATABASE_URL (in a URL @ is %40, : is %3A, / is %2F)";
 
@@ -301,6 +303,8 @@ fn diagnose_client_error(error: &sqlx::Error, endpoint: &str) -> Option<Diagnosi
             "42501" => {
                 "connect as the role that ran `migrate` (on Supabase postgres), or grant it this"
             }
+            // No such table, no such schema.
+            "42P01" | "3F000" => MIGRATE,
             "57P03" => "wait: the server is starting or stopping",
             // The code of pgbouncer's errors is always the same.
             _ if message.contains("password authentication failed") => WRONG_PASSWORD,

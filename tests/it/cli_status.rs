@@ -10,6 +10,7 @@ use tokio::process::{Child, ChildStdout};
 use unicode_width::UnicodeWidthStr;
 
 use super::support::fleet::{DEADLINE, Fleet};
+use super::support::postgres::TestDatabase;
 use super::support::wait::eventually;
 
 fn world() -> Builder {
@@ -256,6 +257,21 @@ async fn a_database_that_is_not_there_is_named_with_what_to_do() {
         "{errors}"
     );
     assert!(!errors.contains("hunter2"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_database_without_the_schema_is_named_with_what_to_do() {
+    let fleet = Fleet::new(world()).await;
+    let empty = TestDatabase::create().await;
+    let mut call = fleet.call(&["status"]);
+    call.env("DATABASE_URL", empty.url());
+    let output = call.output().await.expect("it runs");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(69), "{errors}");
+    assert!(
+        errors.contains("run `mahspeccy-bridge migrate`"),
+        "{errors}"
+    );
 }
 
 #[tokio::test]
